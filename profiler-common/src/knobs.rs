@@ -1,0 +1,50 @@
+//! What the daemon tells the kernel side, and what the kernel side counts for it.
+
+/// The one read-only struct the daemon fills before the programs are loaded.
+///
+/// `magic` is there so that no constant of the program can ever be equal to this value: the compiler merges
+/// equal constants, and a map key that shares its bytes with a patched global would be patched too.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// [`SETTINGS_MAGIC`].
+    pub magic: u64,
+    /// Nanoseconds between two ticks of a processor.
+    pub period_ns: u64,
+    /// Unread bytes in the ring at which the reader is woken.
+    pub wakeup_bytes: u64,
+    /// aya-log level: 0 off … 5 trace.
+    pub log_level: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+wire!(Settings: 32 bytes, magic: u64 @ 0, period_ns: u64 @ 8, wakeup_bytes: u64 @ 16, log_level: u32 @ 24,
+    reserved: u32 @ 28);
+
+/// "profiler" in ASCII.
+pub const SETTINGS_MAGIC: u64 = 0x7265_6c69_666f_7270;
+
+/// What one processor counted since the programs were attached. Monotonic; user space takes differences.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Programs run.
+    pub runs: u64,
+    /// Ticks the event itself has seen, by its own counter (`bpf_perf_prog_read_value`) and the period:
+    /// more than `runs` says that the kernel or the hypervisor skipped some.
+    pub ticks: u64,
+    /// Samples of the idle task, dropped.
+    pub idle: u64,
+    /// Samples that went into the ring.
+    pub sent: u64,
+    /// Samples lost because the ring was full.
+    pub ring_full: u64,
+    /// Samples lost because a per-processor map had no value (cannot happen; counted all the same).
+    pub no_scratch: u64,
+    /// Samples sent without user frames, because the user registers could not be read.
+    pub no_registers: u64,
+    /// Samples sent without kernel frames, because the kernel's own walk failed.
+    pub no_kernel_stack: u64,
+}
+wire!(Counters: 64 bytes, runs: u64 @ 0, ticks: u64 @ 8, idle: u64 @ 16, sent: u64 @ 24, ring_full: u64 @ 32,
+    no_scratch: u64 @ 40, no_registers: u64 @ 48, no_kernel_stack: u64 @ 56);

@@ -1,0 +1,28 @@
+//! One sample as it lies in the ring.
+
+use crate::limits::COMM_BYTES;
+
+/// What opens every record of the ring; `kernel_frames` kernel addresses follow, then `user_frames` user
+/// ones, each a `u64`, leaf first.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SampleHeader {
+    /// `CLOCK_MONOTONIC`, nanoseconds.
+    pub time: u64,
+    /// The process (thread group).
+    pub tgid: u32,
+    /// The thread.
+    pub tid: u32,
+    /// Name of the thread, zero-padded; any bytes.
+    pub comm: [u8; COMM_BYTES],
+    /// The processor.
+    pub cpu: u16,
+    /// Kernel addresses that follow.
+    pub kernel_frames: u16,
+    /// User addresses that follow the kernel ones.
+    pub user_frames: u16,
+    /// How the user walk ended: an [`crate::unwind::End`] as a number.
+    pub ended: u16,
+}
+wire!(SampleHeader: 40 bytes, time: u64 @ 0, tgid: u32 @ 8, tid: u32 @ 12, comm: [u8; COMM_BYTES] @ 16, cpu: u16 @ 32,
+    kernel_frames: u16 @ 34, user_frames: u16 @ 36, ended: u16 @ 38);

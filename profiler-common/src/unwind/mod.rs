@@ -1,0 +1,48 @@
+//! The walk of a user stack as pure functions over a bulk read of user memory.
+//!
+//! In: registers and something that reads. Out: return addresses, leaf first, and how the walk ended.
+//! Not here: what the addresses mean. The kernel side and the tests run the same code.
+
+pub mod frame_pointer;
+
+/// User registers a walk starts from.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Regs {
+    /// Instruction pointer.
+    pub ip: u64,
+    /// Stack pointer.
+    pub sp: u64,
+    /// Frame pointer (`rbp`, `x29`).
+    pub fp: u64,
+}
+
+/// How a walk ended. A number on the wire; a walk that ended early still carries its frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u16)]
+pub enum End {
+    /// The chain ended where a program starts: a zero frame pointer or return address.
+    Root = 0,
+    /// A task without user memory (a kernel thread), or one whose user registers could not be read.
+    NoUser = 1,
+    /// The frame pointer does not point into the stack above the last frame: code that keeps none called us.
+    NoFrame = 2,
+    /// The stack could not be read there.
+    Fault = 3,
+    /// [`crate::limits::USER_FRAMES_MAX`] frames, and more to come.
+    Truncated = 4,
+}
+
+impl End {
+    /// The end that number `raw` stands for; an unknown one is `None`.
+    pub const fn from_wire(raw: u16) -> Option<Self> {
+        match raw {
+            0 => Some(Self::Root),
+            1 => Some(Self::NoUser),
+            2 => Some(Self::NoFrame),
+            3 => Some(Self::Fault),
+            4 => Some(Self::Truncated),
+            _ => None,
+        }
+    }
+}

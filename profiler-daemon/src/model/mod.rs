@@ -1,0 +1,23 @@
+//! The corridor: plain values that walk from room to room.
+//!
+//! In: nothing. Out: types. Not here: I/O, locks, serde, or knowledge of any room.
+
+mod labels;
+mod module;
+mod named;
+mod payload;
+mod process;
+mod profile;
+mod raw;
+mod reason;
+mod trace;
+
+pub use labels::Labels;
+pub use module::{BuildId, FileIdentity, Module, ModuleKind};
+pub use named::{Function, NamedBatch, NamedTrace};
+pub use payload::{Format, Payload};
+pub use process::{Mapping, ProcessChange, ProcessEvent, ProcessFacts};
+pub use profile::{FunctionIndex, Profile, Stack, Tag};
+pub use raw::{Comm, Cpu, KernelAddr, Lost, Pid, RawBatch, RawSample, SampleKind, Task, Tid, UserAddr, Weight};
+pub use reason::Reason;
+pub use trace::{FileOffset, Frame, Trace, TraceBatch};
