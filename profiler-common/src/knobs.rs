@@ -18,8 +18,8 @@ pub struct Settings {
     /// Zero.
     pub reserved: u32,
 }
-wire!(Settings: 32 bytes, magic: u64 @ 0, period_ns: u64 @ 8, wakeup_bytes: u64 @ 16, log_level: u32 @ 24,
-    reserved: u32 @ 28);
+wire!(Settings: 32 bytes, magic @ 0, period_ns @ 8, wakeup_bytes @ 16, log_level @ 24,
+    reserved @ 28);
 
 /// "profiler" in ASCII.
 pub const SETTINGS_MAGIC: u64 = 0x7265_6c69_666f_7270;
@@ -46,5 +46,5 @@ pub struct Counters {
     /// Samples sent without kernel frames, because the kernel's own walk failed.
     pub no_kernel_stack: u64,
 }
-wire!(Counters: 64 bytes, runs: u64 @ 0, ticks: u64 @ 8, idle: u64 @ 16, sent: u64 @ 24, ring_full: u64 @ 32,
-    no_scratch: u64 @ 40, no_registers: u64 @ 48, no_kernel_stack: u64 @ 56);
+wire!(Counters: 64 bytes, runs @ 0, ticks @ 8, idle @ 16, sent @ 24, ring_full @ 32,
+    no_scratch @ 40, no_registers @ 48, no_kernel_stack @ 56);

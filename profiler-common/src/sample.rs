@@ -24,5 +24,5 @@ pub struct SampleHeader {
     /// How the user walk ended: an [`crate::unwind::End`] as a number.
     pub ended: u16,
 }
-wire!(SampleHeader: 40 bytes, time: u64 @ 0, tgid: u32 @ 8, tid: u32 @ 12, comm: [u8; COMM_BYTES] @ 16, cpu: u16 @ 32,
-    kernel_frames: u16 @ 34, user_frames: u16 @ 36, ended: u16 @ 38);
+wire!(SampleHeader: 40 bytes, time @ 0, tgid @ 8, tid @ 12, comm @ 16, cpu @ 32,
+    kernel_frames @ 34, user_frames @ 36, ended @ 38);

@@ -5,14 +5,20 @@
 ///
 /// Padding is not waste but noise: a map hashes it, a ring leaks it.
 macro_rules! wire {
-    ($name:ident: $size:literal bytes, $($field:ident: $ty:ty @ $offset:literal),+ $(,)?) => {
+    ($name:ident: $size:literal bytes, $($field:ident @ $offset:literal),+ $(,)?) => {
         const _: () = {
+            const fn size_of_field<T, F>(_: fn(&T) -> &F) -> usize {
+                core::mem::size_of::<F>()
+            }
             assert!(core::mem::size_of::<$name>() == $size, concat!(stringify!($name), ": size"));
-            $(assert!(core::mem::offset_of!($name, $field) == $offset, concat!(stringify!($name.$field), ": offset"));)+
-            assert!(0 $(+ core::mem::size_of::<$ty>())+ == $size, concat!(stringify!($name), ": hidden padding"));
-            // A literal with every field and no `..` fails to compile when a field is missing from this line.
-            #[allow(dead_code, reason = "never called: it exists to be type-checked")]
-            const fn complete($($field: $ty),+) -> $name { $name { $($field),+ } }
+            $(assert!(
+                core::mem::offset_of!($name, $field) == $offset,
+                concat!(stringify!($name.$field), ": offset")
+            );)+
+            assert!(
+                0 $(+ size_of_field(|value: &$name| &value.$field))+ == $size,
+                concat!(stringify!($name), ": hidden padding, or a field is missing from its wire! line")
+            );
         };
     };
 }

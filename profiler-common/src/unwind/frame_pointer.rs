@@ -98,7 +98,8 @@ mod tests {
     /// Walks `stack`, which lies at [`BASE`], from frame pointer `BASE + fp`, and compares.
     #[track_caller]
     fn check(stack: &[u64], fp: u64, frames: &[u64], end: End) {
-        let (got, ended, _) = walk(stack, Regs { ip: 0x1000, sp: BASE, fp: if fp == 0 { 0 } else { BASE + fp } });
+        let (got, ended, _) =
+            walk(stack, Regs { ip: 0x1000, sp: BASE, fp: if fp == 0 { 0 } else { BASE + fp } });
         assert_eq!(&got[1..], frames);
         assert_eq!(ended, end);
     }

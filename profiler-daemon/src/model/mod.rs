@@ -18,6 +18,8 @@ pub use named::{Function, NamedBatch, NamedTrace};
 pub use payload::{Format, Payload};
 pub use process::{Mapping, ProcessChange, ProcessEvent, ProcessFacts};
 pub use profile::{FunctionIndex, Profile, Stack, Tag};
-pub use raw::{Comm, Cpu, KernelAddr, Lost, Pid, RawBatch, RawSample, SampleKind, Task, Tid, UserAddr, Weight};
+pub use raw::{
+    Comm, Cpu, KernelAddr, Lost, Pid, RawBatch, RawSample, SampleKind, Task, Tid, UserAddr, Weight,
+};
 pub use reason::Reason;
 pub use trace::{FileOffset, Frame, Trace, TraceBatch};

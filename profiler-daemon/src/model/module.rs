@@ -85,7 +85,10 @@ impl Module {
     pub fn display_name(&self) -> String {
         let path = self.path.strip_suffix(b" (deleted)").unwrap_or(&self.path);
         let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-        String::from_utf8_lossy(name).chars().map(|c| if c.is_control() || c == ';' { '?' } else { c }).collect()
+        String::from_utf8_lossy(name)
+            .chars()
+            .map(|c| if c.is_control() || c == ';' { '?' } else { c })
+            .collect()
     }
 }
 
