@@ -9,17 +9,20 @@
 pub struct Settings {
     /// [`SETTINGS_MAGIC`].
     pub magic: u64,
-    /// Nanoseconds between two ticks of a processor.
-    pub period_ns: u64,
     /// Unread bytes in the ring at which the reader is woken.
     pub wakeup_bytes: u64,
-    /// aya-log level: 0 off … 5 trace.
-    pub log_level: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// One where the kernel has `bpf_loop` (5.17): the verifier then looks at the walk's step once instead of
+    /// at every frame, 3 ms instead of 200. Zero for the bounded loop, which is all that 5.15 has.
+    pub bpf_loop: u64,
 }
-wire!(Settings: 32 bytes, magic @ 0, period_ns @ 8, wakeup_bytes @ 16, log_level @ 24,
-    reserved @ 28);
+wire!(Settings: 24 bytes, magic @ 0, wakeup_bytes @ 8, bpf_loop @ 16);
+
+impl Settings {
+    /// As words, in the order of the fields: the form in which the loader patches it.
+    pub const fn to_words(self) -> [u64; 3] {
+        [self.magic, self.wakeup_bytes, self.bpf_loop]
+    }
+}
 
 /// "profiler" in ASCII.
 pub const SETTINGS_MAGIC: u64 = 0x7265_6c69_666f_7270;
@@ -30,9 +33,9 @@ pub const SETTINGS_MAGIC: u64 = 0x7265_6c69_666f_7270;
 pub struct Counters {
     /// Programs run.
     pub runs: u64,
-    /// Ticks the event itself has seen, by its own counter (`bpf_perf_prog_read_value`) and the period:
-    /// more than `runs` says that the kernel or the hypervisor skipped some.
-    pub ticks: u64,
+    /// The event's own counter (`bpf_perf_prog_read_value`), nanoseconds for a clock. Divided by the period it
+    /// says how many ticks there were: more than `runs` means that the kernel or the hypervisor skipped some.
+    pub event_count: u64,
     /// Samples of the idle task, dropped.
     pub idle: u64,
     /// Samples that went into the ring.
@@ -46,5 +49,5 @@ pub struct Counters {
     /// Samples sent without kernel frames, because the kernel's own walk failed.
     pub no_kernel_stack: u64,
 }
-wire!(Counters: 64 bytes, runs @ 0, ticks @ 8, idle @ 16, sent @ 24, ring_full @ 32,
+wire!(Counters: 64 bytes, runs @ 0, event_count @ 8, idle @ 16, sent @ 24, ring_full @ 32,
     no_scratch @ 40, no_registers @ 48, no_kernel_stack @ 56);
