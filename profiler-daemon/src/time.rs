@@ -54,6 +54,13 @@ fn nanoseconds(clock: ClockId) -> u64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or_default())
 }
 
+/// How long this machine was suspended since it was started: what `CLOCK_BOOTTIME`, on which `/proc` gives the
+/// start of a process, is ahead of the monotonic clock.
+pub fn suspended() -> Duration {
+    let mono = nanoseconds(ClockId::Monotonic);
+    Duration::from_nanos(nanoseconds(ClockId::Boottime).saturating_sub(mono))
+}
+
 /// Relates the two clocks at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Anchor {
