@@ -100,6 +100,11 @@ impl Client {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn socket(&self) -> Option<&OwnedFd> {
+        self.namer.as_ref().map(|namer| &namer.process.socket)
+    }
+
     /// A batch begins: patience is new.
     pub(super) fn begin(&mut self) {
         self.patience = (MonoNs::now().plus(self.config.batch_timeout), FAILURES_MAX);
