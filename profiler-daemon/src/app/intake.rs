@@ -4,7 +4,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use crate::attribute::Attributor;
+use crate::attribute::{Attributor, Room};
 use crate::model::{Pid, ProcessChange, ProcessEvent, RawSample, Weight};
 use crate::processes::Tracker;
 use crate::time::MonoNs;
@@ -72,7 +72,7 @@ impl Intake {
                         continue;
                     }
                     taken.gathered += sample.weight;
-                    if self.attributor.gather(&sample, &self.tracker).is_full() {
+                    if self.attributor.gather(&sample, &self.tracker) == Room::Full {
                         taken.full = true;
                         return taken;
                     }
