@@ -73,7 +73,7 @@ impl Attributor {
             walks: ENDS.map(|(_, name)| walks.get_or_create(&label("end", name)).clone()),
             missing: meters.counters(
                 "profiler_frames_missing",
-                "Weight of samples with a frame that cannot be known, by reason",
+                "Frames that cannot be known, by reason, each with the weight of its trace",
             ),
         }
     }

@@ -342,3 +342,30 @@ fn samples_after_the_exit_are_attributed_all_the_same() {
     let _ = scene.gather(&sample(1, &[], &[1010], End::Root));
     assert_eq!(scene.take(), ["app: app+10 1"]);
 }
+
+/// Prints what a sample costs; to be run with `--release --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn measure_what_a_sample_of_fifty_frames_costs() {
+    const COUNT: u64 = 10_000;
+    let mut scene = scene(&config());
+    let mappings = (0..30).map(|i| mapping(i + 10, "/lib/some.so", 100_000 + u64::from(i) * 2000, 0));
+    scene.find(3, "/bin/large", false, mappings.collect());
+    let stack = |seed: u64| {
+        let user: Vec<u64> =
+            (0..40).map(|i| 100_000 + (i * 7919 + seed * 31) % 58_000 / 2000 * 2000 + i).collect();
+        let kernel: Vec<u64> = (0..10).map(|i| 1_000_000 + i + seed).collect();
+        sample(3, &kernel, &user, End::Root)
+    };
+    let fresh: Vec<_> = (0..COUNT).map(stack).collect();
+    let mut measure = |name: &str, next: &dyn Fn(u64) -> usize| {
+        let begun = std::time::Instant::now();
+        for i in 0..COUNT {
+            let _ = scene.gather(&fresh[next(i)]);
+        }
+        eprintln!("{name}: {} ns per sample", begun.elapsed().as_nanos() / u128::from(COUNT));
+        scene.take();
+    };
+    measure("repeated", &|_| 0);
+    measure("fresh", &|i| usize::try_from(i).unwrap());
+}

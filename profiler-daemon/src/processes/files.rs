@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, open, openat2, statx,
 };
-use rustix::io::pread;
+use rustix::io::{Errno, pread};
 
 use crate::model::FileIdentity;
 use crate::procfs::Procfs;
@@ -49,8 +49,12 @@ pub(super) fn by_range(procfs: &Procfs, pid: u32, start: u64, end: u64) -> Optio
 /// found: what is at its path now is another one. `inode` is what it has to have, if that is known.
 pub(super) fn by_path(procfs: &Procfs, pid: u32, path: &[u8], inode: Option<u64>) -> Option<Sighting> {
     let root = open(procfs.path(pid, "root"), NAME_ONLY | OFlags::DIRECTORY, Mode::empty()).ok()?;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let handle = openat2(&root, path, NAME_ONLY, Mode::empty(), resolve).ok()?;
+    // What is mapped has its path in the kernel's memory. Where that is not enough, a file system would have to be
+    // asked, and may not answer: some are network or user-space servers of whoever we look at.
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::CACHED;
+    let walk = || openat2(&root, path, NAME_ONLY, Mode::empty(), resolve);
+    // A rename anywhere can disturb a walk once.
+    let handle = walk().or_else(|error| if error == Errno::AGAIN { walk() } else { Err(error) }).ok()?;
     let identity = identity_of(&stat_handle(&handle)?)?;
     if inode.is_some_and(|inode| inode != identity.inode) {
         return None;

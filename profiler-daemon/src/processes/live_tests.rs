@@ -353,3 +353,85 @@ fn a_process_with_as_many_mappings_as_it_may_have_costs_little() {
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert!(meters.render().contains(r#"profiler_processes_over_max_total{what="mappings"} 1"#));
 }
+
+/// Prints what events cost; to be run with `--release --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn measure_what_events_cost() {
+    const COUNT: u32 = 2000;
+    let mut tracker = tracker();
+    let begun = Instant::now();
+    let events = tracker.snapshot();
+    let (processes, read) = (events.len(), begun.elapsed());
+    let count = |event: &ProcessEvent| match &event.change {
+        ProcessChange::Found(facts) => facts.mappings.len(),
+        _ => 0,
+    };
+    let mappings: usize = events.iter().map(count).sum();
+    eprintln!("snapshot: {processes} processes with {mappings} mappings in {read:?}");
+    let begun = Instant::now();
+    for event in events {
+        tracker.apply(event);
+    }
+    eprintln!("applied in {:?}", begun.elapsed());
+
+    let guest = Guest::start(Command::new(sleep()).arg("100"));
+    let fork = |pid: u32| ProcessEvent {
+        time: MonoNs::now(),
+        pid: Pid(pid),
+        change: ProcessChange::Forked { parent: Pid(1) },
+    };
+    tracker.pin(&mut fork(guest.pid()));
+    tracker.pin(&mut fork(u32::MAX));
+    let line = guest.line("/sleep");
+    let mut measure = |name: &str, pid: u32, line: &MapsLine| {
+        let mut events: Vec<_> = (0..COUNT).map(|_| mapped(pid, line)).collect();
+        let begun = Instant::now();
+        for event in &mut events {
+            tracker.pin(event);
+        }
+        eprintln!("pin {name}: {} ns", begun.elapsed().as_nanos() / u128::from(COUNT));
+        let begun = Instant::now();
+        for event in events {
+            tracker.apply(event);
+        }
+        eprintln!("apply {name}: {} ns", begun.elapsed().as_nanos() / u128::from(COUNT));
+    };
+    measure("a mapping of a known file", guest.pid(), &line);
+    measure(
+        "a mapping found by path",
+        guest.pid(),
+        &by_path_only(&line, &String::from_utf8_lossy(&line.path)),
+    );
+    measure("a mapping of a process that is gone", u32::MAX, &line);
+    measure("nameless memory", guest.pid(), &MapsLine { path: b"//anon".to_vec(), ..line.clone() });
+    let begun = Instant::now();
+    for _ in 0..COUNT {
+        let change = ProcessChange::Executed { comm: Comm::new(b"sleep"), cgroup: None };
+        tracker.pin(&mut ProcessEvent { time: MonoNs::now(), pid: Pid(guest.pid()), change });
+    }
+    eprintln!("pin an exec: {} ns", begun.elapsed().as_nanos() / u128::from(COUNT));
+    let folder = tempfile::tempdir().unwrap();
+    let copies: Vec<_> = (0..200).map(|i| folder.path().join(i.to_string())).collect();
+    let guests: Vec<_> = copies
+        .iter()
+        .map(|copy| {
+            fs::copy(sleep(), copy).unwrap();
+            Guest::start(Command::new(copy).arg("100"))
+        })
+        .collect();
+    let mut events: Vec<_> = guests
+        .iter()
+        .zip(&copies)
+        .map(|(guest, copy)| mapped(guest.pid(), &guest.line(copy.to_str().unwrap())))
+        .collect();
+    std::thread::sleep(Duration::from_millis(300)); // until all of them sleep
+    for guest in &guests {
+        tracker.pin(&mut fork(guest.pid()));
+    }
+    let begun = Instant::now();
+    for event in &mut events {
+        tracker.pin(event);
+    }
+    eprintln!("pin a mapping of a new file: {} ns", begun.elapsed().as_nanos() / 200);
+}
