@@ -51,7 +51,8 @@ pub(super) fn by_path(procfs: &Procfs, pid: u32, path: &[u8], inode: Option<u64>
     let root = open(procfs.path(pid, "root"), NAME_ONLY | OFlags::DIRECTORY, Mode::empty()).ok()?;
     // What is mapped has its path in the kernel's memory. Where that is not enough, a file system would have to be
     // asked, and may not answer: some are network or user-space servers of whoever we look at.
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::CACHED;
+    // And the kernel prints paths without links: where one has appeared, something else has taken the place.
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::CACHED;
     let walk = || openat2(&root, path, NAME_ONLY, Mode::empty(), resolve);
     // A rename anywhere can disturb a walk once.
     let handle = walk().or_else(|error| if error == Errno::AGAIN { walk() } else { Err(error) }).ok()?;
@@ -142,14 +143,19 @@ mod tests {
     }
 
     #[test]
-    fn an_absolute_link_stays_below_the_root() {
+    fn a_path_does_not_leave_the_root() {
+        check_by_path(|root| fs::write(root.join("passwd"), "here").unwrap(), "/../../passwd", Some(b"here"));
+    }
+
+    #[test]
+    fn a_link_has_taken_the_place_of_what_was_mapped() {
         check_by_path(
             |root| {
-                fs::write(root.join("passwd"), "here").unwrap();
-                symlink("/../../passwd", root.join("a")).unwrap();
+                fs::write(root.join("b"), "elsewhere").unwrap();
+                symlink("/b", root.join("a")).unwrap();
             },
             "/a",
-            Some(b"here"),
+            None,
         );
     }
 

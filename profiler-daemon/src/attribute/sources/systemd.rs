@@ -3,7 +3,8 @@
 //! A process belongs to the innermost unit around it, slices aside. If that is a service, its name without
 //! `.service` is the answer, as operators say it; an instance of a template keeps its `@instance`. If it is a
 //! scope, or a container below a service, the service only started it: `user@1000.service` is not what a desktop
-//! runs, and `containerd.service` not what a cluster does.
+//! runs, and `containerd.service` not what a cluster does. But a service that is itself a container of Podman's
+//! (a quadlet) only divides itself.
 
 use super::cgroup::{parts, paths};
 use super::{Facts, container};
@@ -13,7 +14,7 @@ pub(super) fn service(facts: &Facts<'_>) -> Option<String> {
 }
 
 fn service_of(path: &str) -> Option<String> {
-    for part in parts(path) {
+    for part in parts(path).filter(|part| !part.starts_with("libpod-payload-")) {
         if let Some(name) = part.strip_suffix(".service") {
             return Some(unescape(name)).filter(|name| !name.is_empty());
         }
@@ -95,6 +96,13 @@ mod tests {
             None,
         );
         check(&format!("/system.slice/foo.service/docker/{id}"), None);
+    }
+
+    #[test]
+    fn a_service_that_is_itself_a_container_is_the_service() {
+        let id = "0123456789abcdef".repeat(4);
+        check(&format!("/system.slice/web.service/libpod-payload-{id}"), Some("web"));
+        check(&format!("/machine.slice/libpod-{id}.scope/container"), None);
     }
 
     #[test]
