@@ -21,7 +21,11 @@ fn every_recording_replays_to_its_golden_text() {
     let paths = recordings();
     assert!(!paths.is_empty());
     for path in paths {
-        let output = Command::new(profiler_tests::harness::daemon::binary()).arg("replay").arg(&path).output().expect("the daemon runs");
+        let output = Command::new(profiler_tests::harness::daemon::binary())
+            .arg("replay")
+            .arg(&path)
+            .output()
+            .expect("the daemon runs");
         assert!(output.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).expect("folded text is text");
         let golden = path.with_extension("folded");

@@ -96,7 +96,11 @@ const KEYS: [Key; 9] = [
         accepted: "a path",
         set: |config, text| (!text.is_empty()).then(|| config.data_dir = Some(PathBuf::from(text))),
     },
-    Key { name: "inlines", accepted: "true or false", set: |config, text| Some(config.inlines = text.parse().ok()?) },
+    Key {
+        name: "inlines",
+        accepted: "true or false",
+        set: |config, text| Some(config.inlines = text.parse().ok()?),
+    },
     Key {
         name: "hostname",
         accepted: "a name",
@@ -158,7 +162,9 @@ pub fn resolve(
     let mut layers: Vec<(String, String, Place)> = Vec::new();
     if let Some(path) = file {
         match read_file(path) {
-            Ok(values) => layers.extend(values.into_iter().map(|(key, text)| (key, text, Place::File(path.to_owned())))),
+            Ok(values) => {
+                layers.extend(values.into_iter().map(|(key, text)| (key, text, Place::File(path.to_owned()))))
+            }
             Err(problem) => problems.push(problem),
         }
     }
@@ -190,7 +196,10 @@ pub fn resolve(
         ));
     }
     if config.server.is_none() && config.listen == config.admin_listen && config.listen.port() != 0 {
-        problems.push(format!("listen and admin_listen are both {}; give one of them another port", config.listen));
+        problems.push(format!(
+            "listen and admin_listen are both {}; give one of them another port",
+            config.listen
+        ));
     }
     if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
 }
@@ -201,9 +210,11 @@ fn names() -> String {
 
 /// Keys and texts of a file.
 fn read_file(path: &Path) -> Result<BTreeMap<String, String>, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
-    let table: toml::Table =
-        text.parse().map_err(|error: toml::de::Error| format!("{}: {}", path.display(), error.to_string().trim_end()))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    let table: toml::Table = text
+        .parse()
+        .map_err(|error: toml::de::Error| format!("{}: {}", path.display(), error.to_string().trim_end()))?;
     Ok(table
         .into_iter()
         .map(|(key, value)| match value {
@@ -219,7 +230,11 @@ mod tests {
 
     use super::*;
 
-    fn resolve_all(file: &str, environment: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Result<Config, Problems> {
+    fn resolve_all(
+        file: &str,
+        environment: &[(&str, &str)],
+        flags: &[(&'static str, &str)],
+    ) -> Result<Config, Problems> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("profiler.toml");
         std::fs::write(&path, file).unwrap();
@@ -242,7 +257,12 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_problems(file: &str, environment: &[(&str, &str)], flags: &[(&'static str, &str)], words: &[&str]) {
+    fn check_problems(
+        file: &str,
+        environment: &[(&str, &str)],
+        flags: &[(&'static str, &str)],
+        words: &[&str],
+    ) {
         let Problems(problems) = resolve_all(file, environment, flags).unwrap_err();
         assert_eq!(problems.len(), words.len(), "{problems:?}");
         for (problem, words) in problems.iter().zip(words) {

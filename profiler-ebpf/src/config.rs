@@ -7,4 +7,4 @@ use profiler_common::knobs::{SETTINGS_MAGIC, Settings};
 /// Patched by the loader, by this name.
 #[unsafe(no_mangle)]
 pub static SETTINGS: Global<Settings> =
-    Global::new(Settings { magic: SETTINGS_MAGIC, wakeup_bytes: 1 << 16, bpf_loop: 0 });
+    Global::new(Settings { magic: SETTINGS_MAGIC, period_ns: 1, wakeup_bytes: 1 << 16, bpf_loop: 0 });

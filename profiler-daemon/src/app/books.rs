@@ -13,6 +13,7 @@ use crate::model::{Lost, Reason, Weight};
 pub struct Books {
     ticks: Counter,
     idle: Counter,
+    skipped: Counter,
     captured: Counter,
     elsewhere: Counter,
     lost: Counters,
@@ -35,6 +36,10 @@ impl Books {
         Self {
             ticks: meters.counter("profiler_ticks", "Ticks of the sampling clock on all processors"),
             idle: meters.counter("profiler_samples_idle", "Ticks that found the processor idle"),
+            skipped: meters.counter(
+                "profiler_ticks_skipped",
+                "Ticks that ran no program, by the events' own counters: a processor halted or taken away by the hypervisor",
+            ),
             captured: meters.counter("profiler_samples_captured", "Samples of busy processors, lost ones included"),
             elsewhere: meters.counter(
                 "profiler_samples_elsewhere",
@@ -55,6 +60,7 @@ impl Books {
     pub fn captured(&self, balance: &Balance) {
         self.ticks.inc_by(balance.ticks);
         self.idle.inc_by(balance.idle);
+        self.skipped.inc_by(balance.skipped);
         self.captured.inc_by(balance.ticks.saturating_sub(balance.idle));
         self.lose(&balance.lost);
         let malformed = balance.lost.0.get(&Reason::Malformed).map_or(0, |weight| weight.0);

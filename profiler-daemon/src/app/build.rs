@@ -25,7 +25,8 @@ pub(super) fn tracking(
         })?,
     };
     let tracker = Tracker::new(processes::Config::default(), procfs, meters);
-    let attributor = Attributor::new(&attribute::Config { hostname, by_task, ..attribute::Config::default() }, meters);
+    let attributor =
+        Attributor::new(&attribute::Config { hostname, by_task, ..attribute::Config::default() }, meters);
     Ok((tracker, attributor))
 }
 

@@ -109,11 +109,22 @@ impl Reader {
             books,
             heartbeat,
             meters: ReaderMeters {
-                wakeups: meters.counters("profiler_reader_wakeups", "Times the reader was woken, and by what"),
-                records_lost: meters.counter("profiler_process_records_lost", "Records about processes that the kernel lost; healed by reading /proc again"),
-                records_malformed: meters.counter("profiler_process_records_malformed", "Records about processes that made no sense"),
-                processors_changed: meters.counter("profiler_processors_changed", "Processors that came or went"),
-                no_kernel_stack: meters.counter("profiler_samples_without_kernel_stack", "Samples in the kernel whose stack the kernel could not walk"),
+                wakeups: meters
+                    .counters("profiler_reader_wakeups", "Times the reader was woken, and by what"),
+                records_lost: meters.counter(
+                    "profiler_process_records_lost",
+                    "Records about processes that the kernel lost; healed by reading /proc again",
+                ),
+                records_malformed: meters.counter(
+                    "profiler_process_records_malformed",
+                    "Records about processes that made no sense",
+                ),
+                processors_changed: meters
+                    .counter("profiler_processors_changed", "Processors that came or went"),
+                no_kernel_stack: meters.counter(
+                    "profiler_samples_without_kernel_stack",
+                    "Samples in the kernel whose stack the kernel could not walk",
+                ),
             },
             recording: recording.map(|writer| Recorder { writer, samples: Vec::new(), events: Vec::new() }),
             events: VecDeque::new(),
@@ -139,7 +150,9 @@ impl Reader {
         loop {
             let deadline = stop_at.map_or(closes.plus(WATERMARK), |stop| stop.min(closes.plus(WATERMARK)));
             let woken = self.kernel.wait(deadline).map_err(Failure::other("waiting for the kernel"))?;
-            for (name, yes) in [("processes", woken.processes), ("samples", woken.samples), ("stop", woken.stop)] {
+            for (name, yes) in
+                [("processes", woken.processes), ("samples", woken.samples), ("stop", woken.stop)]
+            {
                 if yes {
                     self.meters.wakeups.get_or_create(&label("by", name)).inc();
                 }
@@ -161,7 +174,11 @@ impl Reader {
                 let before = MonoNs::now();
                 self.take_samples();
                 self.take_events();
-                let settled = if stop { MonoNs(u64::MAX) } else { MonoNs(before.0.saturating_sub(WATERMARK.as_nanos() as u64)) };
+                let settled = if stop {
+                    MonoNs(u64::MAX)
+                } else {
+                    MonoNs(before.0.saturating_sub(WATERMARK.as_nanos() as u64))
+                };
                 loop {
                     let until = settled.min(if stop { settled } else { closes });
                     if self.take_until(until) {
@@ -213,7 +230,9 @@ impl Reader {
     fn keep(&mut self, events: impl IntoIterator<Item = ProcessEvent>) {
         let sorted = self.events.len();
         self.events.extend(events);
-        let late = |queue: &VecDeque<ProcessEvent>| queue.iter().zip(queue.iter().skip(1)).any(|(a, b)| b.time < a.time);
+        let late = |queue: &VecDeque<ProcessEvent>| {
+            queue.iter().zip(queue.iter().skip(1)).any(|(a, b)| b.time < a.time)
+        };
         if self.events.len() > sorted && late(&self.events) {
             self.events.make_contiguous().sort_by_key(|event| event.time);
         }
@@ -240,8 +259,12 @@ impl Reader {
             && let Some(recorder) = &mut self.recording
         {
             // What was not taken after all will be recorded when it is.
-            recorder.samples.truncate(recorder.samples.len() - self.samples.iter().take_while(|s| s.time <= until).count());
-            recorder.events.truncate(recorder.events.len() - self.events.iter().take_while(|e| e.time <= until).count());
+            recorder.samples.truncate(
+                recorder.samples.len() - self.samples.iter().take_while(|s| s.time <= until).count(),
+            );
+            recorder
+                .events
+                .truncate(recorder.events.len() - self.events.iter().take_while(|e| e.time <= until).count());
         }
         taken.full
     }
@@ -265,7 +288,10 @@ impl Reader {
         let weight: Weight = batch.traces.iter().map(|trace| trace.weight).sum();
         self.books.pass(Room::Reader, Some(Room::Workshop), weight);
         self.heartbeat.beat();
-        q1.send(batch).map_err(|_| Failure::Other { what: "handing a window over".to_owned(), error: "the workshop has ended".to_owned() })?;
+        q1.send(batch).map_err(|_| Failure::Other {
+            what: "handing a window over".to_owned(),
+            error: "the workshop has ended".to_owned(),
+        })?;
         self.heartbeat.beat();
         Ok(())
     }
@@ -278,4 +304,3 @@ impl Reader {
         }
     }
 }
-

@@ -138,7 +138,8 @@ pub fn record(options: Options) -> Result<ExitCode, Failure> {
     match code {
         Some(code) => Ok(code),
         None if collected.weight() == Weight(0) => Err(Failure::NothingSampled(
-            "no process that was asked for ran meanwhile; a machine that does nothing has no profile".to_owned(),
+            "no process that was asked for ran meanwhile; a machine that does nothing has no profile"
+                .to_owned(),
         )),
         None => Ok(ExitCode::SUCCESS),
     }
@@ -159,7 +160,10 @@ fn second_signal_ends_at_once() -> std::io::Result<Arc<AtomicBool>> {
 
 fn start(words: &[OsString]) -> Result<Child, Failure> {
     let (program, arguments) = words.split_first().expect("clap asks for a command");
-    std::process::Command::new(program).args(arguments).spawn().map_err(Failure::other(format!("{}", program.display())))
+    std::process::Command::new(program)
+        .args(arguments)
+        .spawn()
+        .map_err(Failure::other(format!("{}", program.display())))
 }
 
 /// The command that is recorded.
@@ -272,7 +276,12 @@ impl Collected {
 }
 
 /// The workshop of a recording: names each batch and keeps it.
-fn collect(batches: &Receiver<TraceBatch>, mut symbolizer: Symbolizer, books: &Books, progress: bool) -> Collected {
+fn collect(
+    batches: &Receiver<TraceBatch>,
+    mut symbolizer: Symbolizer,
+    books: &Books,
+    progress: bool,
+) -> Collected {
     let mut collected = Collected::default();
     let mut weight = Weight(0);
     let mut seconds = 0.0;

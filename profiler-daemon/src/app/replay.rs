@@ -18,7 +18,9 @@ pub fn replay(path: &Path, outputs: &[PathBuf]) -> Result<(), Failure> {
     for output in outputs {
         let format = format_of(output)?;
         if format == FileFormat::Recording {
-            return Err(Failure::Usage("a replay writes .pb.gz or .folded, not another recording".to_owned()));
+            return Err(Failure::Usage(
+                "a replay writes .pb.gz or .folded, not another recording".to_owned(),
+            ));
         }
         let file = std::fs::File::create(output).map_err(Failure::other(output.display().to_string()))?;
         files.push((output.clone(), format, file));

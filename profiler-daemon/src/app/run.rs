@@ -152,7 +152,13 @@ fn start_admin(
 }
 
 /// The first lines: what is profiled, at what rate, pushed where, and the page's address.
-fn say_what_runs(config: &Config, kernel: &Kernel, url: &str, embedded: Option<SocketAddr>, admin: SocketAddr) {
+fn say_what_runs(
+    config: &Config,
+    kernel: &Kernel,
+    url: &str,
+    embedded: Option<SocketAddr>,
+    admin: SocketAddr,
+) {
     let processors = match kernel.processors() {
         1 => "1 processor".to_owned(),
         count => format!("{count} processors"),

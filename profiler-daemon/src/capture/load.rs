@@ -107,6 +107,7 @@ fn is_privileged() -> bool {
 pub(super) fn settings(config: &Config, wakeup_bytes: u64) -> Settings {
     Settings {
         magic: SETTINGS_MAGIC,
+        period_ns: config.period_ns().max(1),
         wakeup_bytes,
         bpf_loop: u64::from(!config.bounded_loop && has_bpf_loop()),
     }
@@ -219,8 +220,9 @@ pub fn bench(config: &Config, name: &str, duration: Duration) -> Result<ProgramC
     let mut sum = Counters::default();
     if let Ok(values) = counts.get(&0, 0) {
         for words in values.iter() {
-            sum.runs += words[0];
-            sum.sent += words[3];
+            let counters = Counters::from_words(*words);
+            sum.runs += counters.runs;
+            sum.sent += counters.sent;
         }
     }
     let ratio = |a: u64, b: u64| if b == 0 { 0.0 } else { a as f64 / b as f64 };

@@ -227,7 +227,7 @@ impl Kernel {
 
     /// What the kernel side counted since the last call. To be called after [`Self::samples`].
     pub fn balance(&mut self) -> Balance {
-        let totals = counters::Totals::read(&self.counters, self.config.period_ns());
+        let totals = counters::Totals::read(&self.counters).unwrap_or(self.last);
         let mut balance = totals.since(&self.last);
         self.last = totals;
         balance.lost.add(Reason::Malformed, Weight(std::mem::take(&mut self.malformed)));

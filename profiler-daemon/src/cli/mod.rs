@@ -67,7 +67,10 @@ pub fn main() -> ExitCode {
 /// Log lines are changes of state and go to stderr, with time unless the journal adds it.
 fn start_logging() {
     use std::io::IsTerminal;
-    let level = std::env::var("PROFILER_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(tracing::Level::INFO);
+    let level = std::env::var("PROFILER_LOG")
+        .ok()
+        .and_then(|level| level.parse().ok())
+        .unwrap_or(tracing::Level::INFO);
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_target(false)

@@ -30,7 +30,8 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
     if let Some(folder) = &data_dir {
         std::fs::create_dir_all(folder).map_err(Failure::other(folder.display().to_string()))?;
     }
-    let confinement = Confinement::server(data_dir.map_or(Writes::Nowhere, |folder| Writes::Beneath(vec![folder])));
+    let confinement =
+        Confinement::server(data_dir.map_or(Writes::Nowhere, |folder| Writes::Beneath(vec![folder])));
     let (listener, lifeline) = if handed {
         let (handed, report) = enter(&confinement).map_err(|error| Failure::Other {
             what: "confining the embedded server".to_owned(),
@@ -57,7 +58,13 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         .map_err(Failure::other("starting the server"))?;
     let served = runtime.block_on(async {
         let stop = stop(&signals, lifeline);
-        server::serve(listener, server::Config { listen, ..server::Config::default() }, &Meters::default(), stop).await
+        server::serve(
+            listener,
+            server::Config { listen, ..server::Config::default() },
+            &Meters::default(),
+            stop,
+        )
+        .await
     });
     served.map_err(|error| Failure::Usage(error.to_string()))?;
     Ok(ExitCode::SUCCESS)

@@ -33,14 +33,23 @@ pub fn sample(context: &PerfEventContext) {
     let read = unsafe {
         bpf_perf_prog_read_value(context.ctx, &raw mut value, size_of::<bpf_perf_event_value>() as u32)
     };
+    let mut skipped = 0;
     if read == 0 {
+        // Rounded, for a tick comes a little late or early: one period since the last run means none was skipped.
+        let period = SETTINGS.load().period_ns;
+        let periods = value.counter.wrapping_sub(counters.event_count).wrapping_add(period / 2) / period;
+        if periods > 1 {
+            skipped = periods - 1;
+        }
         counters.event_count = value.counter;
     }
     let tgid = context.tgid();
     if tgid == 0 {
         counters.idle += 1;
+        counters.skipped_idle += skipped;
         return;
     }
+    counters.skipped_busy += skipped;
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         counters.no_scratch += 1;
         return;
