@@ -141,11 +141,6 @@ impl Client {
             Ok(response) => (Some(Instant::now()), Ok(answer(response).await)),
             Err(error) => (None, Err(failure(&error))),
         };
-        // Lets the connection find its way back to where the next request looks for it: one turn for its own
-        // task, one for that which files it.
-        for _ in 0..2 {
-            tokio::task::yield_now().await;
-        }
         Exchange { first_byte, result, opened: lease.opened.load(Ordering::Relaxed) != before }
     }
 }

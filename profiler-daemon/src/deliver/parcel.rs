@@ -31,7 +31,7 @@ pub(super) struct Parcel {
     body: Bytes,
     /// Length before compression and weight of each piece, in their order.
     pieces: Vec<(usize, Weight)>,
-    /// How often a server that was reached did not take it.
+    /// How often it broke the server or was put off by its limit.
     pub(super) turned_away: u32,
     /// Which larger parcel it was taken out of; zero for none.
     pub(super) family: u32,

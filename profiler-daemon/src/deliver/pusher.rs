@@ -27,8 +27,9 @@ use super::{Config, StartError};
 use crate::meters::{Counters, Meters};
 use crate::model::{Payload, Weight};
 
-/// After so many refusals in a row among the payloads of one parcel, the rest of it is refused unsent. What makes
-/// a server refuse all of them (they are too old, say) must not become hundreds of requests.
+/// After so many refusals in a row among the payloads of one parcel, the rest of it is refused unsent, and until
+/// something is delivered no other parcel is taken apart. What makes a server refuse all of them (they waited for
+/// too long, say) must not become thousands of requests.
 const REFUSED_IN_A_ROW_MAX: u32 = 8;
 
 /// The uploader without its thread: many of them can run on one runtime.
@@ -47,6 +48,8 @@ pub struct Pusher {
     family: u32,
     /// How many of its payloads were refused since one was not.
     refused_in_a_row: u32,
+    /// A whole parcel was refused, one by one, and nothing was delivered since.
+    refusing: bool,
 }
 
 /// The other end of a [`Pusher`]: what is put in here is pushed. When it is dropped, the pusher ends at once.
@@ -87,6 +90,7 @@ impl Pusher {
             tally,
             family: 0,
             refused_in_a_row: 0,
+            refusing: false,
         };
         Ok((pusher, Outbox { waiting, closing }))
     }
@@ -149,7 +153,7 @@ impl Pusher {
             Ok(answer) => {
                 let meaning = pyroscope::meaning(answer);
                 tell(self.keeper.answered(answer.said));
-                parcel.turned_away += u32::from(meaning != Meaning::Delivered);
+                parcel.turned_away += u32::from(matches!(meaning, Meaning::SomeBroken | Meaning::SomeNotNow));
                 let name = match meaning {
                     Meaning::WrongServer if answer.status < 300 => "not_pyroscope",
                     _ => status_result(answer.status),
@@ -161,6 +165,7 @@ impl Pusher {
                 (failure.kind.as_str(), Step::Again)
             }
         };
+        let step = if step == Step::ApartNow && self.refusing { Step::Refused } else { step };
         self.tally.attempt(name, reused);
         self.after(carrier, opened, &result);
         let fate = self.fate(parcel, step, &result);
@@ -178,21 +183,11 @@ impl Pusher {
             self.tally.opened(Opened::Gone);
             self.keeper.gone();
         }
-        if !self.keeper.holds() {
-            let by = match result {
-                Ok(answer) if answer.said.closes => By::Server,
-                Ok(_) => By::Client,
-                Err(Failure { kind, .. }) => match kind {
-                    FailureKind::Eof | FailureKind::Reset | FailureKind::Pipe => By::Server,
-                    FailureKind::Timeout | FailureKind::Garbage | FailureKind::Other => By::Client,
-                    FailureKind::Connect => {
-                        // There was none.
-                        self.client.close();
-                        By::Client
-                    }
-                },
-            };
-            self.close(by);
+        if !self.keeper.holds()
+            && self.client.close()
+            && let Some(by) = closed_by(result)
+        {
+            self.tally.closed(by);
         }
         self.tally.keep_alive(&self.keeper);
     }
@@ -204,6 +199,7 @@ impl Pusher {
             Step::Done => {
                 self.backoff.reset();
                 self.refused_in_a_row = 0;
+                self.refusing = false;
                 Fate::Delivered
             }
             Step::Again => {
@@ -240,6 +236,7 @@ impl Pusher {
             return Weight(0);
         }
         self.refused_in_a_row = 0;
+        self.refusing = true;
         self.waiting.refuse_while(|parcel| parcel.family == self.family)
     }
 
@@ -281,6 +278,18 @@ impl Pusher {
         if self.client.close() {
             self.tally.closed(by);
         }
+    }
+}
+
+/// Who closes a connection that ended so; `None` if there was none.
+fn closed_by(result: &Result<Answer, Failure>) -> Option<By> {
+    match result {
+        Ok(answer) => Some(if answer.said.closes { By::Server } else { By::Client }),
+        Err(Failure { kind, .. }) => match kind {
+            FailureKind::Connect => None,
+            FailureKind::Eof | FailureKind::Reset | FailureKind::Pipe => Some(By::Server),
+            FailureKind::Timeout | FailureKind::Garbage | FailureKind::Other => Some(By::Client),
+        },
     }
 }
 

@@ -14,6 +14,8 @@ use super::answer::Meaning;
 
 /// The first pause.
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
+/// Pauses may grow at least so long: an interval of nothing is no reason to try without end.
+const PAUSE_MAX_MIN: Duration = Duration::from_millis(10);
 /// Longest time that a server may ask to be left alone. One that asks for more is asked again all the same.
 const RETRY_AFTER_MAX: Duration = Duration::from_mins(5);
 /// How often one profile may break a server (status 500) before it is given up: it may be the profile's fault,
@@ -38,7 +40,8 @@ pub(super) enum Step {
     Refused,
 }
 
-/// The step after an answer to a parcel of `payloads` that was `turned_away` so often, this time included.
+/// The step after an answer to a parcel of `payloads` of which something was `turned_away` so often, this
+/// time included.
 pub(super) const fn step(meaning: Meaning, payloads: usize, turned_away: u32) -> Step {
     let several = payloads > 1;
     match meaning {
@@ -64,7 +67,8 @@ pub(super) struct Backoff {
 impl Backoff {
     /// Pauses up to `interval`.
     pub(super) fn new(interval: Duration) -> Self {
-        Self { next: PAUSE_FIRST.min(interval), pause_max: interval }
+        let pause_max = interval.max(PAUSE_MAX_MIN);
+        Self { next: PAUSE_FIRST.min(pause_max), pause_max }
     }
 
     /// The server is well: the next pause is a short one again.
@@ -141,6 +145,11 @@ mod tests {
     fn a_short_interval_is_never_outwaited() {
         let mut backoff = Backoff::new(Duration::from_millis(100));
         assert!((0..5).all(|_| backoff.pause_by(None, u64::MAX) <= Duration::from_millis(100)));
+    }
+
+    #[test]
+    fn no_interval_is_still_a_pause() {
+        assert!(Backoff::new(Duration::ZERO).pause_by(None, 0) >= Duration::from_millis(5));
     }
 
     #[test]

@@ -28,17 +28,17 @@ struct House {
 impl House {
     /// Pushes to `address` each 20 ms or so: pauses are no longer then either.
     fn new(address: &str) -> Self {
-        Self::with(Config {
+        Self::with(&Config {
             server: address.to_owned(),
             interval: Duration::from_millis(20),
             ..Config::default()
         })
     }
 
-    fn with(config: Config) -> Self {
+    fn with(config: &Config) -> Self {
         let meters = Meters::default();
         let lost = meters.counters("profiler_samples_lost", "Lost.");
-        let (pusher, outbox) = Pusher::new(&config, &meters, lost).unwrap();
+        let (pusher, outbox) = Pusher::new(config, &meters, lost).unwrap();
         Self { outbox, meters, running: tokio::spawn(pusher.run()) }
     }
 
@@ -111,6 +111,16 @@ async fn seen(server: &Server, requests: usize) {
     timeout(MINUTE, wait).await.unwrap();
 }
 
+/// Waits until so many connections have ended.
+async fn ended(server: &Server, connections: usize) {
+    let wait = async {
+        while server.record().ended.len() < connections {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(MINUTE, wait).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_window_goes_out_as_one_request() {
     let server = Server::start(|_, _| Reply::Bytes(answer(200, ""))).await;
@@ -151,7 +161,8 @@ async fn an_advertised_connection_carries_everything() {
 
 #[tokio::test]
 async fn requests_one_right_after_the_other_share_a_connection_too() {
-    let server = Server::start(|_, _| Reply::Bytes(answer(200, "Keep-Alive: timeout=60"))).await;
+    let server =
+        Server::start(|_, _| Reply::Bytes(answer_with(200, "Keep-Alive: timeout=60", "stored"))).await;
     let house = House::new(&server.address);
     let large = |weight| Payload { body: vec![7; 600 << 10], ..payload(weight) };
     house.outbox.send((1..=30).map(large).collect());
@@ -169,9 +180,7 @@ async fn where_nothing_is_advertised_each_push_has_its_own_connection_and_we_clo
     for push in 1..=5 {
         house.send(&[push as u64]);
         seen(&server, push).await;
-        while server.record().ended.len() < push {
-            sleep(Duration::from_millis(1)).await;
-        }
+        ended(&server, push).await;
     }
     let (_, meters) = house.finish(MINUTE).await;
     let record = server.record();
@@ -186,15 +195,8 @@ async fn an_idle_connection_is_closed_by_us_before_its_time() {
     let house = House::new(&server.address);
     house.send(&[1]);
     seen(&server, 1).await;
-    let ended = async {
-        loop {
-            if let Some(&ended) = server.record().ended.first() {
-                return ended;
-            }
-            sleep(Duration::from_millis(1)).await;
-        }
-    };
-    let Ended::ByClient { after_last_request } = timeout(MINUTE, ended).await.unwrap() else { panic!() };
+    ended(&server, 1).await;
+    let Ended::ByClient { after_last_request } = server.record().ended[0] else { panic!() };
     assert!(after_last_request >= Duration::from_millis(500), "{after_last_request:?}");
     assert!(after_last_request < Duration::from_secs(1), "{after_last_request:?}");
     house.finish(MINUTE).await;
@@ -204,11 +206,9 @@ async fn an_idle_connection_is_closed_by_us_before_its_time() {
 async fn a_connection_that_cannot_last_is_closed_at_once() {
     let server = Server::start(|_, _| Reply::Bytes(answer(200, "Keep-Alive: timeout=10"))).await;
     let config = Config { server: server.address.clone(), ..Config::default() };
-    let house = House::with(config);
+    let house = House::with(&config);
     house.send(&[1]);
-    while server.record().ended.is_empty() {
-        sleep(Duration::from_millis(1)).await;
-    }
+    ended(&server, 1).await;
     let Ended::ByClient { after_last_request } = server.record().ended[0] else { panic!() };
     assert!(after_last_request < Duration::from_secs(5), "{after_last_request:?}");
     let (_, meters) = house.finish(MINUTE).await;
@@ -224,9 +224,8 @@ async fn a_kept_connection_that_the_server_closed_early_costs_no_push() {
     .await;
     let house = House::new(&server.address);
     house.send(&[1]);
-    while server.record().ended.is_empty() {
-        sleep(Duration::from_millis(1)).await;
-    }
+    ended(&server, 1).await;
+    // The FIN has been sent; it is ours to see when it is processed.
     sleep(Duration::from_millis(50)).await;
     house.send(&[2]);
     seen(&server, 2).await;
@@ -314,10 +313,12 @@ async fn a_profile_that_breaks_the_server_is_given_up_and_the_next_one_goes() {
 async fn a_server_that_refuses_everything_is_not_flooded() {
     let server = Server::start(|_, _| Reply::Bytes(answer_with(400, "", "too old"))).await;
     let house = House::new(&server.address);
-    house.send(&[1; 300]);
-    seen(&server, 9).await;
-    check(&house.finish(MINUTE).await.0, 0, &[(Reason::Refused, 300)]);
-    assert_eq!(server.record().seen.len(), 9);
+    for requests in 9..=12 {
+        house.send(&[1; 300]);
+        seen(&server, requests).await;
+    }
+    check(&house.finish(MINUTE).await.0, 0, &[(Reason::Refused, 1_200)]);
+    assert_eq!(server.record().seen.len(), 12, "eight refusals are believed, and then each first one");
 }
 
 #[tokio::test]
@@ -438,7 +439,7 @@ fn nowhere() -> String {
 #[tokio::test(start_paused = true)]
 async fn an_hour_without_a_server_costs_what_it_may_and_no_more() {
     let config = Config { server: nowhere(), waiting_bytes_max: 20_000, ..Config::default() };
-    let house = House::with(config);
+    let house = House::with(&config);
     for _ in 0..360 {
         house.send(&[1; 10]);
         sleep(Duration::from_secs(10)).await;
@@ -537,8 +538,26 @@ fn the_uploader_pushes_from_a_thread_of_its_own() {
     let config = Config { server: server.address.clone(), ..Config::default() };
     let uploader = start(&config, &Meters::default(), Counters::default()).unwrap();
     uploader.send(vec![payload(1), payload(2)]);
+    runtime.block_on(seen(&server, 1));
     uploader.send(vec![payload(4)]);
+    runtime.block_on(seen(&server, 2));
+    std::thread::sleep(Duration::from_millis(100));
+    let before = times_it_ran("uploader");
+    std::thread::sleep(Duration::from_millis(1_500));
+    assert_eq!(times_it_ran("uploader"), before, "nothing wakes it while its connection is idle");
     check(&uploader.finish(), 7, &[]);
+}
+
+/// How often a thread of this process gave up the processor: as often as it was woken.
+fn times_it_ran(thread: &str) -> u64 {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let status = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("status")).ok();
+    let status = tasks
+        .filter_map(|task| status(task.ok()?))
+        .find(|status| status.starts_with(&format!("Name:\t{thread}\n")))
+        .unwrap();
+    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+    count.trim().parse().unwrap()
 }
 
 #[test]
