@@ -34,9 +34,11 @@ struct Tier {
     needs: &'static [Need],
 }
 
-const GO: Need = Need { program: "go", package: "golang-go", purpose: "programs and servers in Go are tested" };
+const GO: Need =
+    Need { program: "go", package: "golang-go", purpose: "programs and servers in Go are tested" };
 const C: Need = Need { program: "cc", package: "build-essential", purpose: "programs in C are profiled" };
-const CPP: Need = Need { program: "c++", package: "build-essential", purpose: "programs in C++ are profiled" };
+const CPP: Need =
+    Need { program: "c++", package: "build-essential", purpose: "programs in C++ are profiled" };
 const CHROMIUM: Need =
     Need { program: "chromium", package: "chromium", purpose: "the page is looked at in a real browser" };
 
@@ -86,7 +88,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             outcome.add(&["--lib", "--bins"], options.filter.as_deref())?;
         }
         for target in targets.get(&tier.number).into_iter().flatten() {
-            outcome.add(&["--package", &target.package, "--test", &target.name], options.filter.as_deref())?;
+            outcome
+                .add(&["--package", &target.package, "--test", &target.name], options.filter.as_deref())?;
         }
         rows.push((tier, outcome));
     }
@@ -201,7 +204,8 @@ fn by_tier(metadata: &str) -> Result<BTreeMap<u8, Vec<Target>>> {
     let mut targets: BTreeMap<u8, Vec<Target>> = BTreeMap::new();
     for package in metadata.packages {
         let tiers = package.metadata.map(|extra| extra.tiers).unwrap_or_default();
-        for built in package.targets.into_iter().filter(|built| built.kind.iter().any(|kind| kind == "test")) {
+        for built in package.targets.into_iter().filter(|built| built.kind.iter().any(|kind| kind == "test"))
+        {
             let tier = tiers.get(&built.name).with_context(|| {
                 format!(
                     "test `{}` has no tier: add it to [package.metadata.tiers] of package {}",
@@ -211,7 +215,10 @@ fn by_tier(metadata: &str) -> Result<BTreeMap<u8, Vec<Target>>> {
             if !TIERS.iter().any(|known| known.number == *tier) {
                 bail!("test `{}` says it is of tier {tier}, which is none", built.name);
             }
-            targets.entry(*tier).or_default().push(Target { package: package.name.clone(), name: built.name });
+            targets
+                .entry(*tier)
+                .or_default()
+                .push(Target { package: package.name.clone(), name: built.name });
         }
     }
     Ok(targets)
