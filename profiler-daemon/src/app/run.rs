@@ -65,8 +65,13 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         (None, Some(address)) => format!("http://{address}"),
         (None, None) => unreachable!("without a server's address the embedded one was started"),
     };
-    let upload = deliver::Config { server: url.clone(), interval: config.interval, ..deliver::Config::default() };
-    let uploader = deliver::start(upload, &meters, books.lost_counters())
+    let upload = deliver::Config {
+        server: url.clone(),
+        interval: config.interval,
+        grace: GRACE,
+        ..deliver::Config::default()
+    };
+    let uploader = deliver::start(&upload, &meters, books.lost_counters())
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let symbolizer = build::symbolizer(config.inlines, &meters);
     let admin_address = start_admin(admin_listener, &meters, heartbeat.clone(), config.interval)?;
@@ -79,7 +84,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
             .name("workshop".to_owned())
             .spawn(move || {
                 work(&batches, symbolizer, &uploader, &books);
-                uploader.finish(GRACE)
+                uploader.finish()
             })
             .map_err(Failure::other("starting a thread"))?
     };

@@ -65,18 +65,22 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
 
 /// Until a signal comes, or the agent is gone.
 async fn stop(signals: &Signals, lifeline: Option<std::os::fd::OwnedFd>) {
-    use tokio::io::unix::AsyncFd;
-    let readable = async |fd: std::os::fd::OwnedFd| {
-        if let Ok(fd) = AsyncFd::new(fd) {
-            let _ = fd.readable().await;
+    let signal = signals.waker().try_clone_to_owned();
+    let readable = async |fd: std::io::Result<std::os::fd::OwnedFd>| {
+        // A descriptor that cannot be waited for is as good as a signal.
+        let stream = fd.map(std::os::unix::net::UnixStream::from).and_then(|stream| {
+            stream.set_nonblocking(true)?;
+            tokio::net::UnixStream::from_std(stream)
+        });
+        if let Ok(stream) = stream {
+            let _ = stream.readable().await;
         }
     };
-    let Ok(signal) = signals.waker().try_clone_to_owned() else { return };
     match lifeline {
         None => readable(signal).await,
         Some(lifeline) => tokio::select! {
             () = readable(signal) => {}
-            () = readable(lifeline) => {}
+            () = readable(Ok(lifeline)) => {}
         },
     }
 }
