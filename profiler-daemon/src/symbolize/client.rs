@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use super::Config;
 use super::protocol::{
-    ANSWER_BYTES_MAX, Answer, DebugInfo, Found, Names, Outcome, REQUEST_BYTES_MAX, Refusal, Request, Subject,
-    TalkError, is_over, receive, send,
+    ANSWER_BYTES_MAX, Answer, DebugInfo, Found, Names, Outcome, Place, REQUEST_BYTES_MAX, Refusal, Request,
+    Subject, TalkError, is_over, receive, send,
 };
 use crate::meters::prometheus_client::metrics::counter::Counter;
 use crate::meters::{Counters, Meters, label};
@@ -287,15 +287,15 @@ impl Drop for Client {
     }
 }
 
-/// True if every index leads somewhere and every address is answered.
+/// True if every address is answered, and every index leads to a text, to one that is not empty for a name.
 fn makes_sense(outcome: &Outcome, addresses: usize) -> bool {
     let Outcome::Names(names) = outcome else { return true };
-    let leads = |index: u32| usize::try_from(index).is_ok_and(|index| index < names.strings.len());
+    let text = |index: u32| names.strings.get(usize::try_from(index).ok()?);
+    let named =
+        |place: &Place| text(place.name).is_some_and(|name| !name.is_empty()) && text(place.file).is_some();
     names.found.len() == addresses
         && names.found.iter().all(|found| match found {
-            Found::Named(places) => {
-                !places.is_empty() && places.iter().all(|place| leads(place.name) && leads(place.file))
-            }
+            Found::Named(places) => !places.is_empty() && places.iter().all(named),
             Found::Bare(_) | Found::Nothing => true,
         })
 }
