@@ -42,20 +42,8 @@ impl Rig {
 
     /// Functions of each frame asked for, innermost first, all in one batch.
     pub(crate) fn functions(&mut self, frames: Vec<Frame>) -> Vec<Vec<Arc<Function>>> {
-        let traces = frames.into_iter().map(|frame| Trace {
-            time: MonoNs(0),
-            task: Task { pid: Pid(1), tid: Tid(1), comm: Comm::new(b"test") },
-            labels: Arc::new(Labels::default()),
-            frames: vec![frame],
-            weight: Weight(1),
-        });
-        let batch = TraceBatch {
-            window: Window { start: WallNs(0), duration_ns: 1 },
-            kind: SampleKind::CpuTime { period_ns: 1 },
-            traces: traces.collect(),
-            lost: Lost::default(),
-        };
-        self.symbolizer.name(batch).traces.into_iter().map(|trace| trace.functions).collect()
+        let named = self.symbolizer.name(batch(&frames, 1));
+        named.traces.into_iter().map(|trace| trace.functions).collect()
     }
 
     /// Their names, innermost first, with `<` between.
@@ -84,6 +72,23 @@ impl Rig {
         let page = self.meters.render();
         let lines = page.lines().filter(|line| line.starts_with(counter));
         lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    }
+}
+
+/// Stacks of `depth` frames each.
+pub(crate) fn batch(frames: &[Frame], depth: usize) -> TraceBatch {
+    let traces = frames.chunks(depth).map(|frames| Trace {
+        time: MonoNs(0),
+        task: Task { pid: Pid(1), tid: Tid(1), comm: Comm::new(b"test") },
+        labels: Arc::new(Labels::default()),
+        frames: frames.to_vec(),
+        weight: Weight(1),
+    });
+    TraceBatch {
+        window: Window { start: WallNs(0), duration_ns: 1 },
+        kind: SampleKind::CpuTime { period_ns: 1 },
+        traces: traces.collect(),
+        lost: Lost::default(),
     }
 }
 
