@@ -23,6 +23,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use rustix::net::sockopt::socket_type;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 pub use self::confine::{ConfineError, Confinement, Report, Writes, confine};
@@ -36,7 +37,7 @@ pub fn spawn_namer(program: &Path) -> io::Result<(OwnedFd, Child)> {
     let (ours, theirs) = pair()?;
     let mut command = command(program, [OsStr::new("namer")]);
     // It needs nothing of our environment, which may hold secrets.
-    let kept = ["RUST_LOG", "RUST_BACKTRACE"].map(|name| (name, std::env::var_os(name)));
+    let kept = ["PROFILER_LOG"].map(|name| (name, std::env::var_os(name)));
     command.env_clear();
     command.envs(kept.into_iter().filter_map(|(name, value)| Some((name, value?))));
     let child = command.stdin(theirs).stdout(Stdio::null()).spawn()?;
@@ -91,6 +92,7 @@ pub fn enter(confinement: &Confinement) -> Result<(Handed, Report), ConfineError
 /// Moves the handed descriptors out of the way of whoever uses standard input or output.
 fn take() -> io::Result<Handed> {
     let work = io::stdin().as_fd().try_clone_to_owned()?;
+    socket_type(&work)?; // an error for who was started by hand
     let lifeline = io::stdout().as_fd().try_clone_to_owned()?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use super::Config;
 use super::protocol::{
-    ANSWER_BYTES_MAX, Answer, DebugInfo, Found, Names, Outcome, REQUEST_BYTES_MAX, Refusal, Request, Subject,
-    TalkError, is_over, receive, send,
+    ANSWER_BYTES_MAX, Answer, DebugInfo, Found, Names, Outcome, Place, REQUEST_BYTES_MAX, Refusal, Request,
+    Subject, TalkError, is_over, receive, send,
 };
 use crate::meters::prometheus_client::metrics::counter::Counter;
 use crate::meters::{Counters, Meters, label};
@@ -71,6 +71,7 @@ pub(super) struct Client {
 struct Namer {
     process: NamerProcess,
     has_kallsyms: bool,
+    started: MonoNs,
     memory_bytes: u64,
     /// What the last question added to it.
     growth_bytes: u64,
@@ -78,7 +79,10 @@ struct Namer {
 
 /// Namers that one batch may lose: two for each of a few bad files. The next batch asks on.
 const FAILURES_MAX: u32 = 8;
-/// kallsyms is read again for an address without a name at most this often: it costs 20 ms, and modules and BPF
+/// Before this age a namer may use twice its memory. Where the files in use need more than the budget, the budget
+/// is kept by starting again and again, and this is how often.
+const NAMER_AGE_MIN: Duration = Duration::from_secs(300);
+/// kallsyms is read again for an address without a name at most this often: it costs 40 ms, and modules and BPF
 /// programs come seldom.
 const KALLSYMS_AGE_MIN: Duration = Duration::from_secs(60);
 /// Where the kernel hides its addresses, it is asked again after this.
@@ -234,7 +238,13 @@ impl Client {
             none => {
                 let process = (self.spawn)().map_err(Failure::Start)?;
                 self.meters.starts.inc();
-                Ok(none.insert(Namer { process, has_kallsyms: false, memory_bytes: 0, growth_bytes: 0 }))
+                Ok(none.insert(Namer {
+                    process,
+                    has_kallsyms: false,
+                    started: MonoNs::now(),
+                    memory_bytes: 0,
+                    growth_bytes: 0,
+                }))
             }
         }
     }
@@ -253,7 +263,9 @@ impl Client {
             }
         }
         let Some(namer) = &self.namer else { return };
-        if namer.memory_bytes <= self.config.namer_bytes_max {
+        let young = MonoNs::now().since(namer.started) < NAMER_AGE_MIN;
+        let bytes_max = self.config.namer_bytes_max.saturating_mul(if young { 2 } else { 1 });
+        if namer.memory_bytes <= bytes_max {
             return;
         }
         tracing::debug!("the namer holds {} bytes and is started again", namer.memory_bytes);
@@ -287,15 +299,15 @@ impl Drop for Client {
     }
 }
 
-/// True if every index leads somewhere and every address is answered.
+/// True if every address is answered, and every index leads to a text, to one that is not empty for a name.
 fn makes_sense(outcome: &Outcome, addresses: usize) -> bool {
     let Outcome::Names(names) = outcome else { return true };
-    let leads = |index: u32| usize::try_from(index).is_ok_and(|index| index < names.strings.len());
+    let text = |index: u32| names.strings.get(usize::try_from(index).ok()?);
+    let named =
+        |place: &Place| text(place.name).is_some_and(|name| !name.is_empty()) && text(place.file).is_some();
     names.found.len() == addresses
         && names.found.iter().all(|found| match found {
-            Found::Named(places) => {
-                !places.is_empty() && places.iter().all(|place| leads(place.name) && leads(place.file))
-            }
+            Found::Named(places) => !places.is_empty() && places.iter().all(named),
             Found::Bare(_) | Found::Nothing => true,
         })
 }

@@ -50,7 +50,8 @@ pub struct Config {
     pub inlines: bool,
     /// Bytes of debug information that a file may have to be read for them; a larger one is read for names only.
     pub debug_bytes_max: u64,
-    /// Anonymous memory with which a namer is ended and started afresh, bytes.
+    /// Anonymous memory with which a namer is ended and started afresh, bytes; with twice as much at once, else
+    /// only if it is not young: starting costs 60 ms of processor time.
     pub namer_bytes_max: u64,
     /// Files to remember as having ended the namer; the oldest is forgotten.
     pub set_aside_max: usize,
@@ -68,7 +69,7 @@ impl Default for Config {
             batch_timeout: Duration::from_secs(4),
             inlines: true,
             debug_bytes_max: 32 << 20,
-            namer_bytes_max: 16 << 20,
+            namer_bytes_max: 24 << 20,
             set_aside_max: 256,
             set_aside_for: Duration::from_secs(600),
             kallsyms: PathBuf::from("/proc/kallsyms"),
@@ -91,6 +92,9 @@ impl std::fmt::Debug for Symbolizer {
         out.debug_struct("Symbolizer").field("cached_bytes", &self.cache.bytes()).finish_non_exhaustive()
     }
 }
+
+/// Room in a stack for functions that are inlined into its frames.
+const INLINED_ROOM: usize = 8;
 
 /// Functions at one place, innermost first.
 type Names = cache::Names;
@@ -124,6 +128,7 @@ impl Symbolizer {
         let mut places: FxHashMap<Key, usize> = FxHashMap::default();
         let mut reasons: BTreeMap<Reason, usize> = BTreeMap::new();
         let mut wanted: BTreeMap<u32, Wanted> = BTreeMap::new();
+        let mut last: Option<(&Arc<Module>, u32)> = None;
         let mut numbered = Vec::with_capacity(traces.iter().map(|trace| trace.frames.len()).sum());
         for frame in traces.iter().flat_map(|trace| &trace.frames) {
             let (key, module) = match frame {
@@ -136,7 +141,13 @@ impl Symbolizer {
                 }
                 Frame::Kernel(address) => (Key { slot: KERNEL, address: address.0 }, None),
                 Frame::User { module, offset } => {
-                    (Key { slot: self.cache.slot(module), address: offset.0 }, Some(module))
+                    // Neighbours are mostly of one file.
+                    let slot = match last {
+                        Some((known, slot)) if Arc::ptr_eq(known, module) => slot,
+                        Some(_) | None => self.cache.slot(module),
+                    };
+                    last = Some((module, slot));
+                    (Key { slot, address: offset.0 }, Some(module))
                 }
             };
             let place = *places.entry(key).or_insert_with(|| {
@@ -165,9 +176,10 @@ impl Symbolizer {
         let mut numbered = numbered.into_iter();
         let traces = traces.into_iter().map(|trace| {
             let Trace { time: _, task, labels, frames, weight } = trace;
-            let functions = numbered.by_ref().take(frames.len());
-            let functions = functions.filter_map(|place| book[place].as_ref());
-            let functions = functions.flat_map(|names| names.iter().cloned()).collect();
+            let mut functions = Vec::with_capacity(frames.len() + INLINED_ROOM);
+            for place in numbered.by_ref().take(frames.len()) {
+                functions.extend_from_slice(book[place].as_deref().unwrap_or_default());
+            }
             NamedTrace { task, labels, functions, weight }
         });
         let traces = traces.collect();

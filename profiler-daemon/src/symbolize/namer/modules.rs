@@ -118,7 +118,12 @@ impl Open {
                 continue;
             };
             match symbols.next() {
-                Some(Symbolized::Sym(symbol)) if writer.has_room() => writer.named(&symbol),
+                // At zero lies the header, not code: what has a name there is a version of the interface.
+                Some(Symbolized::Sym(symbol))
+                    if symbol.addr != 0 && !symbol.name.is_empty() && writer.has_room() =>
+                {
+                    writer.named(&symbol);
+                }
                 Some(Symbolized::Sym(_) | Symbolized::Unknown(_)) | None => {
                     writer.names.found.push(Found::Bare(address));
                 }
@@ -170,7 +175,8 @@ impl Writer {
 
     fn named(&mut self, symbol: &Sym<'_>) {
         // The innermost ones, should there be more than a sane compiler makes.
-        let inlined = symbol.inlined.iter().rev().take(INLINED_MAX);
+        let inlined =
+            symbol.inlined.iter().rev().filter(|inlined| !inlined.name.is_empty()).take(INLINED_MAX);
         let mut places: Vec<Place> =
             inlined.map(|inlined| self.place(&inlined.name, inlined.code_info.as_ref())).collect();
         places.push(self.place(&symbol.name, symbol.code_info.as_deref()));
