@@ -27,6 +27,9 @@ pub(super) struct Arguments {
 
 pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
     let Arguments { listen, data_dir, handed } = arguments;
+    if !listen.ip().is_loopback() {
+        return Err(Failure::Usage(server::ServeError::NotLoopback(listen).to_string()));
+    }
     if let Some(folder) = &data_dir {
         std::fs::create_dir_all(folder).map_err(Failure::other(folder.display().to_string()))?;
     }
