@@ -205,6 +205,34 @@ fn a_namer_that_stands_still_is_replaced() {
 }
 
 #[test]
+fn a_namer_that_gets_no_processor_is_not_to_blame() {
+    let folder = tempfile::tempdir().unwrap();
+    let places = places(folder.path(), "places", &[]);
+    let config = Config { request_timeout: Duration::from_millis(300), ..Config::default() };
+    let (mut rig, module) = (Rig::new(config), module(&places.path));
+    assert_eq!(rig.name(at(&module, places.offsets[0])), "here");
+    // The hog has a processor for itself, and the namer the three thousandth part of it that the hog leaves.
+    let mut hog =
+        Command::new("taskset").args(["-c", "0", "sh", "-c", "while :; do :; done"]).spawn().unwrap();
+    let namer = rig.pid().to_string();
+    run(Command::new("taskset").args(["-c", "-p", "0", &namer]));
+    run(Command::new("chrt").args(["-i", "-p", "0", &namer]));
+    let kallsyms = std::fs::read_to_string("/proc/kallsyms").unwrap();
+    let address = u64::from_str_radix(&kallsyms[..16], 16).unwrap();
+    let frame = Frame::Kernel(KernelAddr(address));
+    assert_eq!(rig.name(frame.clone()), "[kernel]");
+    hog.kill().unwrap();
+    hog.wait().unwrap();
+    run(Command::new("chrt").args(["-o", "-p", "0", &namer]));
+    let named = (0..500).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        rig.name(frame.clone()) != "[kernel]"
+    });
+    assert_eq!((named, rig.started()), (address != 0, 1));
+    assert_eq!(rig.count("profiler_namer_failures_total"), 0);
+}
+
+#[test]
 fn the_namer_ends_with_the_symbolizer() {
     let folder = tempfile::tempdir().unwrap();
     let places = places(folder.path(), "places", &[]);
