@@ -33,8 +33,8 @@ fn a_c_program_is_named_with_its_inlined_functions_and_lines() {
     let folder = tempfile::tempdir().unwrap();
     let places = places(folder.path(), "places", &["-g"]);
     let (mut rig, module) = (Rig::new(Config::default()), module(&places.path));
-    let frames = places.offsets.iter().map(|&offset| at(&module, offset)).collect();
-    let functions = rig.functions(frames);
+    let frames: Vec<_> = places.offsets.iter().map(|&offset| at(&module, offset)).collect();
+    let functions = rig.functions(&frames);
     let shown = |functions: &[Arc<profiler_daemon::model::Function>]| {
         let shown = functions.iter().map(|function| {
             let file = Path::new(&*function.file).file_name().unwrap().to_str().unwrap().to_owned();
@@ -53,7 +53,7 @@ fn without_inlines_only_the_symbol_table_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let places = places(folder.path(), "places", &["-g"]);
     let mut rig = Rig::new(Config { inlines: false, ..Config::default() });
-    let functions = rig.functions(vec![at(&module(&places.path), places.offsets[1])]);
+    let functions = rig.functions(&[at(&module(&places.path), places.offsets[1])]);
     let function = &functions[0][0];
     assert_eq!((functions[0].len(), &*function.name, &*function.file, function.line), (1, "outer", "", 0));
 }
@@ -109,7 +109,7 @@ fn a_rust_function_is_named_without_its_hash() {
     let address = a_rust_function_of_ours as fn(u64) -> u64 as usize as u64;
     let offset = offset(std::process::id(), address);
     let mut rig = Rig::new(Config { debug_bytes_max: 1 << 30, ..Config::default() });
-    let functions = rig.functions(vec![at(&module(&std::env::current_exe().unwrap()), offset)]);
+    let functions = rig.functions(&[at(&module(&std::env::current_exe().unwrap()), offset)]);
     let function = functions[0].last().unwrap();
     assert_eq!(&*function.name, "namer::files::a_rust_function_of_ours");
     assert!(function.file.ends_with("namer/files.rs") && function.line > 0, "{function:?}");
