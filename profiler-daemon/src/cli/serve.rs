@@ -18,6 +18,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4040")]
     listen: SocketAddr,
     /// Where history is kept; created if missing. This version keeps everything in memory and writes nothing there
+    /// [default: none]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Serve on the socket handed over as standard input
