@@ -78,7 +78,7 @@ impl Daemon {
     pub fn attached(mut self) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let begun = Instant::now();
-        while links(self.child.id()) < cpus {
+        while events(self.child.id()) < 3 * cpus {
             if let Ok(Some(status)) = self.child.try_wait() {
                 let said = self.said.take().and_then(|said| said.join().ok()).unwrap_or_default();
                 panic!("the daemon ended before it sampled ({status}):\n{said}");
@@ -129,15 +129,11 @@ impl Drop for Daemon {
     }
 }
 
-/// How many eBPF programs process `pid` has attached.
-fn links(pid: u32) -> usize {
+/// How many perf events process `pid` holds: on each processor two that follow processes, and last the sampling clock.
+fn events(pid: u32) -> usize {
     let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     let targets = descriptors.filter_map(|descriptor| std::fs::read_link(descriptor.path()).ok());
-    targets.filter(|target| target.to_string_lossy().contains("bpf_link") || is_bpf_link(target)).count()
-}
-
-fn is_bpf_link(target: &Path) -> bool {
-    target.to_string_lossy().contains("bpf-link")
+    targets.filter(|target| target.to_string_lossy().contains("[perf_event]")).count()
 }
 
 /// A recording in the making.

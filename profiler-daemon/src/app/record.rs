@@ -16,6 +16,7 @@ use super::books::{Books, Room};
 use super::intake::{Family, Intake};
 use super::reader::{Heartbeat, Plan, Reader};
 use super::{Failure, Signals, build};
+use super::build::Patience;
 use crate::aggregate::{Grain, aggregate};
 use crate::capture::{self, Kernel, recording};
 use crate::encode;
@@ -98,7 +99,7 @@ pub fn record(options: Options) -> Result<ExitCode, Failure> {
     let kind = SampleKind::CpuTime { period_ns: capture_config.period_ns() };
     let kernel = Kernel::open(capture_config, signals.waker())?;
     let (tracker, attributor) = build::tracking(None, true, &meters)?;
-    let symbolizer = build::symbolizer(options.inlines, &meters);
+    let symbolizer = build::symbolizer(options.inlines, Patience::Recording, &meters);
 
     // Everything listens by now: nothing of the command is missed.
     let mut command = None;

@@ -11,6 +11,7 @@ use super::intake::Intake;
 use super::reader::{Heartbeat, Plan, Reader};
 use super::{Failure, Signals, build, ports, usage};
 use crate::admin::{self, Admin};
+use super::build::Patience;
 use crate::aggregate::{Grain, aggregate};
 use crate::capture::{self, Kernel};
 use crate::children::{self, Keeper};
@@ -73,7 +74,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     };
     let uploader = deliver::start(&upload, &meters, books.lost_counters())
         .map_err(|error| Failure::Usage(error.to_string()))?;
-    let symbolizer = build::symbolizer(config.inlines, &meters);
+    let symbolizer = build::symbolizer(config.inlines, Patience::Window, &meters);
     let admin_address = start_admin(admin_listener, &meters, heartbeat.clone(), config.interval)?;
     say_what_runs(config, &kernel, &url, address, admin_address);
 
