@@ -88,6 +88,7 @@ struct Processor {
 pub struct Kernel {
     config: Config,
     processors: BTreeMap<u32, Processor>,
+    since: MonoNs,
     ring: RingBuf<MapData>,
     counters: PerCpuArray<MapData, counters::Wire>,
     last: counters::Totals,
@@ -133,6 +134,7 @@ impl Kernel {
         let mut kernel = Self {
             config,
             processors: BTreeMap::new(),
+            since: MonoNs::now(),
             ring,
             counters,
             last: counters::Totals::default(),
@@ -146,6 +148,11 @@ impl Kernel {
             kernel.attach(cpu)?;
         }
         Ok(kernel)
+    }
+
+    /// When the first clock was started.
+    pub fn since(&self) -> MonoNs {
+        self.since
     }
 
     /// Processors that are sampled.
