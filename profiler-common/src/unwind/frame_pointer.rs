@@ -58,6 +58,7 @@ impl Walk {
         let mut offset = fp.wrapping_sub(self.base);
         if offset > self.bytes || self.bytes - offset < RECORD_BYTES {
             let mut bytes = PAGE_BYTES - (fp & (PAGE_BYTES - 1));
+            // Not `clamp`: the kernel side must not panic, and the verifier follows comparisons.
             if bytes > WINDOW_BYTES {
                 bytes = WINDOW_BYTES;
             }

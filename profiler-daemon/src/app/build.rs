@@ -1,0 +1,40 @@
+//! Rooms that more than one command needs, each built from its own configuration.
+
+use std::path::Path;
+
+use super::Failure;
+use crate::attribute::{self, Attributor};
+use crate::children;
+use crate::meters::Meters;
+use crate::processes::{self, Tracker};
+use crate::procfs::Procfs;
+use crate::symbolize::{self, NamerProcess, Symbolizer};
+
+/// Follows processes and says whose a stack is. `by_task` keeps tasks apart.
+pub(super) fn tracking(
+    hostname: Option<String>,
+    by_task: bool,
+    meters: &Meters,
+) -> Result<(Tracker, Attributor), Failure> {
+    let procfs = Procfs::new("/proc");
+    let hostname = match hostname {
+        Some(name) => name,
+        None => procfs.hostname().map_err(|error| Failure::Other {
+            what: "reading this machine's name from /proc (is it mounted?)".to_owned(),
+            error: error.to_string(),
+        })?,
+    };
+    let tracker = Tracker::new(processes::Config::default(), procfs, meters);
+    let attributor =
+        Attributor::new(&attribute::Config { hostname, by_task, ..attribute::Config::default() }, meters);
+    Ok((tracker, attributor))
+}
+
+/// Names frames with the help of a namer, which is started when it is first needed.
+pub(super) fn symbolizer(inlines: bool, meters: &Meters) -> Symbolizer {
+    let spawn = Box::new(|| {
+        let (socket, child) = children::spawn_namer(Path::new(children::SELF))?;
+        Ok(NamerProcess { socket, child: Some(child) })
+    });
+    Symbolizer::new(symbolize::Config { inlines, ..symbolize::Config::default() }, spawn, meters)
+}

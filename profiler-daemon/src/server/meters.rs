@@ -1,0 +1,104 @@
+//! What the embedded server counts.
+
+use prometheus_client::metrics::counter::Counter;
+
+use super::connection::Phase;
+use super::refusal::Refusal;
+use super::store::Evicted;
+use crate::meters::{Counters, Meters, label, prometheus_client};
+
+type Gauge = prometheus_client::metrics::gauge::Gauge<f64, std::sync::atomic::AtomicU64>;
+
+/// The embedded server's counters.
+#[derive(Clone, Debug)]
+pub(super) struct ServerMeters {
+    requests: Counters,
+    profiles: Counter,
+    duplicates: Counter,
+    refusals: Counters,
+    samples_dropped: Counters,
+    evictions: Counters,
+    store_bytes: Gauge,
+    connections_open: Gauge,
+    connections_ended: Counters,
+    /// For `/metrics`.
+    pub(super) all: Meters,
+}
+
+impl ServerMeters {
+    pub(super) fn new(meters: &Meters) -> Self {
+        Self {
+            requests: meters.counters("profiler_server_requests", "Requests, by status"),
+            profiles: meters.counter("profiler_server_profiles", "Profiles stored"),
+            duplicates: meters
+                .counter("profiler_server_profiles_duplicate", "Profiles pushed again and counted once"),
+            refusals: meters.counters("profiler_server_profiles_refused", "Profiles not stored, by reason"),
+            samples_dropped: meters.counters(
+                "profiler_server_samples_dropped",
+                "Samples of stored profiles left out, by reason",
+            ),
+            evictions: meters.counters(
+                "profiler_server_windows_evicted",
+                "Windows of series dropped: age, or memory was short",
+            ),
+            store_bytes: meters.gauge("profiler_server_store_bytes", "Memory of the store"),
+            connections_open: meters.gauge("profiler_server_connections_open", "Connections open"),
+            connections_ended: meters
+                .counters("profiler_server_connections_ended", "Connections that ended, by how"),
+            all: meters.clone(),
+        }
+    }
+
+    pub(super) fn answered(&self, status: http::StatusCode) {
+        self.requests.get_or_create(&label("code", status.as_str())).inc();
+    }
+
+    pub(super) fn taken(&self, duplicate: bool, negative: u64) {
+        if duplicate {
+            self.duplicates.inc()
+        } else {
+            self.profiles.inc()
+        };
+        if negative > 0 {
+            self.samples_dropped.get_or_create(&label("reason", "negative value")).inc_by(negative);
+        }
+    }
+
+    pub(super) fn refused(&self, refusal: &Refusal) {
+        self.refusals.get_or_create(&label("reason", refusal.reason)).inc();
+    }
+
+    pub(super) fn evicted(&self, evicted: Evicted) {
+        for (reason, count) in [("age", evicted.by_age), ("memory_bytes_max", evicted.by_bytes)] {
+            if count > 0 {
+                self.evictions.get_or_create(&label("reason", reason)).inc_by(count);
+            }
+        }
+    }
+
+    pub(super) fn store_bytes(&self, bytes: usize) {
+        self.store_bytes.set(bytes as f64);
+    }
+
+    pub(super) fn connection_opened(&self) {
+        self.connections_open.inc();
+    }
+
+    pub(super) fn connection_ended(&self, expired: Option<Phase>) {
+        self.connections_open.dec();
+        self.connection_ended_by(match expired {
+            Some(Phase::Idle) => "idle timeout",
+            Some(Phase::Reading) => "read timeout",
+            Some(Phase::Answering) => "write timeout",
+            None => "client or shutdown",
+        });
+    }
+
+    pub(super) fn connection_refused(&self) {
+        self.connection_ended_by("connections_max");
+    }
+
+    fn connection_ended_by(&self, how: &str) {
+        self.connections_ended.get_or_create(&label("by", how)).inc();
+    }
+}

@@ -1,0 +1,279 @@
+//! What the page asks: who used the CPU, and where in their code.
+//!
+//! In: a time range and perhaps a service. Out: JSON in columns, made of one merged tree, so that graph and table
+//! never disagree. Ranges that end "now" end with the newest whole window, so that the last bar is not half of one.
+//! Not here: HTTP.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::refusal::Refusal;
+use super::store::{ProfileType, Selection, Store, end};
+use crate::time::{WallNs, Window};
+
+mod flamegraph;
+
+pub(super) use flamegraph::flamegraph;
+
+/// What a question may ask for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Question {
+    /// Begin of the range, milliseconds since the epoch.
+    from: Option<i64>,
+    /// End of the range, milliseconds since the epoch.
+    until: Option<i64>,
+    /// Length of a range that ends now, seconds; instead of `from` and `until`.
+    last: Option<u32>,
+    /// Only this service.
+    service: Option<String>,
+    /// What the values count, as Pyroscope writes it.
+    r#type: Option<String>,
+    /// Points of a time series, at most.
+    points: Option<usize>,
+    /// Nodes of a flame graph, at most.
+    nodes: Option<usize>,
+}
+
+/// A question whose range is known.
+#[derive(Debug)]
+pub(super) struct Resolved {
+    from: WallNs,
+    until: WallNs,
+    newest: Option<Window>,
+    question: Question,
+}
+
+/// The range if none is asked for.
+const LAST_S: u32 = 900;
+/// A range may be this long: no more is kept anyway.
+const RANGE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Points of a time series.
+const POINTS_MAX: usize = 500;
+const POINTS: usize = 120;
+/// Services that get a line of their own; the rest is added up, and counted.
+const SERVICES_MAX: usize = 200;
+const MS: i64 = 1_000_000;
+
+impl Resolved {
+    /// Settles the range of `question`.
+    pub(super) fn new(question: Question, now: WallNs, store: &Store) -> Result<Self, Refusal> {
+        let newest = newest(store, question.profile_type(), now);
+        let (from, until) = match (question.from, question.until) {
+            (Some(from), Some(until)) => (from.saturating_mul(MS), until.saturating_mul(MS)),
+            (None, None) => {
+                let last = i64::from(question.last.unwrap_or(LAST_S)) * 1_000 * MS;
+                // A window that is awaited is not missing yet; later than that, time goes on without data.
+                let fresh = newest.filter(|&window| {
+                    now.0.saturating_sub(end(window).0) < span(window.duration_ns).saturating_mul(5) / 2
+                });
+                let until = whole_ms(fresh.map_or(now, end).0);
+                (until.saturating_sub(last), until)
+            }
+            _ => return Err(Refusal::invalid("question", "give both from and until, or last")),
+        };
+        if from >= until || until.saturating_sub(from) > span_of(RANGE_MAX) {
+            return Err(Refusal::invalid(
+                "question",
+                "the range must be longer than nothing and at most a day",
+            ));
+        }
+        Ok(Self { from: WallNs(from), until: WallNs(until), newest, question })
+    }
+
+    /// Changes when the answer does, as far as that can be known without making it.
+    pub(super) fn tag(&self, boot: u64, store: &Store) -> String {
+        format!("\"{boot:x}-{:x}-{:x}-{:x}\"", store.version(), self.from.0 / MS, self.until.0 / MS)
+    }
+
+    fn selection(&self) -> Selection<'_> {
+        Selection {
+            profile_type: self.question.profile_type(),
+            service: self.question.service.as_deref(),
+            range: self.from..self.until,
+        }
+    }
+}
+
+impl Question {
+    fn profile_type(&self) -> &str {
+        self.r#type.as_deref().unwrap_or(ProfileType::CPU)
+    }
+}
+
+/// The millisecond that `ns` is in: answers speak of times in milliseconds, so that is what they are made of.
+fn whole_ms(ns: i64) -> i64 {
+    ns.div_euclid(MS) * MS
+}
+
+fn span(ns: u64) -> i64 {
+    i64::try_from(ns).unwrap_or(i64::MAX)
+}
+
+fn span_of(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// The window of that type that ended last; a window of the future, by a clock that is ahead, is not it.
+fn newest(store: &Store, profile_type: &str, now: WallNs) -> Option<Window> {
+    let horizon = now.0.saturating_add(1_000 * MS);
+    (store.windows())
+        .filter(|(_, series, _)| series.profile_type().as_str() == profile_type)
+        .map(|(window, _, _)| window)
+        .filter(|&window| end(window).0 <= horizon)
+        .max_by_key(|&window| end(window))
+}
+
+/// Who used how much.
+#[derive(Debug, Serialize)]
+struct Services<'a> {
+    now_ms: i64,
+    from_ms: i64,
+    until_ms: i64,
+    /// Length of a point, milliseconds.
+    step_ms: i64,
+    /// Length of the newest window: how often there is something new.
+    interval_ms: Option<i64>,
+    /// When the newest window ended.
+    newest_ms: Option<i64>,
+    /// CPUs of this machine, if all that is shown was measured on it.
+    cpus: Option<usize>,
+    /// All types in the store.
+    types: Vec<&'a str>,
+    r#type: &'a str,
+    total: u64,
+    services: Vec<Service<'a>>,
+    /// The rest.
+    others: Others,
+}
+
+#[derive(Debug, Serialize)]
+struct Service<'a> {
+    name: &'a str,
+    total: u64,
+    /// One value for each step.
+    points: Vec<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Others {
+    services: usize,
+    total: u64,
+    points: Vec<u64>,
+}
+
+/// The machine that this server runs on.
+#[derive(Clone, Debug)]
+pub(super) struct Host {
+    /// As agents on it call it.
+    pub(super) name: String,
+    /// Its CPUs.
+    pub(super) cpus: Option<usize>,
+}
+
+impl Host {
+    /// This machine.
+    pub(super) fn this() -> Self {
+        Self {
+            name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            cpus: std::thread::available_parallelism().ok().map(usize::from),
+        }
+    }
+}
+
+/// Who used how much, and when: the list and the graph above it.
+pub(super) fn services(asked: &Resolved, now: WallNs, host: &Host, store: &Store) -> String {
+    let (from, until) = (asked.from.0, asked.until.0);
+    let interval = asked.newest.map(|window| whole_ms(span(window.duration_ns))).filter(|&ns| ns > 0);
+    let steps_max = i64::try_from(asked.question.points.unwrap_or(POINTS).clamp(1, POINTS_MAX)).unwrap_or(1);
+    // Whole windows make a step, so that no step shows less only because a window ended elsewhere.
+    let unit = interval.unwrap_or(1_000 * MS);
+    let units_per_step = ceiling(ceiling(until - from, unit), steps_max);
+    let step = unit.saturating_mul(units_per_step).min(until - from);
+    let steps = usize::try_from(ceiling(until - from, step)).unwrap_or(1);
+    // Steps are counted from the end: the newest window is whole there.
+    let origin = until - step * i64::try_from(steps).unwrap_or(1);
+
+    let selection = asked.selection();
+    let mut by_name: HashMap<&str, Service<'_>> = HashMap::new();
+    let mut types: Vec<&str> = Vec::new();
+    let mut local = true;
+    for (window, series, value) in store.windows() {
+        let profile_type = series.profile_type().as_str();
+        if !types.contains(&profile_type) {
+            types.push(profile_type);
+        }
+        if !selection.wants(window, series) {
+            continue;
+        }
+        local &= series.label("hostname") == Some(host.name.as_str());
+        let name = series.service();
+        let service =
+            by_name.entry(name).or_insert_with(|| Service { name, total: 0, points: vec![0; steps] });
+        service.total = service.total.saturating_add(value);
+        spread(&mut service.points, origin, step, from..until, window, value);
+    }
+    types.sort_unstable();
+    let mut services: Vec<_> = by_name.into_values().collect();
+    services.sort_by(|a, b| b.total.cmp(&a.total).then(a.name.cmp(b.name)));
+    let total = services.iter().fold(0_u64, |sum, service| sum.saturating_add(service.total));
+    let mut others = Others { services: 0, total: 0, points: vec![0; steps] };
+    for service in services.drain(SERVICES_MAX.min(services.len())..) {
+        others.services += 1;
+        others.total = others.total.saturating_add(service.total);
+        for (sum, value) in others.points.iter_mut().zip(service.points) {
+            *sum = sum.saturating_add(value);
+        }
+    }
+    let answer = Services {
+        now_ms: now.0 / MS,
+        from_ms: origin / MS,
+        until_ms: until / MS,
+        step_ms: step / MS,
+        interval_ms: interval.map(|ns| ns / MS),
+        newest_ms: asked.newest.map(|window| end(window).0 / MS),
+        cpus: host.cpus.filter(|_| local && !services.is_empty()),
+        types,
+        r#type: asked.question.profile_type(),
+        total,
+        services,
+        others,
+    };
+    serde_json::to_string(&answer).expect("numbers and texts can be written as JSON")
+}
+
+/// How many of `part` cover `whole`; both more than zero.
+fn ceiling(whole: i64, part: i64) -> i64 {
+    (whole - 1) / part + 1
+}
+
+/// Spreads `value` evenly over that part of `window` which is in `range`.
+fn spread(
+    points: &mut [u64],
+    origin: i64,
+    step: i64,
+    range: std::ops::Range<i64>,
+    window: Window,
+    value: u64,
+) {
+    // Steps are whole milliseconds; a window that touches the next step by less is not in it.
+    let begin = whole_ms(window.start.0).clamp(range.start, range.end - 1);
+    let finish = whole_ms(end(window).0).clamp(begin + 1, range.end);
+    let point_of = |time: i64| usize::try_from((time - origin) / step).unwrap_or(0).min(points.len() - 1);
+    let (first, last) = (point_of(begin), point_of(finish - 1));
+    let whole = i128::from(finish - begin);
+    let mut given = 0_u64;
+    for (point, sum) in points.iter_mut().enumerate().take(last + 1).skip(first) {
+        // What has been given by the end of each point, so that rounding loses nothing.
+        let until = (origin + step * i64::try_from(point + 1).unwrap_or(i64::MAX)).min(finish);
+        let due = if point == last {
+            value
+        } else {
+            u64::try_from(i128::from(value) * i128::from(until - begin) / whole).unwrap_or(value)
+        };
+        *sum = sum.saturating_add(due - given);
+        given = due;
+    }
+}
