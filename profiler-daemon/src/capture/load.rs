@@ -77,7 +77,9 @@ impl AttachError {
         move |error| match &error {
             ProgramError::LoadError { io_error, verifier_log } => {
                 let log = verifier_log.to_string();
-                let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("").to_owned();
+                // Its last line is statistics; the one before says what it did not like.
+                let last = log.lines().rev().find(|line| !line.trim().is_empty() && !line.starts_with("processed "));
+                let last = last.unwrap_or("nothing said");
                 Self::refused(what, io_error, &format!("{io_error}; verifier: {last}"))
             }
             ProgramError::SyscallError(call) => Self::refused(what, &call.io_error, &error),

@@ -37,8 +37,11 @@ pub fn sample(context: &PerfEventContext) {
     if read == 0 {
         // Rounded, for a tick comes a little late or early: one period since the last run means none was skipped.
         let period = SETTINGS.load().period_ns;
-        let periods = value.counter.wrapping_sub(counters.event_count).wrapping_add(period / 2) / period;
-        if periods > 1 {
+        let passed = value.counter.wrapping_sub(counters.event_count).wrapping_add(period / 2);
+        // (A plain division would bring a panic along, which has no place here.)
+        if let Some(periods) = passed.checked_div(period)
+            && periods > 1
+        {
             skipped = periods - 1;
         }
         counters.event_count = value.counter;
