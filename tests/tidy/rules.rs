@@ -46,7 +46,8 @@ const OWNERS: &[(&str, &[&str])] = &[
 const NOT_IN_MODEL: &[&str] = &["fs", "net", "io", "Mutex", "RwLock", "serde", "async", "tokio"];
 
 /// Files with unsafe code, beside the kernel side. Each says why at its top.
-pub(crate) const UNSAFE_FILES: &[&str] = &["profiler-daemon/src/capture/sys.rs", "profiler-daemon/src/children.rs"];
+pub(crate) const UNSAFE_FILES: &[&str] =
+    &["profiler-daemon/src/capture/sys.rs", "profiler-daemon/src/children.rs"];
 /// Where unsafe needs no list: the kernel side, and programs that are profiled.
 const UNSAFE_FOLDERS: &[&str] = &["profiler-ebpf/src/", "tests/workloads/"];
 
