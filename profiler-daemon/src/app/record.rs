@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use super::books::{Books, Room};
+use super::build::Patience;
 use super::intake::{Family, Intake};
 use super::output::{FileFormat, Output, format_of};
 use super::reader::{Heartbeat, Plan, Reader};
@@ -59,7 +60,7 @@ pub struct Options {
 const COMMAND_GRACE: Duration = Duration::from_secs(3);
 
 /// Profiles and writes; the exit code is the command's, if there is one.
-pub fn record(options: Options) -> Result<ExitCode, Failure> {
+pub fn record(options: &Options) -> Result<ExitCode, Failure> {
     let formats = options.outputs.iter().map(|path| format_of(path)).collect::<Result<Vec<_>, _>>()?;
     if formats.iter().filter(|format| **format == FileFormat::Recording).count() > 1 {
         return Err(Failure::Usage("only one recording can be written at a time".to_owned()));
@@ -72,13 +73,13 @@ pub fn record(options: Options) -> Result<ExitCode, Failure> {
     let books = Books::new(&meters);
     let capture_config = capture::Config {
         frequency_hz: options.frequency_hz,
-        object: options.object,
+        object: options.object.clone(),
         ..capture::Config::default()
     };
     let kind = SampleKind::CpuTime { period_ns: capture_config.period_ns() };
     let kernel = Kernel::open(capture_config, signals.waker())?;
     let (tracker, attributor) = build::tracking(None, true, &meters)?;
-    let symbolizer = build::symbolizer(options.inlines, &meters);
+    let symbolizer = build::symbolizer(options.inlines, Patience::Recording, &meters);
 
     let mut files = Vec::new();
     let mut writer = None;
@@ -198,10 +199,13 @@ impl Running {
     }
 }
 
+/// What makes two named traces the same.
+type Key = (Task, Arc<Labels>, Vec<Arc<Function>>);
+
 /// Everything recorded so far, equal stacks merged.
 #[derive(Debug, Default)]
 pub(super) struct Collected {
-    traces: FxHashMap<(Task, Arc<Labels>, Vec<Arc<Function>>), Weight>,
+    traces: FxHashMap<Key, Weight>,
     first: Option<Window>,
     last: Option<Window>,
     lost: Lost,
