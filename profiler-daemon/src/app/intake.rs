@@ -11,21 +11,35 @@ use crate::time::MonoNs;
 
 /// The processes that were asked for, with their descendants.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Family(HashSet<Pid>);
+pub(super) struct Family {
+    members: HashSet<Pid>,
+    command: Option<Pid>,
+}
 
 impl Family {
+    /// These processes, which ran before us.
     pub(super) fn of(pids: impl IntoIterator<Item = Pid>) -> Self {
-        Self(pids.into_iter().collect())
+        Self { members: pids.into_iter().collect(), command: None }
+    }
+
+    /// The command that we have started: its birth, of a parent that was not asked for, is yet to be heard of.
+    pub(super) fn of_command(pid: Pid) -> Self {
+        Self { members: HashSet::from([pid]), command: Some(pid) }
     }
 
     fn follow(&mut self, event: &ProcessEvent) {
         if let ProcessChange::Forked { parent } = event.change {
-            if self.0.contains(&parent) {
-                self.0.insert(event.pid);
-            } else {
-                self.0.remove(&event.pid); // a number used again
+            if self.members.contains(&parent) {
+                self.members.insert(event.pid);
+            } else if self.command != Some(event.pid) {
+                // A number used again. (The command's own is not, before it ends, and the recording with it.)
+                self.members.remove(&event.pid);
             }
         }
+    }
+
+    fn contains(&self, pid: Pid) -> bool {
+        self.members.contains(&pid)
     }
 }
 
@@ -67,7 +81,7 @@ impl Intake {
                 }
                 _ => {
                     let Some(sample) = samples.pop_front() else { return taken };
-                    if self.family.as_ref().is_some_and(|family| !family.0.contains(&sample.task.pid)) {
+                    if self.family.as_ref().is_some_and(|family| !family.contains(sample.task.pid)) {
                         taken.elsewhere += sample.weight;
                         continue;
                     }
@@ -88,4 +102,34 @@ pub(super) struct Taken {
     pub(super) gathered: Weight,
     pub(super) elsewhere: Weight,
     pub(super) full: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether pid 10 belongs to `family` after these births: pid and parent.
+    #[track_caller]
+    fn check(mut family: Family, births: &[(u32, u32)], belongs: bool) {
+        for &(pid, parent) in births {
+            let change = ProcessChange::Forked { parent: Pid(parent) };
+            family.follow(&ProcessEvent { time: MonoNs(1), pid: Pid(pid), change });
+        }
+        assert_eq!(family.contains(Pid(10)), belongs);
+    }
+
+    #[test]
+    fn a_command_belongs_although_its_birth_comes_after_it() {
+        check(Family::of_command(Pid(10)), &[(10, 1)], true);
+    }
+
+    #[test]
+    fn a_grandchild_belongs() {
+        check(Family::of([Pid(8)]), &[(9, 8), (10, 9)], true);
+    }
+
+    #[test]
+    fn a_number_that_a_stranger_uses_again_does_not_belong() {
+        check(Family::of([Pid(10)]), &[(10, 1)], false);
+    }
 }
