@@ -1,0 +1,223 @@
+//! Tier 6: processes that mean no good, and children that die or fall silent. Each costs a reason, never a crash, a hang
+//! or memory without bound; a well-behaved program beside it keeps its names, and the books balance.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime};
+
+use profiler_tests::harness::agent::{Agent, Books, get};
+use profiler_tests::harness::daemon::record_command;
+use profiler_tests::harness::gate;
+use profiler_tests::harness::pyroscope::{Mood, Pushed, Pyroscope};
+use profiler_tests::harness::workloads::{self, Running, succeed};
+use profiler_tests::need;
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Memory the agent may ever have resident. (Its own code is part of it, and large without optimisation.)
+const RESIDENT_BYTES_MAX: u64 = 80 << 20;
+/// How long the names of a well-behaved program may be missing.
+const NAMES_MAX: Duration = Duration::from_secs(30);
+
+/// An agent, a server that takes what it pushes, and a well-behaved program.
+struct Scene {
+    agent: Agent,
+    server: Pyroscope,
+    _honest: Running,
+}
+
+fn now_ns() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock that is set");
+    i64::try_from(now.as_nanos()).expect("this century")
+}
+
+/// Whether the well-behaved program is named as it should be.
+fn is_honest(pushed: &Pushed) -> bool {
+    pushed.profile.stacks.iter().any(|stack| {
+        let names: Vec<_> = stack.user().map(|frame| frame.name.as_str()).collect();
+        names.windows(4).any(|names| names == ["main", "serve", "checkout", "price"])
+    })
+}
+
+/// Whether any stack has a function whose name begins with `name`.
+fn has(pushed: &Pushed, name: &str) -> bool {
+    let mut frames = pushed.profile.stacks.iter().flat_map(|stack| &stack.frames);
+    frames.any(|frame| frame.name.starts_with(name))
+}
+
+impl Scene {
+    fn set() -> Self {
+        let honest = Running::start(Command::new(workloads::shop_c("wl-honest")).arg("120"));
+        let server = Pyroscope::start(Mood::Takes);
+        let agent = Agent::start(&["--server", &server.url(), "--interval", "1s", "-F", "99"]);
+        let scene = Self { agent, server, _honest: honest };
+        scene.server.wait_for("the honest program's names", 0, is_honest);
+        scene
+    }
+
+    /// What began after this moment is named as before; nothing is lost; the agent is well and small.
+    #[track_caller]
+    fn check(self) -> Books {
+        let Self { mut agent, server, .. } = self;
+        let begun = Instant::now();
+        server.wait_for("the honest program's names", now_ns(), is_honest);
+        assert!(begun.elapsed() < NAMES_MAX, "names were missing for {:?}", begun.elapsed());
+        assert!(agent.process().is_alive(), "{}", agent.process().said());
+        assert_eq!(agent.ask("/-/healthy").0, 200);
+        let resident = agent.resident_bytes_max();
+        assert!(resident < RESIDENT_BYTES_MAX, "{} MiB resident", resident >> 20);
+        let ended = agent.stop();
+        let books = ended.books();
+        assert_eq!(books.lost_by_us, 0, "{}", ended.said);
+        assert_eq!(books.delivered, server.samples(), "{}", ended.said);
+        books
+    }
+}
+
+fn signal(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+    kill_process(pid, signal).expect("the process is there");
+}
+
+fn hostile(arguments: &[&str]) -> Command {
+    let mut command = Command::new(workloads::hostile());
+    command.args(arguments);
+    command
+}
+
+#[test]
+fn a_name_of_newlines_and_bytes_that_are_no_text() {
+    need!(gate::bpf());
+    let program = workloads::hostile().display().to_string();
+    let recorded = record_command(99, &[&program, "comm", "1"]);
+    for profile in [&recorded.pprof, &recorded.folded] {
+        let burning: Vec<_> = profile
+            .stacks
+            .iter()
+            .filter(|stack| stack.user().next_back().is_some_and(|leaf| leaf.name == "burn_hostile"))
+            .collect();
+        let samples: u64 = burning.iter().map(|stack| stack.samples).sum();
+        assert!(samples > 50, "{samples} samples");
+        for stack in &profile.stacks {
+            assert!(!stack.comm.contains(char::is_control), "{:?}", stack.comm);
+        }
+    }
+    for stack in &recorded.folded.stacks {
+        assert!(!stack.comm.contains(' ') || stack.comm.starts_with("a"), "{:?}", stack.comm);
+    }
+}
+
+#[test]
+fn a_process_with_tens_of_thousands_of_executable_mappings() {
+    need!(gate::bpf());
+    let scene = Scene::set();
+    succeed(&mut hostile(&["maps", "65000", "1.5"]));
+    scene.server.wait_for("its own name", 0, |pushed| has(pushed, "burn_hostile"));
+    scene.check();
+}
+
+#[test]
+fn files_that_loop_shrink_vanish_or_become_something_else_while_their_code_runs() {
+    need!(gate::bpf());
+    let scene = Scene::set();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for how in ["looped", "endless", "truncated", "deleted", "replaced", "fifo"] {
+        let name = format!("{how}.bin");
+        let path = folder.path().join(&name).display().to_string();
+        succeed(&mut hostile(&["file", &path, how, "0.8"]));
+    }
+    for how in ["looped", "endless", "truncated", "deleted", "replaced", "fifo"] {
+        scene.server.wait_for(how, 0, |pushed| has(pushed, &format!("{how}.bin+0x1000")));
+    }
+    scene.check();
+}
+
+#[test]
+fn a_program_that_is_deleted_or_replaced_by_a_fifo_as_soon_as_it_runs() {
+    need!(gate::bpf());
+    let scene = Scene::set();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("wl-fleeting");
+    for put_instead in [None, Some("mkfifo"), Some("mkdir")] {
+        std::fs::copy(workloads::hostile(), &path).expect("a copy");
+        let mut command = Command::new(&path);
+        let running = command.args(["burn", "1"]).spawn();
+        std::fs::remove_file(&path).expect("our own file");
+        if let Some(program) = put_instead {
+            succeed(Command::new(program).arg(&path));
+        }
+        let since = now_ns();
+        scene.server.wait_for("its function", since - 1_500_000_000, |pushed| has(pushed, "burn_hostile"));
+        let mut running = running.expect("it was started before its file went");
+        assert!(running.wait().expect("a child").success());
+        match put_instead {
+            Some("mkdir") => std::fs::remove_dir(&path).expect("our own folder"),
+            Some(_) => std::fs::remove_file(&path).expect("our own file"),
+            None => {}
+        }
+    }
+    scene.check();
+}
+
+#[test]
+fn storms_of_processes_that_are_gone_before_they_can_be_read() {
+    need!(gate::bpf());
+    let scene = Scene::set();
+    succeed(&mut hostile(&["storm", "1000"]));
+    succeed(&mut hostile(&["forks", "300"]));
+    scene.server.wait_for("its function", 0, |pushed| has(pushed, "burn_hostile"));
+    scene.check();
+}
+
+#[test]
+fn a_namer_that_is_killed_is_back_and_one_that_is_stopped_is_replaced() {
+    need!(gate::bpf());
+    let scene = Scene::set();
+    let killed = scene.agent.wait_for_child("namer", None);
+    signal(killed, Signal::KILL);
+    let since = now_ns();
+    // A program never seen before, so that names must be asked for.
+    succeed(&mut hostile(&["burn", "0.5"]));
+    scene.server.wait_for("a name after the kill", since, |pushed| has(pushed, "burn_hostile"));
+    let stopped = scene.agent.wait_for_child("namer", Some(killed));
+    signal(stopped, Signal::STOP);
+    let since = now_ns();
+    // Another one, whose names nobody has yet.
+    succeed(Command::new(workloads::short()).args(["4000000", "0", "0"]));
+    scene.server.wait_for("a name after the stop", since, |pushed| has(pushed, "burn"));
+    assert_ne!(scene.agent.wait_for_child("namer", Some(stopped)), stopped);
+    scene.check();
+}
+
+#[test]
+fn an_embedded_server_that_is_killed_or_stopped_costs_nothing() {
+    need!(gate::bpf());
+    let _honest = Running::start(Command::new(workloads::shop_c("wl-honest")).arg("120"));
+    let agent = Agent::start(&["--interval", "1s"]);
+    let pushes = |result: &str| agent.metric("profiler_push_attempts_total", &format!("result=\"{result}\""));
+    let wait_for_push = || {
+        let (begun, before) = (Instant::now(), pushes("ok"));
+        while pushes("ok") < before + 2.0 {
+            assert!(begun.elapsed() < NAMES_MAX, "no push is taken");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    wait_for_push();
+    let first = agent.wait_for_child("serve", None);
+    signal(first, Signal::KILL);
+    let second = agent.wait_for_child("serve", Some(first));
+    wait_for_push();
+    assert_eq!(get(agent.page(), "/ready").expect("the page answers").0, 200);
+
+    signal(second, Signal::STOP);
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(agent.ask("/-/healthy").0, 200);
+    signal(second, Signal::CONT);
+    wait_for_push();
+    assert!(Path::new(&format!("/proc/{second}")).exists(), "it was not its fault");
+
+    // Nor does a stopped server keep the agent from stopping; then what could not be delivered is counted.
+    let ended = agent.stop();
+    let books = ended.books();
+    assert_eq!(books.lost_by_us, 0, "{}", ended.said);
+    assert!(!ended.said.contains("for good"), "{}", ended.said);
+}
