@@ -175,8 +175,8 @@ fn a_namer_that_is_killed_is_back_and_one_that_is_stopped_is_replaced() {
     let killed = scene.agent.wait_for_child("namer", None);
     signal(killed, Signal::KILL);
     let since = now_ns();
-    // A program never seen before, so that names must be asked for.
-    succeed(&mut hostile(&["burn", "0.5"]));
+    // A program never seen before, so that names must be asked for; longer than two windows, so that one begins in it.
+    succeed(&mut hostile(&["burn", "2.5"]));
     scene.server.wait_for("a name after the kill", since, |pushed| has(pushed, "burn_hostile"));
     let stopped = scene.agent.wait_for_child("namer", Some(killed));
     signal(stopped, Signal::STOP);
