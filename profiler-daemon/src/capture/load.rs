@@ -77,8 +77,7 @@ impl AttachError {
         move |error| match &error {
             ProgramError::LoadError { io_error, verifier_log } => {
                 let log = verifier_log.to_string();
-                let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("").to_owned();
-                Self::refused(what, io_error, &format!("{io_error}; verifier: {last}"))
+                Self::refused(what, io_error, &format!("{io_error}; verifier: {}", complaint(&log)))
             }
             ProgramError::SyscallError(call) => Self::refused(what, &call.io_error, &error),
             _ => Self::Object { what: format!("cannot {what}: {error}") },
@@ -92,6 +91,16 @@ impl AttachError {
             _ => Self::Kernel { what, detail: detail.to_string() },
         }
     }
+}
+
+/// What the verifier complains of: the last thing it says before it counts what it did.
+fn complaint(log: &str) -> &str {
+    let counts = |line: &&str| line.starts_with("processed ") || line.starts_with("verification time ");
+    log.lines()
+        .map(str::trim)
+        .rev()
+        .find(|line| !line.is_empty() && !counts(line))
+        .unwrap_or("it gives no reason")
 }
 
 /// Whether a refusal can have another reason than a missing privilege: a verifier's EACCES, a locked-down kernel.
@@ -232,4 +241,31 @@ pub fn bench(config: &Config, name: &str, duration: Duration) -> Result<ProgramC
         ns_per_run: ratio(ns, runs),
         frames_per_run: ratio(sum.sent, sum.runs),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_complaint(log: &str, expected: &str) {
+        assert_eq!(complaint(log), expected);
+    }
+
+    #[test]
+    fn the_counts_at_the_end_of_a_log_are_no_complaint() {
+        check_complaint(
+            "func#0 @0\nR1 invalid mem access 'scalar'\nprocessed 3 insns (limit 1000000) max_states_per_insn 0\n\n",
+            "R1 invalid mem access 'scalar'",
+        );
+    }
+
+    #[test]
+    fn a_silent_verifier_gave_no_reason() {
+        check_complaint("", "it gives no reason");
+        check_complaint(
+            "verification time 12 usec\nprocessed 0 insns (limit 1000000)\n",
+            "it gives no reason",
+        );
+    }
 }
