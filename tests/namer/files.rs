@@ -33,8 +33,8 @@ fn a_c_program_is_named_with_its_inlined_functions_and_lines() {
     let folder = tempfile::tempdir().unwrap();
     let places = places(folder.path(), "places", &["-g"]);
     let (mut rig, module) = (Rig::new(Config::default()), module(&places.path));
-    let frames = places.offsets.iter().map(|&offset| at(&module, offset)).collect();
-    let functions = rig.functions(frames);
+    let frames: Vec<_> = places.offsets.iter().map(|&offset| at(&module, offset)).collect();
+    let functions = rig.functions(&frames);
     let shown = |functions: &[Arc<profiler_daemon::model::Function>]| {
         let shown = functions.iter().map(|function| {
             let file = Path::new(&*function.file).file_name().unwrap().to_str().unwrap().to_owned();
@@ -53,7 +53,7 @@ fn without_inlines_only_the_symbol_table_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let places = places(folder.path(), "places", &["-g"]);
     let mut rig = Rig::new(Config { inlines: false, ..Config::default() });
-    let functions = rig.functions(vec![at(&module(&places.path), places.offsets[1])]);
+    let functions = rig.functions(&[at(&module(&places.path), places.offsets[1])]);
     let function = &functions[0][0];
     assert_eq!((functions[0].len(), &*function.name, &*function.file, function.line), (1, "outer", "", 0));
 }
@@ -109,7 +109,7 @@ fn a_rust_function_is_named_without_its_hash() {
     let address = a_rust_function_of_ours as fn(u64) -> u64 as usize as u64;
     let offset = offset(std::process::id(), address);
     let mut rig = Rig::new(Config { debug_bytes_max: 1 << 30, ..Config::default() });
-    let functions = rig.functions(vec![at(&module(&std::env::current_exe().unwrap()), offset)]);
+    let functions = rig.functions(&[at(&module(&std::env::current_exe().unwrap()), offset)]);
     let function = functions[0].last().unwrap();
     assert_eq!(&*function.name, "namer::files::a_rust_function_of_ours");
     assert!(function.file.ends_with("namer/files.rs") && function.line > 0, "{function:?}");
@@ -202,6 +202,34 @@ fn a_namer_that_stands_still_is_replaced() {
     // The next batch takes the dead one from the process table.
     rig.name(at(&module, places.offsets[2]));
     assert!(!Path::new(&format!("/proc/{stopped}")).exists());
+}
+
+#[test]
+fn a_namer_that_gets_no_processor_is_not_to_blame() {
+    let folder = tempfile::tempdir().unwrap();
+    let places = places(folder.path(), "places", &[]);
+    let config = Config { request_timeout: Duration::from_millis(300), ..Config::default() };
+    let (mut rig, module) = (Rig::new(config), module(&places.path));
+    assert_eq!(rig.name(at(&module, places.offsets[0])), "here");
+    // The hog has a processor for itself, and the namer the three thousandth part of it that the hog leaves.
+    let mut hog =
+        Command::new("taskset").args(["-c", "0", "sh", "-c", "while :; do :; done"]).spawn().unwrap();
+    let namer = rig.pid().to_string();
+    run(Command::new("taskset").args(["-c", "-p", "0", &namer]));
+    run(Command::new("chrt").args(["-i", "-p", "0", &namer]));
+    let kallsyms = std::fs::read_to_string("/proc/kallsyms").unwrap();
+    let address = u64::from_str_radix(&kallsyms[..16], 16).unwrap();
+    let frame = Frame::Kernel(KernelAddr(address));
+    assert_eq!(rig.name(frame.clone()), "[kernel]");
+    hog.kill().unwrap();
+    hog.wait().unwrap();
+    run(Command::new("chrt").args(["-o", "-p", "0", &namer]));
+    let named = (0..500).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        rig.name(frame.clone()) != "[kernel]"
+    });
+    assert_eq!((named, rig.started()), (address != 0, 1));
+    assert_eq!(rig.count("profiler_namer_failures_total"), 0);
 }
 
 #[test]

@@ -41,8 +41,8 @@ impl Rig {
     }
 
     /// Functions of each frame asked for, innermost first, all in one batch.
-    pub(crate) fn functions(&mut self, frames: Vec<Frame>) -> Vec<Vec<Arc<Function>>> {
-        let named = self.symbolizer.name(batch(&frames, 1));
+    pub(crate) fn functions(&mut self, frames: &[Frame]) -> Vec<Vec<Arc<Function>>> {
+        let named = self.symbolizer.name(batch(frames, 1));
         named.traces.into_iter().map(|trace| trace.functions).collect()
     }
 
@@ -51,7 +51,7 @@ impl Rig {
         let names = |functions: Vec<Arc<Function>>| {
             functions.iter().map(|function| function.name.to_string()).collect::<Vec<_>>().join("<")
         };
-        self.functions(frames).into_iter().map(names).collect()
+        self.functions(&frames).into_iter().map(names).collect()
     }
 
     pub(crate) fn name(&mut self, frame: Frame) -> String {

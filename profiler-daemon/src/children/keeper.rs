@@ -38,7 +38,8 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    stopping: bool,
+    /// Set once the child is to stop: what it was told, or will be told as soon as it is there.
+    told: Option<Signal>,
     running: Option<OwnedFd>,
     done: bool,
 }
@@ -83,8 +84,7 @@ impl Keeper {
 impl Drop for Keeper {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
-        state.stopping = true;
-        state.signal(Signal::KILL);
+        state.tell(Signal::KILL);
         self.shared.changed.notify_all();
     }
 }
@@ -111,9 +111,9 @@ impl Shared {
             }
             pause = if MonoNs::now().since(started) >= LONG_LIFE { PAUSE_FIRST } else { pause };
             let state = self.lock();
-            let waited = self.changed.wait_timeout_while(state, pause, |state| !state.stopping);
+            let waited = self.changed.wait_timeout_while(state, pause, |state| state.told.is_none());
             let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-            if state.stopping {
+            if state.told.is_some() {
                 state.done = true;
                 self.changed.notify_all();
                 return;
@@ -133,15 +133,18 @@ impl Shared {
         let pidfd = pidfd.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         {
             let mut state = self.lock();
-            state.running = pidfd;
-            if state.stopping || state.running.is_none() {
-                let _ = child.kill(); // what cannot be told to stop must not run
+            match pidfd {
+                Some(pidfd) => state.running = Some(pidfd),
+                None => drop(child.kill()), // what cannot be told to stop must not run
+            }
+            if let Some(signal) = state.told {
+                state.tell(signal);
             }
         }
         let ended = child.wait();
         let mut state = self.lock();
         state.running = None;
-        if !state.stopping {
+        if state.told.is_none() {
             match ended {
                 Ok(status) => tracing::warn!("the {name} ended unasked ({status}) and is started again"),
                 Err(error) => tracing::warn!("the {name} cannot be waited for: {error}"),
@@ -151,8 +154,7 @@ impl Shared {
 
     fn signal_and_wait(&self, signal: Signal, patience: Duration) -> bool {
         let mut state = self.lock();
-        state.stopping = true;
-        state.signal(signal);
+        state.tell(signal);
         self.changed.notify_all();
         let waited = self.changed.wait_timeout_while(state, patience, |state| !state.done);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -161,7 +163,8 @@ impl Shared {
 }
 
 impl State {
-    fn signal(&self, signal: Signal) {
+    fn tell(&mut self, signal: Signal) {
+        self.told = Some(signal);
         if let Some(pidfd) = &self.running {
             let _ = pidfd_send_signal(pidfd, signal); // or it ended this moment
         }

@@ -3,7 +3,8 @@
 //! In: questions. Out: answers, or the word that there is none. A namer that dies, falls silent or talks
 //! rubbish is ended, another is started, and what it was asked is asked again: first as before but for names
 //! only, since it is debug information that is large and easily hostile; a subject that ends a namer twice is
-//! set aside for a while. Every question waits for a bounded time and every batch asks for a bounded time, so
+//! set aside for a while. A namer that got no processor to answer with is not to blame: its answer is taken when
+//! the next batch asks, and what it read is read by then. Every question waits for a bounded time and every batch asks for a bounded time, so
 //! strangers' files cannot hold up the stream. Not here: how a namer is started; that closure is `app`'s gift.
 
 use std::collections::VecDeque;
@@ -75,10 +76,22 @@ struct Namer {
     memory_bytes: u64,
     /// What the last question added to it.
     growth_bytes: u64,
+    cpu_ns: u64,
+    owed: Option<Owed>,
+}
+
+/// An answer that is still to come.
+#[derive(Clone, Copy)]
+struct Owed {
+    id: u32,
+    subject: Subjected,
+    since: MonoNs,
 }
 
 /// Namers that one batch may lose: two for each of a few bad files. The next batch asks on.
 const FAILURES_MAX: u32 = 8;
+/// How long an answer may be owed before the namer is ended after all.
+const OWED_MAX: Duration = Duration::from_secs(60);
 /// Before this age a namer may use twice its memory. Where the files in use need more than the budget, the budget
 /// is kept by starting again and again, and this is how often.
 const NAMER_AGE_MIN: Duration = Duration::from_secs(300);
@@ -129,7 +142,7 @@ impl Client {
                 Asked::File { slot, identity, file } => {
                     let debug_bytes_max = (!names_only).then_some(self.config.debug_bytes_max);
                     let subject = Subject::File { slot, size: identity.size, debug_bytes_max };
-                    self.exchange(subject, Some(file), addresses).map(|outcome| match outcome {
+                    self.exchange(asked, subject, Some(file), addresses).map(|outcome| match outcome {
                         Outcome::Names(names) => Reply::Names { names, settled: true },
                         Outcome::Refused(refusal) => self.refused(refusal, Reply::Refused),
                     })
@@ -146,7 +159,11 @@ impl Client {
                     self.patience.1 = 0; // the next batch tries again
                     return Reply::Unavailable;
                 }
-                Err(Failure::Talk(error)) => {
+                Err(Failure::Starved) => {
+                    self.patience.1 = 0;
+                    return Reply::Unavailable;
+                }
+                Err(Failure::Talk { error, subject }) => {
                     let cause = match error {
                         TalkError::Ended => "ended",
                         TalkError::Late => "late",
@@ -156,7 +173,7 @@ impl Client {
                     self.meters.failures.get_or_create(&label("cause", cause)).inc();
                     self.end();
                     self.patience.1 -= 1;
-                    if self.troubles.add(asked.into(), MonoNs::now()) == 2 {
+                    if self.troubles.add(subject, MonoNs::now()) == 2 {
                         self.meters.set_aside.inc();
                     }
                 }
@@ -170,7 +187,7 @@ impl Client {
         }
         let fresh = self.kallsyms_read.is_none_or(|read| now.since(read) >= KALLSYMS_AGE_MIN);
         if self.running()?.has_kallsyms {
-            let outcome = self.exchange(Subject::Kernel, None, addresses)?;
+            let outcome = self.exchange(Asked::Kernel, Subject::Kernel, None, addresses)?;
             let Outcome::Names(names) = outcome else { return Ok(self.kernel_is_hidden(now)) };
             let complete = names.found.iter().all(|found| matches!(found, Found::Named(_)));
             if complete || !fresh {
@@ -179,7 +196,7 @@ impl Client {
         }
         let Ok(kallsyms) = File::open(&self.config.kallsyms) else { return Ok(self.kernel_is_hidden(now)) };
         self.kallsyms_read = Some(now);
-        match self.exchange(Subject::Kernel, Some(kallsyms.as_fd()), addresses)? {
+        match self.exchange(Asked::Kernel, Subject::Kernel, Some(kallsyms.as_fd()), addresses)? {
             Outcome::Names(names) => {
                 self.running()?.has_kallsyms = true;
                 Ok(Reply::Names { names, settled: true })
@@ -207,28 +224,40 @@ impl Client {
     /// One question to a living namer.
     fn exchange(
         &mut self,
+        asked: Asked<'_>,
         subject: Subject,
         file: Option<BorrowedFd<'_>>,
         addresses: &[u64],
     ) -> Result<Outcome, Failure> {
         self.next_id = self.next_id.wrapping_add(1);
-        let id = self.next_id;
-        let deadline = Some(MonoNs::now().plus(self.config.request_timeout));
+        let (id, patience) = (self.next_id, self.config.request_timeout);
         let namer = self.running()?;
-        let request = Request { id, subject, addresses: addresses.to_vec() };
-        send(namer.process.socket.as_fd(), &request, REQUEST_BYTES_MAX, file, deadline)?;
+        let since = MonoNs::now();
+        let deadline = Some(since.plus(patience));
         let socket = namer.process.socket.as_fd();
-        let (answer, _) = receive::<Answer>(socket, ANSWER_BYTES_MAX, false, deadline)?;
-        if answer.id != id || !makes_sense(&answer.outcome, addresses.len()) {
-            return Err(TalkError::Rubbish.into());
+        let request = Request { id, subject, addresses: addresses.to_vec() };
+        let answer = send(socket, &request, REQUEST_BYTES_MAX, file, deadline)
+            .and_then(|()| receive::<Answer>(socket, ANSWER_BYTES_MAX, false, deadline));
+        let failed = |error| Failure::Talk { error, subject: asked.into() };
+        match answer {
+            Ok((answer, _)) if answer.id == id && makes_sense(&answer.outcome, addresses.len()) => {
+                namer.note(&answer);
+                Ok(answer.outcome)
+            }
+            Ok(_) => Err(failed(TalkError::Rubbish)),
+            Err(TalkError::Late) if namer.is_starved(patience) => {
+                namer.owed = Some(Owed { id, subject: asked.into(), since });
+                Err(Failure::Starved)
+            }
+            Err(error) => Err(failed(error)),
         }
-        namer.growth_bytes = answer.memory_bytes.saturating_sub(namer.memory_bytes);
-        namer.memory_bytes = answer.memory_bytes;
-        Ok(answer.outcome)
     }
 
-    /// A namer that is there: one that went between two questions went for no fault of the next one.
+    /// A namer that is there and owes nothing. One that went between two questions went for no fault of the next.
     fn running(&mut self) -> Result<&mut Namer, Failure> {
+        if let Some(namer) = &mut self.namer {
+            namer.settle()?;
+        }
         if self.namer.as_ref().is_some_and(|namer| is_over(&namer.process.socket)) {
             self.meters.failures.get_or_create(&label("cause", "gone")).inc();
             self.end();
@@ -244,6 +273,8 @@ impl Client {
                     started: MonoNs::now(),
                     memory_bytes: 0,
                     growth_bytes: 0,
+                    cpu_ns: 0,
+                    owed: None,
                 }))
             }
         }
@@ -270,7 +301,8 @@ impl Client {
         }
         tracing::debug!("the namer holds {} bytes and is started again", namer.memory_bytes);
         self.meters.retired.inc();
-        if namer.growth_bytes > self.config.namer_bytes_max / 2 && !names_only {
+        let heavy = namer.growth_bytes > self.config.namer_bytes_max / 2;
+        if heavy && !names_only && matches!(asked, Asked::File { .. }) {
             self.meters.debug_skipped.get_or_create(&label("reason", "memory")).inc();
             self.troubles.add(asked.into(), MonoNs::now());
         }
@@ -290,6 +322,43 @@ impl Client {
 
     fn reap(&mut self) {
         self.ending.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+    }
+}
+
+impl Namer {
+    fn note(&mut self, answer: &Answer) {
+        self.growth_bytes = answer.memory_bytes.saturating_sub(self.memory_bytes);
+        self.memory_bytes = answer.memory_bytes;
+        self.cpu_ns = answer.cpu_ns;
+    }
+
+    /// Takes the answer that is owed. Nobody waits for it any more, but what was read for it stays read.
+    fn settle(&mut self) -> Result<(), Failure> {
+        let Some(Owed { id, subject, since }) = self.owed else { return Ok(()) };
+        let now = MonoNs::now();
+        match receive::<Answer>(self.process.socket.as_fd(), ANSWER_BYTES_MAX, false, Some(now)) {
+            Ok((answer, _)) if answer.id == id => {
+                self.note(&answer);
+                self.has_kallsyms |=
+                    subject == Subjected::Kernel && matches!(answer.outcome, Outcome::Names(_));
+                self.owed = None;
+                Ok(())
+            }
+            Ok(_) => Err(Failure::Talk { error: TalkError::Rubbish, subject }),
+            Err(TalkError::Late) if now.since(since) < OWED_MAX => Err(Failure::Starved),
+            Err(error) => Err(Failure::Talk { error, subject }),
+        }
+    }
+
+    /// True if it could run, but did for less than half of the time it was waited for. A parser that runs in
+    /// circles is ended by its limit of processor time, if not by this.
+    fn is_starved(&self, waited: Duration) -> bool {
+        let Some(child) = &self.process.child else { return false };
+        let read = |name| std::fs::read_to_string(format!("/proc/{}/{name}", child.id())).unwrap_or_default();
+        let runnable = read("stat").rsplit(')').next().is_some_and(|rest| rest.starts_with(" R"));
+        let ran = read("schedstat").split(' ').next().and_then(|ns| ns.parse::<u64>().ok());
+        let ran = ran.map(|ns| Duration::from_nanos(ns.saturating_sub(self.cpu_ns)));
+        runnable && ran.is_some_and(|ran| ran < waited / 2)
     }
 }
 
@@ -314,13 +383,13 @@ fn makes_sense(outcome: &Outcome, addresses: usize) -> bool {
 
 enum Failure {
     Start(io::Error),
-    Talk(TalkError),
-}
-
-impl From<TalkError> for Failure {
-    fn from(error: TalkError) -> Self {
-        Self::Talk(error)
-    }
+    /// The namer was not given the time to answer.
+    Starved,
+    /// Whom to blame may not be who is asked about.
+    Talk {
+        error: TalkError,
+        subject: Subjected,
+    },
 }
 
 /// What trouble is remembered of.

@@ -67,6 +67,8 @@ pub(super) struct Answer {
     pub(super) id: u32,
     /// Anonymous memory of the namer after it, bytes.
     pub(super) memory_bytes: u64,
+    /// Processor time of the namer until then, nanoseconds.
+    pub(super) cpu_ns: u64,
     /// What was found.
     pub(super) outcome: Outcome,
 }
@@ -138,6 +140,8 @@ pub(super) enum Refusal {
     Changed,
     /// Not an ELF file, or not one that can be read.
     NotElf,
+    /// More symbols than any honest file has.
+    TooLarge,
     /// It cannot be opened again.
     Unopenable,
     /// The question makes no sense.
@@ -153,6 +157,7 @@ impl Refusal {
             Self::NotRegular => "not a regular file",
             Self::Changed => "changed",
             Self::NotElf => "not ELF",
+            Self::TooLarge => "too many symbols",
             Self::Unopenable => "cannot be opened",
             Self::Nonsense => "nonsense",
             Self::NoKallsyms => "no kallsyms",
@@ -165,9 +170,9 @@ impl Refusal {
 pub(super) enum TalkError {
     /// The other end is gone.
     Ended,
-    /// The deadline is past.
+    /// The deadline is past and nothing came.
     Late,
-    /// The message is too long or makes no sense.
+    /// The message is too long, makes no sense, or was not whole by the deadline.
     Rubbish,
 }
 
@@ -233,7 +238,7 @@ pub(super) fn receive<M: DeserializeOwned>(
         return Err(TalkError::Rubbish);
     }
     let mut bytes = vec![0; length];
-    fill(socket, &mut bytes, None, deadline)?;
+    fill(socket, &mut bytes, None, deadline).map_err(torn)?;
     match postcard::take_from_bytes(&bytes) {
         Ok((message, [])) => Ok((message, file)),
         Ok(_) | Err(_) => Err(TalkError::Rubbish),
@@ -251,7 +256,7 @@ fn fill(
 ) -> Result<(), TalkError> {
     let mut filled = 0;
     while filled < bytes.len() {
-        wait(socket, PollFlags::IN, deadline)?;
+        wait(socket, PollFlags::IN, deadline).map_err(|late| if filled > 0 { torn(late) } else { late })?;
         let flags = if deadline.is_some() { RecvFlags::DONTWAIT } else { RecvFlags::empty() };
         let flags = flags | RecvFlags::CMSG_CLOEXEC;
         // Without room for one, the kernel closes what comes.
@@ -275,16 +280,23 @@ fn fill(
     Ok(())
 }
 
+/// After half a message there is no knowing where the next one begins.
+fn torn(error: TalkError) -> TalkError {
+    match error {
+        TalkError::Late => TalkError::Rubbish,
+        TalkError::Ended | TalkError::Rubbish => error,
+    }
+}
+
 /// Waits until `socket` is ready or the deadline is past. Without a deadline the call that follows waits.
 fn wait(socket: BorrowedFd<'_>, ready: PollFlags, deadline: Option<MonoNs>) -> Result<(), TalkError> {
     let Some(deadline) = deadline else { return Ok(()) };
     loop {
+        // What is there by the deadline counts, even if we come late to look.
         let left = deadline.since(MonoNs::now());
-        if left == Duration::ZERO {
-            return Err(TalkError::Late);
-        }
-        let left = Timespec::try_from(left).map_err(|_| TalkError::Rubbish)?;
-        match poll(&mut [PollFd::from_borrowed_fd(socket, ready)], Some(&left)) {
+        let timeout = Timespec::try_from(left).map_err(|_| TalkError::Rubbish)?;
+        match poll(&mut [PollFd::from_borrowed_fd(socket, ready)], Some(&timeout)) {
+            Ok(0) if left == Duration::ZERO => return Err(TalkError::Late),
             Ok(0) | Err(Errno::INTR) => {}
             Ok(_) => return Ok(()),
             Err(gone) => return Err(gone.into()),
@@ -354,8 +366,9 @@ mod tests {
     }
 
     #[test]
-    fn half_a_message_ends_at_the_deadline() {
-        check(b"\x08\0\0\0ab", false, TalkError::Late);
+    fn half_a_message_at_the_deadline_is_rubbish() {
+        check(b"\x08\0\0\0ab", false, TalkError::Rubbish);
+        check(b"\x08\0", false, TalkError::Rubbish);
     }
 
     #[test]
@@ -375,7 +388,7 @@ mod tests {
 
     #[test]
     fn bytes_after_a_message_are_rubbish() {
-        let answer = Answer { id: 1, memory_bytes: 2, outcome: Outcome::Refused(Refusal::NotElf) };
+        let answer = Answer { id: 1, memory_bytes: 2, cpu_ns: 3, outcome: Outcome::Refused(Refusal::NotElf) };
         let mut bytes = postcard::to_stdvec(&answer).unwrap();
         bytes.push(0);
         let mut message = u32::try_from(bytes.len()).unwrap().to_le_bytes().to_vec();
@@ -385,7 +398,7 @@ mod tests {
 
     #[test]
     fn a_count_that_lies_takes_no_memory() {
-        // id, memory, Names, then four billion strings
-        check(b"\x08\0\0\0\x01\x02\x00\xff\xff\xff\xff\x0f", false, TalkError::Rubbish);
+        // id, memory, time, Names, then four billion strings
+        check(b"\x09\0\0\0\x01\x02\x03\x00\xff\xff\xff\xff\x0f", false, TalkError::Rubbish);
     }
 }

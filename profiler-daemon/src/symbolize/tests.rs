@@ -46,7 +46,7 @@ fn symbolizer(config: Config, play: Play) -> (Symbolizer, Arc<AtomicUsize>, Mete
                         continue;
                     }
                 };
-                let answer = Answer { id: request.id, memory_bytes, outcome };
+                let answer = Answer { id: request.id, memory_bytes, cpu_ns: 0, outcome };
                 let _ = send(theirs.as_fd(), &answer, 1 << 20, None, None);
             }
         });
@@ -247,7 +247,7 @@ fn a_namer_that_talks_rubbish_is_replaced() {
     let plays: [Play; 3] = [
         |_, _| Deed::Say(b"\xff\xff\xff\xff"),
         |_, _| Deed::Say(b"\x01\0\0\0\xff"),
-        |_, _| Deed::Say(b"\x03\0\0\0\x63\0\0"),
+        |_, _| Deed::Say(b"\x04\0\0\0\x63\0\0\x01"),
     ];
     for play in plays {
         let (mut symbolizer, _, meters) = symbolizer(Config::default(), play);

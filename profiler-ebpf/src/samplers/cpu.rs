@@ -36,11 +36,12 @@ pub fn sample(context: &PerfEventContext) {
     let mut skipped = 0;
     if read == 0 {
         // Rounded, for a tick comes a little late or early: one period since the last run means none was skipped.
-        // Never zero, and the compiler is to know it: a panic it would call in that case is a call at a function's end,
-        // which verifiers before 6.6 refuse.
-        let period = SETTINGS.load().period_ns.max(1);
-        let periods = value.counter.wrapping_sub(counters.event_count).wrapping_add(period / 2) / period;
-        if periods > 1 {
+        let period = SETTINGS.load().period_ns;
+        let passed = value.counter.wrapping_sub(counters.event_count).wrapping_add(period / 2);
+        // (A plain division would bring a panic along, which has no place here.)
+        if let Some(periods) = passed.checked_div(period)
+            && periods > 1
+        {
             skipped = periods - 1;
         }
         counters.event_count = value.counter;

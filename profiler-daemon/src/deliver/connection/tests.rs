@@ -1,3 +1,5 @@
+//! The keeper of the connection against a server that lives in simulated time.
+
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use super::*;

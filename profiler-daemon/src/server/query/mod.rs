@@ -69,8 +69,8 @@ impl Resolved {
                 let fresh = newest.filter(|&window| {
                     now.0.saturating_sub(end(window).0) < span(window.duration_ns).saturating_mul(5) / 2
                 });
-                let until = fresh.map_or(now, end);
-                (until.0.saturating_sub(last), until.0)
+                let until = whole_ms(fresh.map_or(now, end).0);
+                (until.saturating_sub(last), until)
             }
             _ => return Err(Refusal::invalid("question", "give both from and until, or last")),
         };
@@ -101,6 +101,11 @@ impl Question {
     fn profile_type(&self) -> &str {
         self.r#type.as_deref().unwrap_or(ProfileType::CPU)
     }
+}
+
+/// The millisecond that `ns` is in: answers speak of times in milliseconds, so that is what they are made of.
+fn whole_ms(ns: i64) -> i64 {
+    ns.div_euclid(MS) * MS
 }
 
 fn span(ns: u64) -> i64 {
@@ -181,7 +186,7 @@ impl Host {
 /// Who used how much, and when: the list and the graph above it.
 pub(super) fn services(asked: &Resolved, now: WallNs, host: &Host, store: &Store) -> String {
     let (from, until) = (asked.from.0, asked.until.0);
-    let interval = asked.newest.map(|window| span(window.duration_ns)).filter(|&ns| ns > 0);
+    let interval = asked.newest.map(|window| whole_ms(span(window.duration_ns))).filter(|&ns| ns > 0);
     let steps_max = i64::try_from(asked.question.points.unwrap_or(POINTS).clamp(1, POINTS_MAX)).unwrap_or(1);
     // Whole windows make a step, so that no step shows less only because a window ended elsewhere.
     let unit = interval.unwrap_or(1_000 * MS);
@@ -253,8 +258,9 @@ fn spread(
     window: Window,
     value: u64,
 ) {
-    let begin = window.start.0.clamp(range.start, range.end - 1);
-    let finish = end(window).0.clamp(begin + 1, range.end);
+    // Steps are whole milliseconds; a window that touches the next step by less is not in it.
+    let begin = whole_ms(window.start.0).clamp(range.start, range.end - 1);
+    let finish = whole_ms(end(window).0).clamp(begin + 1, range.end);
     let point_of = |time: i64| usize::try_from((time - origin) / step).unwrap_or(0).min(points.len() - 1);
     let (first, last) = (point_of(begin), point_of(finish - 1));
     let whole = i128::from(finish - begin);

@@ -15,6 +15,8 @@ pub(super) struct Outline {
     segments: Vec<Segment>,
     /// Bytes of debug information, uncompressed.
     pub(super) debug_bytes: u64,
+    /// Bytes of symbol tables.
+    symbol_bytes: u64,
     /// True if debug information is in another file, or refers to one.
     pub(super) debug_elsewhere: bool,
 }
@@ -30,6 +32,8 @@ struct Segment {
 const SEGMENTS_MAX: usize = 256;
 /// Thousands, in files built with a section for every function.
 const SECTIONS_MAX: usize = 65_536;
+/// Five million symbols: a browser with all of its own has one or two. blazesym sorts them all.
+const SYMBOL_BYTES_MAX: u64 = 128 << 20;
 const SECTION_NAMES_BYTES_MAX: u64 = 4 << 20;
 
 impl Outline {
@@ -41,10 +45,9 @@ impl Outline {
             return Err(Refusal::NotElf);
         }
         let mut outline = Self { segments, ..Self::default() };
-        // A file may have lost its sections and still run.
-        if reader.sections(&mut outline).is_err() {
-            outline.debug_bytes = 0;
-            outline.debug_elsewhere = false;
+        reader.sections(&mut outline).map_err(|_| Refusal::NotElf)?;
+        if outline.symbol_bytes > SYMBOL_BYTES_MAX {
+            return Err(Refusal::TooLarge);
         }
         Ok(outline)
     }
@@ -111,11 +114,15 @@ impl<'a> Reader<'a> {
             let header = &self.header;
             (number(header, 32, 4)?, 40, number(header, 48, 2)?, number(header, 50, 2)?)
         };
+        if start == 0 {
+            return Ok(()); // a file may have lost its sections and still run
+        }
         let table = self.table(start, size, count, SECTIONS_MAX)?;
         let section = |entry: &[u8]| -> io::Result<Section> {
             Ok(if self.wide {
                 Section {
                     name: number(entry, 0, 4)?,
+                    kind: number(entry, 4, 4)?,
                     flags: number(entry, 8, 8)?,
                     offset: number(entry, 24, 8)?,
                     bytes: number(entry, 32, 8)?,
@@ -123,6 +130,7 @@ impl<'a> Reader<'a> {
             } else {
                 Section {
                     name: number(entry, 0, 4)?,
+                    kind: number(entry, 4, 4)?,
                     flags: number(entry, 8, 4)?,
                     offset: number(entry, 16, 4)?,
                     bytes: number(entry, 20, 4)?,
@@ -138,6 +146,11 @@ impl<'a> Reader<'a> {
         self.file.read_exact_at(&mut texts, names.offset)?;
         for entry in table.chunks_exact(size) {
             let section = section(entry)?;
+            const SYMBOLS: u64 = 2;
+            const DYNAMIC_SYMBOLS: u64 = 11;
+            if matches!(section.kind, SYMBOLS | DYNAMIC_SYMBOLS) {
+                outline.symbol_bytes = outline.symbol_bytes.saturating_add(section.bytes);
+            }
             let name = usize::try_from(section.name).ok().and_then(|at| texts.get(at..)).unwrap_or_default();
             let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
             if name.starts_with(b".debug_") || name.starts_with(b".zdebug_") {
@@ -172,6 +185,7 @@ impl<'a> Reader<'a> {
 
 struct Section {
     name: u64,
+    kind: u64,
     flags: u64,
     offset: u64,
     bytes: u64,

@@ -41,7 +41,7 @@ pub fn run(socket: BorrowedFd<'_>) -> ExitCode {
         limit_cpu();
         let id = request.id;
         let outcome = namer.answer(&request, file).map_or_else(Outcome::Refused, Outcome::Names);
-        let answer = Answer { id, memory_bytes: anonymous_bytes(), outcome };
+        let answer = Answer { id, memory_bytes: anonymous_bytes(), cpu_ns: cpu_ns(), outcome };
         match send(socket, &answer, ANSWER_BYTES_MAX, None, None) {
             Ok(()) => {}
             Err(TalkError::Ended) => return ExitCode::SUCCESS,
@@ -102,10 +102,16 @@ fn anonymous_bytes() -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) * 1024
 }
 
+/// Processor time of this process, nanoseconds.
+fn cpu_ns() -> u64 {
+    let used = clock_gettime(ClockId::ProcessCPUTime);
+    let seconds = u64::try_from(used.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(used.tv_nsec).unwrap_or(0))
+}
+
 /// Moves the limit of processor time to a little after now; the hard limit stays.
 fn limit_cpu() {
-    let used = clock_gettime(ClockId::ProcessCPUTime).tv_sec;
-    let most = u64::try_from(used).unwrap_or(0).saturating_add(1 + ANSWER_CPU_SECONDS_MAX);
+    let most = (cpu_ns() / 1_000_000_000).saturating_add(1 + ANSWER_CPU_SECONDS_MAX);
     let maximum = getrlimit(Resource::Cpu).maximum;
     // Where the limit cannot be moved there is still the patience of who waits.
     let _ = setrlimit(Resource::Cpu, Rlimit { current: Some(most), maximum });

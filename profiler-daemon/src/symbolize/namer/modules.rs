@@ -61,7 +61,7 @@ impl Modules {
                 (open, Some(debug))
             }
         };
-        let mut names = open.name(offsets)?;
+        let mut names = open.name(offsets);
         names.debug = debug;
         if self.open.len() == OPEN_MAX {
             self.open.remove(0);
@@ -102,14 +102,12 @@ impl Open {
         Ok((open, debug))
     }
 
-    fn name(&self, offsets: &[u64]) -> Result<Names, Refusal> {
+    fn name(&self, offsets: &[u64]) -> Names {
         let addresses: Vec<Option<u64>> =
             offsets.iter().map(|&offset| self.outline.address(offset)).collect();
         let inside: Vec<u64> = addresses.iter().flatten().copied().collect();
-        let symbols = self
-            .symbolizer
-            .symbolize(&self.source, Input::VirtOffset(&inside))
-            .map_err(|_| Refusal::NotElf)?;
+        // Without symbols that can be read there are still the addresses.
+        let symbols = self.symbolizer.symbolize(&self.source, Input::VirtOffset(&inside)).unwrap_or_default();
         let mut symbols = symbols.into_iter();
         let mut writer = Writer::default();
         for address in addresses {
@@ -129,7 +127,7 @@ impl Open {
                 }
             }
         }
-        Ok(writer.names)
+        writer.names
     }
 }
 

@@ -1,0 +1,237 @@
+// CPU over time, stacked by service. Drag to choose a range.
+
+import { INK, serviceColor, type Theme } from "./colors.js";
+import type { Services } from "./api.js";
+import { el, onceAFrame, sharp, type Tooltip } from "./dom.js";
+import { amount, clock, cores, isCpu, percent, unitOf } from "./format.js";
+
+/** Services with a colour of their own; a person tells no more apart. */
+const SHOWN = 9;
+const PAD = { left: 48, right: 10, top: 14, bottom: 22 };
+
+interface Layer {
+  name: string | null;
+  points: number[];
+}
+
+export interface ChartOptions {
+  canvas: HTMLCanvasElement;
+  holder: HTMLElement;
+  tooltip: Tooltip;
+  onSelect(from: number, until: number): void;
+}
+
+export class Chart {
+  private data: Services | null = null;
+  private layers: Layer[] = [];
+  private top = 1;
+  private theme: Theme = "dark";
+  private service: string | null = null;
+  private selection: { from: number; until: number } | null = null;
+  private drag: { from: number; to: number } | null = null;
+  private pointer: number | null = null;
+  private readonly redraw = onceAFrame(() => this.draw());
+
+  constructor(private readonly options: ChartOptions) {
+    const { canvas, holder } = options;
+    new ResizeObserver(this.redraw).observe(holder);
+    canvas.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return;
+      canvas.setPointerCapture(event.pointerId);
+      this.drag = { from: event.offsetX, to: event.offsetX };
+    });
+    canvas.addEventListener("pointermove", (event) => {
+      this.pointer = event.offsetX;
+      if (this.drag !== null) this.drag.to = event.offsetX;
+      this.hint(event);
+      this.redraw();
+    });
+    canvas.addEventListener("pointerleave", () => {
+      this.pointer = null;
+      options.tooltip.hide();
+      this.redraw();
+    });
+    const end = (chosen: boolean) => {
+      const drag = this.drag;
+      this.drag = null;
+      if (chosen && drag !== null && Math.abs(drag.to - drag.from) > 4 && this.data !== null) {
+        const step = this.data.step_ms;
+        const origin = this.data.from_ms;
+        // Whole steps: half a window cannot be told apart.
+        const first = Math.floor((this.timeAt(Math.min(drag.from, drag.to)) - origin) / step);
+        const last = Math.ceil((this.timeAt(Math.max(drag.from, drag.to)) - origin) / step);
+        const from = Math.max(origin + first * step, origin);
+        options.onSelect(from, Math.max(Math.min(origin + last * step, this.data.until_ms), from + step));
+      }
+      this.redraw();
+    };
+    canvas.addEventListener("pointerup", () => end(true));
+    canvas.addEventListener("pointercancel", () => end(false));
+  }
+
+  show(data: Services, service: string | null, selection: { from: number; until: number } | null): void {
+    this.data = data;
+    this.service = service;
+    this.selection = selection;
+    const shown = data.services.slice(0, SHOWN);
+    const chosen = data.services.slice(SHOWN).find(({ name }) => name === service);
+    if (chosen !== undefined) shown.push(chosen);
+    const rest = data.others.points.slice();
+    for (const other of data.services.slice(SHOWN)) {
+      if (other !== chosen) other.points.forEach((value, i) => (rest[i]! += value));
+    }
+    this.layers = shown.map(({ name, points }) => ({ name, points }));
+    if (rest.some((value) => value > 0)) this.layers.push({ name: null, points: rest });
+    const sums = data.others.points.map((_, i) => this.layers.reduce((sum, layer) => sum + layer.points[i]!, 0));
+    const highest = Math.max(0, ...sums) * this.factor();
+    const all = isCpu(data.type) ? data.cpus : null;
+    // The whole machine is the measure unless hardly any of it is used.
+    this.top = all !== null && highest > all * 0.4 ? Math.max(all, highest) : nice(Math.max(highest * 1.1, isCpu(data.type) ? 0.01 : 1));
+    this.redraw();
+  }
+
+  paint(theme: Theme): void {
+    this.theme = theme;
+    this.redraw();
+  }
+
+  /** From a value of one step to what the axis shows: cores for CPU time. */
+  private factor(): number {
+    return this.data !== null && isCpu(this.data.type) ? 1 / (this.data.step_ms * 1e6) : 1;
+  }
+
+  private get inner(): { left: number; width: number; top: number; height: number } {
+    const { holder } = this.options;
+    return { left: PAD.left, width: Math.max(1, holder.clientWidth - PAD.left - PAD.right), top: PAD.top, height: Math.max(1, holder.clientHeight - PAD.top - PAD.bottom) };
+  }
+
+  private timeAt(x: number): number {
+    const { from_ms, until_ms } = this.data!;
+    const { left, width } = this.inner;
+    return from_ms + (Math.min(Math.max(x - left, 0), width) / width) * (until_ms - from_ms);
+  }
+
+  private xOf(ms: number): number {
+    const { from_ms, until_ms } = this.data!;
+    const { left, width } = this.inner;
+    return left + ((ms - from_ms) / (until_ms - from_ms)) * width;
+  }
+
+  private draw(): void {
+    const { canvas, holder } = this.options;
+    const context = sharp(canvas, holder.clientWidth, holder.clientHeight);
+    if (this.data === null) return;
+    const ink = INK[this.theme];
+    const { left, width, top, height } = this.inner;
+    context.font = '11px system-ui, "Segoe UI", Roboto, sans-serif';
+    context.textBaseline = "middle";
+
+    context.textAlign = "right";
+    for (const part of [0, 0.5, 1]) {
+      const y = top + height * (1 - part);
+      context.fillStyle = ink.grid;
+      context.fillRect(left, Math.round(y), width, 1);
+      context.fillStyle = ink.faint;
+      context.fillText(this.axis(this.top * part), left - 8, y);
+    }
+    if (isCpu(this.data.type)) {
+      context.textAlign = "left";
+      context.fillText("cores", left + 4, top - 5);
+    }
+    this.drawTimes(context);
+
+    const factor = this.factor();
+    const steps = this.data.others.points.length;
+    const slot = width / steps;
+    const gap = slot > 5 ? 1 : 0;
+    const base = new Float64Array(steps);
+    for (const layer of this.layers) {
+      context.fillStyle = layer.name === null ? ink.others : serviceColor(layer.name, this.theme);
+      context.globalAlpha = this.service === null || this.service === layer.name ? 0.92 : 0.22;
+      for (let i = 0; i < steps; i++) {
+        const value = layer.points[i]! * factor;
+        if (value === 0) continue;
+        const y0 = top + height * (1 - base[i]! / this.top);
+        base[i]! += value;
+        const y1 = top + height * (1 - base[i]! / this.top);
+        context.fillRect(left + i * slot, y1, Math.max(slot - gap, 0.6), Math.max(y0 - y1, 0.35));
+      }
+    }
+    context.globalAlpha = 1;
+
+    const chosen = this.drag !== null ? { a: this.drag.from, b: this.drag.to } : this.selection !== null ? { a: this.xOf(this.selection.from), b: this.xOf(this.selection.until) } : null;
+    if (chosen !== null) {
+      const a = Math.max(left, Math.min(chosen.a, chosen.b));
+      const b = Math.min(left + width, Math.max(chosen.a, chosen.b));
+      context.fillStyle = ink.select;
+      context.fillRect(a, top, b - a, height);
+      context.fillStyle = ink.accent;
+      context.fillRect(a, top, 1.5, height);
+      context.fillRect(b - 1.5, top, 1.5, height);
+    } else if (this.pointer !== null && this.pointer >= left && this.pointer <= left + width) {
+      const i = Math.min(steps - 1, Math.floor((this.pointer - left) / slot));
+      context.fillStyle = ink.select;
+      context.fillRect(left + i * slot, top, slot, height);
+    }
+  }
+
+  private axis(value: number): string {
+    if (this.data !== null && isCpu(this.data.type)) return String(Number(value.toPrecision(3)));
+    return amount(value, unitOf(this.data?.type ?? ""));
+  }
+
+  private drawTimes(context: CanvasRenderingContext2D): void {
+    const { from_ms, until_ms } = this.data!;
+    const ink = INK[this.theme];
+    const { left, width, top, height } = this.inner;
+    const every = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400].find((s) => ((until_ms - from_ms) / 1000 / s) * 64 <= width) ?? 28800;
+    context.textAlign = "center";
+    context.fillStyle = ink.faint;
+    // Round times of this place's clock, not of Greenwich's.
+    const zone = new Date(from_ms).getTimezoneOffset() * 60_000;
+    const stride = every * 1000;
+    for (let t = Math.ceil((from_ms - zone) / stride) * stride + zone; t <= until_ms; t += stride) {
+      const x = this.xOf(t);
+      if (x < left + 12 || x > left + width - 14) continue;
+      context.fillRect(Math.round(x), top + height, 1, 4);
+      context.fillText(clock(t, every < 60), x, top + height + 13);
+    }
+  }
+
+  private hint(event: PointerEvent): void {
+    const { tooltip } = this.options;
+    if (this.data === null || this.drag !== null) return tooltip.hide();
+    const { left, width } = this.inner;
+    const steps = this.data.others.points.length;
+    const i = Math.floor(((event.offsetX - left) / width) * steps);
+    if (i < 0 || i >= steps) return tooltip.hide();
+    const sum = this.layers.reduce((all, layer) => all + layer.points[i]!, 0);
+    const rows = this.layers
+      .map((layer) => ({ ...layer, value: layer.points[i]! }))
+      .filter(({ value }) => value > 0)
+      .sort((a, b) => b.value - a.value)
+      .map(({ name, value }) => {
+        const dot = el("span", { class: "dot" });
+        dot.style.background = name === null ? INK[this.theme].others : serviceColor(name, this.theme);
+        return el("tr", {}, el("th", {}, dot, name ?? "others"), el("td", {}, this.said(value)), el("td", {}, percent(value, sum)));
+      });
+    const from = this.data.from_ms + i * this.data.step_ms;
+    tooltip.show(
+      event.clientX,
+      event.clientY,
+      el("div", { class: "tip-name" }, `${clock(from)} – ${clock(from + this.data.step_ms)}`),
+      el("div", { class: "tip-where" }, this.said(sum)),
+      el("table", {}, ...rows),
+    );
+  }
+
+  private said(value: number): string {
+    return isCpu(this.data!.type) ? cores(value * this.factor()) : amount(value, unitOf(this.data!.type));
+  }
+}
+
+/** The next number that people like: 1, 2, 2.5 or 5 and zeros. */
+function nice(value: number): number {
+  const power = 10 ** Math.floor(Math.log10(value));
+  return ([1, 2, 2.5, 5, 10].find((step) => step * power >= value) ?? 10) * power;
+}

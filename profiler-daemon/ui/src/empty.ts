@@ -1,0 +1,61 @@
+// What the page says when there is nothing to draw: why, and what to do.
+
+import type { Services } from "./api.js";
+import { el, type Child } from "./dom.js";
+import { clock, span } from "./format.js";
+import type { State } from "./state.js";
+import type { Tree } from "./tree.js";
+
+export interface Situation {
+  data: Services | null;
+  tree: Tree | null;
+  trouble: string | null;
+  state: State;
+  waitedMs: number;
+}
+
+/** A newcomer waits this long before we say that something may be wrong. */
+const PATIENCE_MS = 20_000;
+
+function words(title: string, ...text: Child[]): Node[] {
+  return [el("h2", {}, title), ...text.map((child) => el("p", {}, child))];
+}
+
+function code(text: string): HTMLElement {
+  return el("code", {}, text);
+}
+
+/** What to say instead of a graph; `null` if there is a graph. */
+export function emptiness({ data, tree, trouble, state, waitedMs }: Situation): Node[] | null {
+  if (tree !== null && tree.total > 0) return null;
+  if (trouble !== null && data === null) {
+    return words("The server does not answer", `Trying again: ${trouble}.`);
+  }
+  if (data === null) return words("Looking for samples …");
+  if (data.newest_ms === null && data.types.length > 0) {
+    return words("There is no CPU profile here, but there are others", "Choose what to look at in the list above.");
+  }
+  if (data.newest_ms === null) {
+    if (waitedMs < PATIENCE_MS) {
+      return words("No samples yet", "The first window is one second long, then they come every ten: this page shows the first as soon as it is there.");
+    }
+    const here = location.origin;
+    return [
+      ...words(
+        "Still no samples",
+        "Nobody has pushed a profile to this server yet. Is the profiler running?",
+        el("span", {}, code(`sudo profiler-daemon run --server ${here}`)),
+        "Anything that pushes to a Pyroscope can push here too: give it this address.",
+      ),
+    ];
+  }
+  const until = data.newest_ms;
+  if (state.service !== null) {
+    return words(`${state.service} used no CPU here`, "It may be asleep, or it may have ended. Other services are in the list; a longer range reaches back further.");
+  }
+  if (state.fixed !== null) return words("Nothing used the CPU in this range", "Select another part of the graph above, or go back to live.");
+  if (data.now_ms - until > state.last * 1000) {
+    return words("No samples in this range", `The last ones are of ${clock(until)}, ${span(data.now_ms - until)} ago. Is the profiler still running? A longer range shows what there was.`);
+  }
+  return words("The machine is idle", "Samples are taken only where a CPU works. As soon as something does, it is shown here.");
+}

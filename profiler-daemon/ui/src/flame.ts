@@ -1,0 +1,404 @@
+// The flame graph: an icicle on a canvas, root on top. Only rows and frames that can be seen are drawn, so a tree of
+// a hundred thousand nodes and a stack of two thousand frames cost what the screen shows.
+
+import { frameColor, INK, type Theme } from "./colors.js";
+import { el, onceAFrame, sharp, type Child, type Tooltip } from "./dom.js";
+import { amount, basename, cores, percent, type Unit } from "./format.js";
+import { explain } from "./reasons.js";
+import type { ColorBy } from "./state.js";
+import type { Fn, Tree } from "./tree.js";
+
+const ROW = 21;
+const FONT = '12px ui-monospace, "SF Mono", "Cascadia Mono", "JetBrains Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace';
+/** Thinner frames are left out: they would be drawn over each other. */
+const WIDTH_MIN = 0.4;
+const ZOOM_MS = 170;
+
+/** What of the tree is seen: from where, how much of it, from which row on. */
+interface View {
+  start: number;
+  width: number;
+  depth: number;
+}
+
+/** A frame as it is drawn, for tests and assistive technology. */
+export interface Drawn {
+  name: string;
+  x: number;
+  y: number;
+  width: number;
+  self: number;
+  total: number;
+  matched: boolean;
+}
+
+export interface FlameOptions {
+  scroller: HTMLElement;
+  canvas: HTMLCanvasElement;
+  /** As high as the whole graph, so that it can be scrolled. */
+  spacer: HTMLElement;
+  tooltip: Tooltip;
+  onZoom(node: number): void;
+  onHover(fn: Fn | null): void;
+}
+
+export class FlameGraph {
+  private tree: Tree | null = null;
+  private zoom = 0;
+  private view: View = { start: 0, width: 1, depth: 0 };
+  private animation = 0;
+  private matched: Uint8Array | null = null;
+  private highlighted: string | null = null;
+  private hovered = -1;
+  /** Chosen by the keyboard. */
+  private cursor = -1;
+  private theme: Theme = "dark";
+  private color: ColorBy = "module";
+  private unit: Unit = "time";
+  private rangeMs = 1;
+  private charWidth = 7.2;
+  private readonly colors = new Map<number, string>();
+  private readonly labels = new Map<number, string[]>();
+  private readonly hatches = new Map<Theme, CanvasPattern | null>();
+  private readonly redraw = onceAFrame(() => this.draw());
+
+  constructor(private readonly options: FlameOptions) {
+    const { scroller, canvas } = options;
+    new ResizeObserver(this.redraw).observe(scroller);
+    scroller.addEventListener("scroll", this.redraw, { passive: true });
+    canvas.addEventListener("pointermove", (event) => this.hover(this.nodeAt(event), event));
+    canvas.addEventListener("pointerleave", () => this.hover(-1, null));
+    canvas.addEventListener("click", (event) => {
+      const node = this.nodeAt(event);
+      if (node >= 0) options.onZoom(node);
+    });
+    canvas.addEventListener("keydown", (event) => this.key(event));
+    canvas.addEventListener("blur", () => {
+      this.cursor = -1;
+      this.options.tooltip.hide();
+      this.redraw();
+    });
+  }
+
+  get zoomed(): number {
+    return this.zoom;
+  }
+
+  /** Shows another tree at once: what it shows is the same place, at another time. */
+  show(tree: Tree, zoom: number, unit: Unit, rangeMs: number): void {
+    this.tree = tree;
+    this.unit = unit;
+    this.rangeMs = rangeMs;
+    this.colors.clear();
+    this.labels.clear();
+    this.hovered = this.cursor = -1;
+    this.zoom = zoom;
+    this.stop();
+    this.view = this.viewOf(zoom);
+    this.resize();
+    this.draw();
+  }
+
+  /** Moves to another place of the same tree. */
+  zoomTo(node: number): void {
+    if (this.tree === null || node === this.zoom) return;
+    this.zoom = node;
+    this.cursor = -1;
+    this.options.scroller.scrollTop = 0;
+    const [from, to] = [this.view, this.viewOf(node)];
+    this.stop();
+    if (matchMedia("(prefers-reduced-motion: reduce)").matches) {
+      this.view = to;
+      this.resize();
+      this.redraw();
+      return;
+    }
+    this.resize();
+    const began = performance.now();
+    const step = (now: number) => {
+      const t = Math.min(1, Math.max(0, (now - began) / ZOOM_MS));
+      const eased = 1 - (1 - t) ** 3;
+      const mix = (a: number, b: number) => a + (b - a) * eased;
+      this.view = t === 1 ? to : { start: mix(from.start, to.start), width: mix(from.width, to.width), depth: mix(from.depth, to.depth) };
+      this.animation = t === 1 ? 0 : requestAnimationFrame(step);
+      this.draw();
+    };
+    this.animation = requestAnimationFrame(step);
+  }
+
+  /** Marks functions that match a search; `null` marks none and dims none. */
+  mark(matched: Uint8Array | null): void {
+    this.matched = matched;
+    this.redraw();
+  }
+
+  /** Marks one function, wherever it is called. */
+  highlight(key: string | null): void {
+    if (this.highlighted === key) return;
+    this.highlighted = key;
+    this.redraw();
+  }
+
+  paint(theme: Theme, color: ColorBy): void {
+    this.theme = theme;
+    this.color = color;
+    this.colors.clear();
+    this.redraw();
+  }
+
+  private stop(): void {
+    cancelAnimationFrame(this.animation);
+    this.animation = 0;
+  }
+
+  private viewOf(node: number): View {
+    const tree = this.tree!;
+    return { start: tree.start[node]!, width: Math.max(1, tree.totals[node]!), depth: tree.depth[node]! };
+  }
+
+  private resize(): void {
+    const tree = this.tree!;
+    const rows = tree.deepest(this.zoom) - tree.depth[this.zoom]! + 1;
+    this.options.spacer.style.height = `${rows * ROW + 2}px`;
+  }
+
+  /** Calls `visit` for each frame that is seen, in depth-first order. */
+  private visit(width: number, height: number, scroll: number, visit: (node: number, x: number, y: number, w: number) => void): void {
+    const tree = this.tree!;
+    const scale = width / this.view.width;
+    const [left, right] = [this.view.start, this.view.start + this.view.width];
+    const deepest = this.view.depth + (scroll + height) / ROW;
+    for (let i = 0; i < tree.count; ) {
+      const start = tree.start[i]!;
+      const total = tree.totals[i]!;
+      if (start >= right || start + total <= left || total * scale < WIDTH_MIN || tree.depth[i]! > deepest) {
+        i = tree.end[i]!;
+        continue;
+      }
+      const y = (tree.depth[i]! - this.view.depth) * ROW - scroll;
+      if (y > -ROW) {
+        const x = Math.max(0, (start - left) * scale);
+        const end = Math.min(width, (start + total - left) * scale);
+        visit(i, x, y, end - x);
+      }
+      i++;
+    }
+  }
+
+  private draw(): void {
+    const { canvas, scroller } = this.options;
+    const [width, height] = [scroller.clientWidth, scroller.clientHeight];
+    if (width === 0 || height === 0) return;
+    const context = sharp(canvas, width, height);
+    if (this.tree === null) return;
+    const tree = this.tree;
+    const ink = INK[this.theme];
+    context.font = FONT;
+    context.textBaseline = "middle";
+    this.charWidth = context.measureText("0000000000").width / 10;
+    const hatch = this.hatch(context);
+    this.visit(width, height, scroller.scrollTop, (node, x, y, w) => {
+      const index = tree.fn[node]!;
+      const fn = tree.functions[index]!;
+      const dimmed = this.matched !== null && this.matched[index] === 0;
+      const drawn = Math.max(w - 1, Math.min(w, 0.7));
+      context.globalAlpha = dimmed ? 0.28 : 1;
+      context.fillStyle = node === 0 ? (this.theme === "dark" ? "#232a36" : "#e6eaf0") : this.colorOf(index);
+      if (drawn > 6) {
+        context.beginPath();
+        context.roundRect(x, y + 1, drawn, ROW - 2, 2.5);
+        context.fill();
+        if (fn.kind === "missing" && node !== 0 && hatch !== null) {
+          context.fillStyle = hatch;
+          context.fill();
+        }
+      } else context.fillRect(x, y + 1, drawn, ROW - 2);
+      if (drawn > 22) {
+        const label = node === 0 ? this.fit(["all"], drawn) : this.fit(this.labelsOf(index), drawn);
+        if (label !== "") {
+          context.globalAlpha = dimmed ? 0.5 : 1;
+          context.fillStyle = node === 0 || fn.kind === "missing" ? ink.text : ink.frameText;
+          context.fillText(label, x + 5, y + ROW / 2 + 0.5);
+        }
+      }
+      context.globalAlpha = 1;
+      const outlined = node === this.hovered || node === this.cursor;
+      const same = this.highlighted !== null && fn.key === this.highlighted && node !== 0;
+      const match = this.matched !== null && !dimmed && drawn > 3;
+      if (outlined || same || match) {
+        context.strokeStyle = match && !outlined && !same ? ink.match : this.theme === "dark" ? "#ffffff" : "#0b1220";
+        context.lineWidth = node === this.cursor ? 2 : 1.25;
+        context.beginPath();
+        context.roundRect(x + 0.6, y + 1.6, Math.max(drawn - 1.2, 0.8), ROW - 3.2, 2.5);
+        context.stroke();
+      }
+    });
+  }
+
+  /** All frames that are drawn now. */
+  drawn(): Drawn[] {
+    if (this.tree === null) return [];
+    const tree = this.tree;
+    const { scroller } = this.options;
+    const out: Drawn[] = [];
+    this.visit(scroller.clientWidth, scroller.clientHeight, scroller.scrollTop, (node, x, y, width) => {
+      const matched = this.matched !== null && this.matched[tree.fn[node]!] === 1;
+      out.push({ name: node === 0 ? "all" : tree.functionOf(node).name, x, y, width, self: tree.selfs[node]!, total: tree.totals[node]!, matched });
+    });
+    return out;
+  }
+
+  private colorOf(index: number): string {
+    let color = this.colors.get(index);
+    if (color === undefined) {
+      color = frameColor(this.tree!.functions[index]!, this.color, this.theme);
+      this.colors.set(index, color);
+    }
+    return color;
+  }
+
+  private hatch(context: CanvasRenderingContext2D): CanvasPattern | null {
+    const known = this.hatches.get(this.theme);
+    if (known !== undefined) return known;
+    const tile = document.createElement("canvas");
+    tile.width = tile.height = 8;
+    const pen = tile.getContext("2d")!;
+    pen.strokeStyle = INK[this.theme].hatch;
+    pen.lineWidth = 2;
+    for (const offset of [-8, 0, 8]) {
+      pen.moveTo(offset, 8);
+      pen.lineTo(offset + 8, 0);
+    }
+    pen.stroke();
+    const pattern = context.createPattern(tile, "repeat");
+    this.hatches.set(this.theme, pattern);
+    return pattern;
+  }
+
+  /** A name in ever shorter forms: whole, without what stands in angle brackets, its last two parts, its last part. */
+  private labelsOf(index: number): string[] {
+    let labels = this.labels.get(index);
+    if (labels === undefined) {
+      const { name } = this.tree!.functions[index]!;
+      labels = [name];
+      if (name.includes("::")) {
+        const plain = withoutBrackets(name).replace(/:+$/, "");
+        const parts = plain.split("::").filter((part) => part !== "");
+        labels.push(plain, parts.slice(-2).join("::"), parts.at(-1) ?? plain);
+      }
+      this.labels.set(index, labels);
+    }
+    return labels;
+  }
+
+  private fit(labels: string[], width: number): string {
+    const room = Math.floor((width - 9) / this.charWidth);
+    for (const label of labels) if (label.length <= room) return label;
+    const last = labels.at(-1)!;
+    return room >= 3 ? `${last.slice(0, room - 1)}…` : "";
+  }
+
+  private nodeAt(event: MouseEvent): number {
+    if (this.tree === null) return -1;
+    const { scroller, canvas } = this.options;
+    const box = canvas.getBoundingClientRect();
+    const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+    // Of thin frames the one under the pointer, or the nearest of its row within two pixels.
+    let [best, distance] = [-1, 2];
+    this.visit(scroller.clientWidth, scroller.clientHeight, scroller.scrollTop, (node, left, top, w) => {
+      if (y < top || y >= top + ROW) return;
+      const away = x < left ? left - x : x > left + w ? x - left - w : -1;
+      if (away < distance) [best, distance] = [node, away];
+    });
+    return best;
+  }
+
+  private hover(node: number, event: MouseEvent | null): void {
+    if (node !== this.hovered) {
+      this.hovered = node;
+      this.options.canvas.style.cursor = node >= 0 ? "pointer" : "default";
+      this.options.onHover(node > 0 ? this.tree!.functionOf(node) : null);
+      this.redraw();
+    }
+    if (node >= 0 && event !== null) this.options.tooltip.show(event.clientX, event.clientY, ...this.describe(node));
+    else this.options.tooltip.hide();
+  }
+
+  /** What there is to say about a frame. */
+  private describe(node: number): Child[] {
+    const tree = this.tree!;
+    const fn = tree.functionOf(node);
+    const [self, total] = [tree.selfs[node]!, tree.totals[node]!];
+    const zoomed = tree.totals[this.zoom]!;
+    const row = (title: string, value: number) =>
+      el(
+        "tr",
+        {},
+        el("th", {}, title),
+        el("td", {}, amount(value, this.unit)),
+        el("td", {}, percent(value, tree.total)),
+        this.zoom === 0 ? null : el("td", {}, percent(value, zoomed)),
+      );
+    const where = node === 0 ? "" : fn.file === "" ? "" : fn.line > 0 ? `${fn.file}:${fn.line}` : fn.file;
+    return [
+      el("div", { class: "tip-name" }, node === 0 ? "all" : fn.name),
+      fn.module === "" ? null : el("div", { class: "tip-where" }, fn.kind === "kernel" ? "kernel" : fn.module),
+      where === "" ? null : el("div", { class: "tip-where" }, where),
+      el(
+        "table",
+        {},
+        el("tr", {}, el("th"), el("th"), el("th", {}, "of all"), this.zoom === 0 ? null : el("th", {}, "of zoomed")),
+        row("total", total),
+        row("self", self),
+      ),
+      this.unit === "time" && this.rangeMs > 0 ? el("div", { class: "tip-note" }, `${cores(total / 1e6 / this.rangeMs)} on average`) : null,
+      fn.kind === "missing" && node !== 0 ? el("div", { class: "tip-reason" }, explain(fn.name)) : null,
+    ];
+  }
+
+  private key(event: KeyboardEvent): void {
+    const tree = this.tree;
+    if (tree === null || event.ctrlKey || event.metaKey || event.altKey) return;
+    const at = this.cursor >= 0 ? this.cursor : this.zoom;
+    let next = at;
+    if (event.key === "ArrowDown") next = tree.end[at]! > at + 1 ? at + 1 : at;
+    else if (event.key === "ArrowUp") next = at === this.zoom ? at : tree.parent[at]!;
+    else if (event.key === "ArrowRight") {
+      const after = tree.end[at]!;
+      if (at !== this.zoom && after < tree.count && tree.parent[after] === tree.parent[at]) next = after;
+    } else if (event.key === "ArrowLeft") {
+      if (at !== this.zoom) {
+        for (let child = tree.parent[at]! + 1; child < at; child = tree.end[child]!) next = child;
+      }
+    } else if (event.key === "Enter" && this.cursor >= 0) {
+      event.preventDefault();
+      this.options.onZoom(this.cursor);
+      return;
+    } else return;
+    event.preventDefault();
+    event.stopPropagation();
+    this.cursor = next;
+    const { scroller, canvas } = this.options;
+    const y = (tree.depth[next]! - this.view.depth) * ROW;
+    if (y < scroller.scrollTop) scroller.scrollTop = y;
+    if (y + ROW > scroller.scrollTop + scroller.clientHeight) scroller.scrollTop = y + ROW - scroller.clientHeight;
+    const box = canvas.getBoundingClientRect();
+    const x = ((tree.start[next]! - this.view.start) / this.view.width) * scroller.clientWidth;
+    this.options.tooltip.show(box.left + Math.max(0, x), box.top + y - scroller.scrollTop + ROW / 2, ...this.describe(next));
+    const fn = tree.functionOf(next);
+    canvas.setAttribute("aria-description", `${next === 0 ? "all" : fn.name}, ${basename(fn.module)}, total ${percent(tree.totals[next]!, tree.total)}, self ${percent(tree.selfs[next]!, tree.total)}`);
+    this.redraw();
+  }
+}
+
+/** A name without the types it is made for; an operator's own angle brackets stay. */
+function withoutBrackets(name: string): string {
+  let out = "";
+  let depth = 0;
+  for (const char of name) {
+    if (char === "<") depth++;
+    if (depth === 0) out += char;
+    if (char === ">" && depth > 0) depth--;
+  }
+  return out === "" || depth !== 0 ? name : out;
+}

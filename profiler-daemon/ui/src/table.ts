@@ -1,0 +1,138 @@
+// The table of functions: where time is spent itself, and in all that is called from there.
+
+import { frameColor, type Theme } from "./colors.js";
+import { el } from "./dom.js";
+import { amount, basename, percent, type Unit } from "./format.js";
+import type { ColorBy } from "./state.js";
+import type { Fn, Tree } from "./tree.js";
+
+type Column = "name" | "self" | "total";
+
+interface Row {
+  fn: Fn;
+  self: number;
+  total: number;
+}
+
+/** Rows that are made at once; more are made when asked for. */
+const PAGE = 60;
+
+export interface TableOptions {
+  table: HTMLTableElement;
+  more: HTMLButtonElement;
+  note: HTMLElement;
+  onHover(fn: Fn | null): void;
+  onChoose(fn: Fn): void;
+}
+
+export class FunctionTable {
+  private rows: Row[] = [];
+  private tree: Tree | null = null;
+  private unit: Unit = "time";
+  private by: { column: Column; down: boolean } = { column: "self", down: true };
+  private shown = PAGE;
+  private matches: ((name: string) => boolean) | null = null;
+  private theme: Theme = "dark";
+  private color: ColorBy = "module";
+  private readonly body = el("tbody");
+  private readonly heads = new Map<Column, HTMLTableCellElement>();
+  private readonly elements = new Map<string, HTMLTableRowElement>();
+  private marked: string | null = null;
+
+  constructor(private readonly options: TableOptions) {
+    const head = (column: Column, title: string, hint: string) => {
+      const button = el("button", { type: "button", title: hint }, title);
+      const cell = el("th", { scope: "col", class: `column-${column}` }, button);
+      button.addEventListener("click", () => {
+        const down = this.by.column === column ? !this.by.down : column !== "name";
+        this.by = { column, down };
+        this.render();
+      });
+      this.heads.set(column, cell);
+      return cell;
+    };
+    options.table.append(
+      el("thead", {}, el("tr", {}, head("name", "Function", "sort by name"), head("self", "Self", "time in the function itself"), head("total", "Total", "time in the function and in all it calls"))),
+      this.body,
+    );
+    options.more.addEventListener("click", () => {
+      this.shown += PAGE * 4;
+      this.render();
+    });
+    this.body.addEventListener("pointerleave", () => options.onHover(null));
+  }
+
+  show(tree: Tree, unit: Unit): void {
+    this.tree = tree;
+    this.unit = unit;
+    const { rows } = tree.json;
+    this.rows = rows.function.map((fn, i) => ({ fn: tree.functions[fn]!, self: rows.self[i]!, total: rows.total[i]! }));
+    this.render();
+  }
+
+  filter(matches: ((name: string) => boolean) | null): void {
+    this.matches = matches;
+    this.shown = PAGE;
+    this.render();
+  }
+
+  paint(theme: Theme, color: ColorBy): void {
+    this.theme = theme;
+    this.color = color;
+    this.render();
+  }
+
+  /** Marks the row of a function that is pointed at in the graph. */
+  highlight(key: string | null): void {
+    if (this.marked === key) return;
+    if (this.marked !== null) this.elements.get(this.marked)?.classList.remove("marked");
+    this.marked = key;
+    if (key !== null) this.elements.get(key)?.classList.add("marked");
+  }
+
+  private render(): void {
+    const { options, tree, by, matches } = this;
+    if (tree === null) return;
+    for (const [column, cell] of this.heads) cell.setAttribute("aria-sort", column !== by.column ? "none" : by.down ? "descending" : "ascending");
+    const sign = by.down ? -1 : 1;
+    const fitting = this.rows.filter(({ fn }) => matches === null || matches(fn.name) || matches(fn.module));
+    fitting.sort((a, b) => {
+      const order = by.column === "name" ? a.fn.name.localeCompare(b.fn.name) : a[by.column] - b[by.column];
+      return order === 0 ? b.total - a.total : order * sign;
+    });
+    const heaviest = Math.max(1, ...fitting.slice(0, this.shown).map((row) => (by.column === "total" ? row.total : row.self)));
+    // Whoever walks the table by keyboard stays at their row when it is made anew.
+    const focused = document.activeElement?.closest<HTMLElement>("tr[data-name]")?.dataset["name"];
+    this.elements.clear();
+    this.body.replaceChildren(
+      ...fitting.slice(0, this.shown).map(({ fn, self, total }) => {
+        const dot = el("span", { class: fn.kind === "missing" ? "dot missing" : "dot" });
+        dot.style.background = frameColor({ ...fn, name: "" }, this.color, this.theme);
+        const bar = el("span", { class: "cell-bar" });
+        bar.style.width = `${((by.column === "total" ? total : self) / heaviest) * 100}%`;
+        const name = el("button", { type: "button", class: "function", title: fn.name }, fn.name);
+        const where = fn.kind === "kernel" ? "kernel" : basename(fn.module);
+        const number = (value: number, column: Column) =>
+          el("td", { class: "number" }, by.column === column || (by.column === "name" && column === "self") ? bar : null, el("span", { class: "value" }, amount(value, this.unit)), el("span", { class: "part" }, percent(value, tree.total)));
+        const row = el("tr", { "data-self": String(self), "data-total": String(total), "data-name": fn.name }, el("td", {}, el("div", { class: "name" }, dot, name, el("span", { class: "where", title: fn.module }, where))), number(self, "self"), number(total, "total"));
+        row.addEventListener("pointerenter", () => options.onHover(fn));
+        name.addEventListener("focus", () => options.onHover(fn));
+        name.addEventListener("blur", () => options.onHover(null));
+        row.addEventListener("click", () => options.onChoose(fn));
+        if (fn.key === this.marked) row.classList.add("marked");
+        this.elements.set(fn.key, row);
+        return row;
+      }),
+    );
+    if (focused !== undefined && document.activeElement === document.body) {
+      const again = fitting.slice(0, this.shown).find(({ fn }) => fn.name === focused);
+      if (again !== undefined) this.elements.get(again.fn.key)?.querySelector("button")?.focus({ preventScroll: true });
+    }
+    const left = fitting.length - Math.min(this.shown, fitting.length);
+    options.more.hidden = left === 0;
+    options.more.textContent = `Show more (${left} left)`;
+    const { hidden } = tree.json;
+    options.note.textContent =
+      fitting.length === 0 && matches !== null ? "No function matches the search." : hidden.rows > 0 ? `${hidden.rows} functions with the least time are not listed.` : "";
+  }
+}
