@@ -9,11 +9,15 @@ use profiler_tests::harness::shares::{Limits, Report};
 use profiler_tests::harness::workloads::{self, Running, Spent};
 use profiler_tests::need;
 
-/// CPU seconds per workload: 4 000 samples at 99 Hz, and some.
+/// CPU seconds per program: 4 000 samples at 99 Hz, and some. `TEST_E2E_CPU_SECONDS` is for who looks for a fault.
 const CPU_SECONDS: f64 = 41.0;
 const FREQUENCY_HZ: u32 = 99;
 const LIMITS: Limits =
-    Limits { samples_min: 4000, share_points_max: 3.0, weight_percent_max: 2.0, whole_percent_min: 98.0 };
+    Limits { samples_min: 4000, share_points_max: 3.0, weight_percent_max: 5.0, whole_percent_min: 98.0 };
+
+/// How far the weight of all programs together may be from the CPU time they used. Where a program shares its processor
+/// 4 000 samples are a sample in the statistical sense too: one standard deviation is 1.6 %, of all of them 0.6 %.
+const WEIGHT_PERCENT_MAX: f64 = 2.0;
 
 /// One test at a time has the machine.
 static MACHINE: Mutex<()> = Mutex::new(());
@@ -22,7 +26,10 @@ static MACHINE: Mutex<()> = Mutex::new(());
 fn names_shares_and_weight_are_those_that_the_programs_tell() {
     need!(gate::bpf());
     let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
-    let seconds = CPU_SECONDS.to_string();
+    let asked = std::env::var("TEST_E2E_CPU_SECONDS").ok().and_then(|seconds| seconds.parse::<f64>().ok());
+    let cpu_seconds = asked.unwrap_or(CPU_SECONDS);
+    let limits = Limits { samples_min: if asked.is_some() { 1 } else { LIMITS.samples_min }, ..LIMITS };
+    let seconds = cpu_seconds.to_string();
     let run = |program: std::path::PathBuf| {
         let mut command = Command::new(program);
         command.arg(&seconds);
@@ -37,9 +44,9 @@ fn names_shares_and_weight_are_those_that_the_programs_tell() {
         vec![
             (
                 "wl-mount",
-                workloads::in_mount_namespace(&workloads::shop_c("wl-mount"), namespace.path(), CPU_SECONDS),
+                workloads::in_mount_namespace(&workloads::shop_c("wl-mount"), namespace.path(), cpu_seconds),
             ),
-            ("wl-chroot", workloads::in_chroot(&in_chroot, chroot.path(), CPU_SECONDS)),
+            ("wl-chroot", workloads::in_chroot(&in_chroot, chroot.path(), cpu_seconds)),
         ],
         vec![("wl-rust", run(workloads::shop_rust()))],
         vec![("wl-threads", run(workloads::shop_threads()))],
@@ -66,8 +73,18 @@ fn names_shares_and_weight_are_those_that_the_programs_tell() {
         for (comm, spent) in &spent {
             let report = Report::new(profile, period_ns, comm, spent);
             println!("{format:<6} {report}");
-            faults.extend(report.faults(LIMITS).into_iter().map(|fault| format!("{format}: {fault}")));
+            faults.extend(report.faults(limits).into_iter().map(|fault| format!("{format}: {fault}")));
         }
+    }
+    let weight_ns: u64 = spent.iter().map(|(comm, _)| recorded.pprof.of(comm).samples() * period_ns).sum();
+    let cpu_ns: u64 = spent.iter().map(|(_, spent)| spent.cpu_ns).sum();
+    let off = (weight_ns as f64 / cpu_ns as f64 - 1.0) * 100.0;
+    println!(
+        "all programs used {:.1} CPU s; their samples weigh {off:+.2} % of that too much",
+        cpu_ns as f64 / 1e9
+    );
+    if off.abs() > WEIGHT_PERCENT_MAX && asked.is_none() {
+        faults.push(format!("the samples of all programs weigh {off:+.2} % of their CPU time too much"));
     }
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }

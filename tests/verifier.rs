@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use profiler_daemon::capture::{Config, bench};
+use profiler_tests::harness::gate;
+use profiler_tests::need;
 
 /// Instructions the verifier may look at, with `bpf_loop` and with the bounded loop of older kernels. It gives up at
 /// a million.
@@ -11,22 +13,16 @@ const VERIFIED_INSTRUCTIONS_MAX: [u32; 2] = [5_000, 500_000];
 #[track_caller]
 fn check(program: &str, bounded_loop: bool) {
     let config = Config { frequency_hz: 99, bounded_loop, ..Config::default() };
-    match bench(&config, program, Duration::from_millis(300)) {
-        Ok(cost) => {
-            println!("{program}, bounded loop {bounded_loop}: {cost:?}");
-            assert!(
-                cost.verified_instructions <= VERIFIED_INSTRUCTIONS_MAX[usize::from(bounded_loop)],
-                "{cost:?}"
-            );
-            assert!(cost.runs > 0, "{program} never ran");
-        }
-        Err(error) if std::env::var_os("TEST_REQUIRE_BPF").is_none() => println!("skipped: {error}"),
-        Err(error) => panic!("TEST_REQUIRE_BPF is set, and {program} does not run: {error}"),
-    }
+    let cost = bench(&config, program, Duration::from_millis(300))
+        .unwrap_or_else(|error| panic!("{program} does not run: {error}"));
+    println!("{program}, bounded loop {bounded_loop}: {cost:?}");
+    assert!(cost.verified_instructions <= VERIFIED_INSTRUCTIONS_MAX[usize::from(bounded_loop)], "{cost:?}");
+    assert!(cost.runs > 0, "{program} never ran");
 }
 
 #[test]
 fn every_program_passes_the_verifier_and_runs() {
+    need!(gate::bpf());
     for program in ["cpu", "bench_empty", "bench_get_stack", "bench_walk"] {
         check(program, false);
         check(program, true);

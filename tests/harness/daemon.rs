@@ -11,24 +11,29 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::profile::{self, Profile};
-use super::workloads::{succeed, target_dir};
+use super::workloads::{cargo, succeed, target_dir};
 
 /// How long the daemon may take to attach on a machine whose processors are all taken.
 const ATTACH_MAX: Duration = Duration::from_secs(30);
 /// How long it may take to write what it has.
 const STOP_MAX: Duration = Duration::from_secs(60);
 
-/// The binary under test: the one that `cargo xtask test` names, else the one that cargo builds now.
+/// The binary under test: the one that `cargo xtask test` names, else the one that cargo builds now. It is the one that
+/// ships: naming without optimisation is too slow for the time it is given.
 pub fn binary() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let named = std::env::var_os("PROFILER_DAEMON_BIN").map(PathBuf::from);
     named.unwrap_or_else(|| {
         let build = || {
-            let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-            let mut build = Command::new(cargo);
-            build.args(["build", "--quiet", "--package", "profiler-daemon", "--bins"]);
-            succeed(build.current_dir(env!("CARGO_MANIFEST_DIR")));
-            target_dir().join("debug/profiler-daemon")
+            succeed(cargo().args([
+                "build",
+                "--quiet",
+                "--release",
+                "--package",
+                "profiler-daemon",
+                "--bins",
+            ]));
+            target_dir().join("release/profiler-daemon")
         };
         BUILT.get_or_init(build).clone()
     })
@@ -69,7 +74,8 @@ impl Daemon {
         Self { child, said: Some(said) }
     }
 
-    /// Waits until a program listens on every processor.
+    /// Waits until a program listens on every processor: a program is held, and as many perf events as there are
+    /// processors, and no more are being opened.
     ///
     /// # Panics
     ///
@@ -78,15 +84,20 @@ impl Daemon {
     pub fn attached(mut self) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let begun = Instant::now();
-        while links(self.child.id()) < cpus {
+        let mut before = 0;
+        loop {
             if let Ok(Some(status)) = self.child.try_wait() {
                 let said = self.said.take().and_then(|said| said.join().ok()).unwrap_or_default();
                 panic!("the daemon ended before it sampled ({status}):\n{said}");
             }
             assert!(begun.elapsed() < ATTACH_MAX, "the daemon did not attach within {ATTACH_MAX:?}");
-            std::thread::sleep(Duration::from_millis(20));
+            let events = held(self.child.id(), "perf_event");
+            if held(self.child.id(), "bpf-prog") > 0 && events >= cpus && events == before {
+                return self;
+            }
+            before = events;
+            std::thread::sleep(Duration::from_millis(200));
         }
-        self
     }
 
     /// Sends `signal`.
@@ -129,15 +140,11 @@ impl Drop for Daemon {
     }
 }
 
-/// How many eBPF programs process `pid` has attached.
-fn links(pid: u32) -> usize {
+/// How many descriptors of that kind process `pid` holds.
+fn held(pid: u32, kind: &str) -> usize {
     let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     let targets = descriptors.filter_map(|descriptor| std::fs::read_link(descriptor.path()).ok());
-    targets.filter(|target| target.to_string_lossy().contains("bpf_link") || is_bpf_link(target)).count()
-}
-
-fn is_bpf_link(target: &Path) -> bool {
-    target.to_string_lossy().contains("bpf-link")
+    targets.filter(|target| target.to_string_lossy().contains(kind)).count()
 }
 
 /// A recording in the making.
@@ -204,7 +211,9 @@ pub struct Recorded {
 impl Recorded {
     fn read(folder: &Path, ended: Ended) -> Self {
         let file = |name: &str| {
-            std::fs::read(folder.join(name)).unwrap_or_else(|error| panic!("{name}: {error}\n{}", ended.said))
+            let bytes = std::fs::read(folder.join(name)).unwrap_or_default();
+            assert!(!bytes.is_empty(), "{name} was not written ({}):\n{}", ended.status, ended.said);
+            bytes
         };
         let folded =
             profile::from_folded(&String::from_utf8(file("x.folded")).expect("folded text is UTF-8"));

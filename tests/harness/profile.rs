@@ -58,10 +58,14 @@ impl Profile {
         self.stacks.iter().map(|stack| stack.samples).sum()
     }
 
-    /// The part of it that belongs to threads whose name begins with `comm`.
+    /// The part of it that belongs to threads called `comm`, or `comm-` and a number.
     #[must_use]
     pub fn of(&self, comm: &str) -> Self {
-        let stacks = self.stacks.iter().filter(|stack| stack.comm.starts_with(comm)).cloned().collect();
+        let is_own = |stack: &&Stack| {
+            let rest = stack.comm.strip_prefix(comm);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        };
+        let stacks = self.stacks.iter().filter(is_own).cloned().collect();
         Self { stacks, period_ns: self.period_ns }
     }
 }

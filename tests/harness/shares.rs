@@ -43,7 +43,7 @@ impl Report {
         let mut strangers = Vec::new();
         let mut user_samples = 0;
         for stack in &own.stacks {
-            let which = spent.stacks.keys().position(|expected| ends_with(stack, expected));
+            let which = spent.stacks.keys().position(|expected| passes(stack, expected));
             if stack.in_user_code() {
                 user_samples += stack.samples;
             }
@@ -87,7 +87,7 @@ impl Report {
         }
         if self.weight_percent_off().abs() > weight_percent_max {
             faults.push(format!(
-                "{comm}: its samples weigh {:+.1} % more than the CPU time it used",
+                "{comm}: its samples weigh {:+.1} % of the CPU time it used too much",
                 self.weight_percent_off()
             ));
         }
@@ -122,10 +122,13 @@ impl std::fmt::Display for Report {
     }
 }
 
-/// Whether the user frames of `stack` end with those of `expected`, root first, joined by `;`.
-fn ends_with(stack: &Stack, expected: &str) -> bool {
-    let mut user = stack.user().rev();
-    expected.rsplit(';').all(|name| user.next().is_some_and(|frame| is_function(&frame.name, name)))
+/// Whether the user frames of `stack` pass through those of `expected`, root first, joined by `;`. What follows them is
+/// what the last one calls, or has inlined.
+fn passes(stack: &Stack, expected: &str) -> bool {
+    let user: Vec<_> = stack.user().map(|frame| frame.name.as_str()).collect();
+    let expected: Vec<_> = expected.split(';').collect();
+    user.windows(expected.len())
+        .any(|some| some.iter().zip(&expected).all(|(found, name)| is_function(found, name)))
 }
 
 /// Whether `found` is `name`, perhaps with its parameters.
@@ -156,7 +159,9 @@ mod tests {
     #[test]
     fn a_true_profile_has_no_faults() {
         assert_eq!(
-            faults("wl;_start;main;a 60\nwl;_start;main;b(int) 39\nwl;main;b;tick_[k] 1\nother;x 9"),
+            faults(
+                "wl;_start;main;a 60\nwl-0;_start;main;b(int);inlined 39\nwl;main;b;tick_[k] 1\nother;x 9"
+            ),
             [""; 0]
         );
     }

@@ -26,6 +26,22 @@ pub fn target_dir() -> PathBuf {
     own.ancestors().nth(3).expect("a test lies in target/debug/deps").to_owned()
 }
 
+/// The cargo that runs us, without what it tells a test about its package: dependencies built with that would be built
+/// again without it.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_"]
+            .iter()
+            .any(|own| name.to_string_lossy().starts_with(own))
+        {
+            cargo.env_remove(name);
+        }
+    }
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+    cargo
+}
+
 /// Runs `command`; its output.
 ///
 /// # Panics
@@ -95,12 +111,13 @@ pub fn shop_threads() -> PathBuf {
     native("wl-threads", "cc", &["-pthread"], &["shop.c", "threads.c"])
 }
 
-/// The shop as a shared library, and a program that uses it from its own folder.
+/// The shop as a shared library, and a program that uses it where it is.
 pub fn shop_library() -> (PathBuf, PathBuf) {
     let library = native("libshop.so", "cc", &["-shared", "-fPIC"], &["shop.c"]);
     let folder = library.parent().expect("it lies in a folder").display().to_string();
-    let program =
-        native("wl-chroot", "cc", &["-Wl,-rpath,$ORIGIN", "-L", &folder, "-fPIE"], &["one.c", "-lshop"]);
+    // Not $ORIGIN, which the loader reads from /proc: a chroot has none.
+    let rpath = format!("-Wl,-rpath,{folder}");
+    let program = native("wl-chroot", "cc", &[&rpath, "-L", &folder], &["one.c", "-lshop"]);
     (library, program)
 }
 

@@ -16,9 +16,19 @@ pub(crate) fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
 }
 
-/// The cargo that runs us, at the top of the workspace.
+/// The cargo that runs us, at the top of the workspace, without what it told us about our own package: dependencies that
+/// look at that would be built again each time.
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_"]
+            .iter()
+            .any(|own| name.starts_with(own))
+        {
+            cargo.env_remove(&*name);
+        }
+    }
     cargo.current_dir(root());
     cargo
 }

@@ -1,6 +1,7 @@
 //! Rooms that more than one command needs, each built from its own configuration.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::Failure;
 use crate::attribute::{self, Attributor};
@@ -30,11 +31,26 @@ pub(super) fn tracking(
     Ok((tracker, attributor))
 }
 
+/// How long names may be waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Patience {
+    /// The next window comes: what has no name by then shows its address.
+    Window,
+    /// Nothing waits behind it: a slow machine gets its names all the same.
+    Recording,
+}
+
 /// Names frames with the help of a namer, which is started when it is first needed.
-pub(super) fn symbolizer(inlines: bool, meters: &Meters) -> Symbolizer {
+pub(super) fn symbolizer(inlines: bool, patience: Patience, meters: &Meters) -> Symbolizer {
     let spawn = Box::new(|| {
         let (socket, child) = children::spawn_namer(Path::new(children::SELF))?;
         Ok(NamerProcess { socket, child: Some(child) })
     });
-    Symbolizer::new(symbolize::Config { inlines, ..symbolize::Config::default() }, spawn, meters)
+    let (request_timeout, batch_timeout) = match patience {
+        Patience::Window => (Duration::from_secs(5), Duration::from_secs(8)),
+        Patience::Recording => (Duration::from_secs(30), Duration::from_secs(300)),
+    };
+    let config =
+        symbolize::Config { inlines, request_timeout, batch_timeout, ..symbolize::Config::default() };
+    Symbolizer::new(config, spawn, meters)
 }

@@ -29,7 +29,7 @@ const WATERMARK: Duration = Duration::from_millis(5);
 const COALESCE: Duration = Duration::from_millis(1);
 
 /// Events that wait for the next turn at most; more bring it on.
-const EVENTS_WAITING_MAX: usize = 1 << 14;
+const EVENTS_WAITING_MAX: usize = 1 << 12;
 
 /// When windows end.
 #[derive(Clone, Copy, Debug)]
@@ -141,7 +141,7 @@ impl Reader {
     /// Reads until the stop descriptor becomes readable or the plan ends, then hands over what is left. Ends early
     /// when nobody takes batches any more.
     pub(super) fn run(mut self, plan: Plan, q1: &SyncSender<TraceBatch>) -> Result<(), Failure> {
-        let start = MonoNs::now();
+        let start = self.kernel.since();
         let stop_at = plan.total.map(|total| start.plus(total));
         let mut opened = start;
         let mut closes = start.plus(plan.first);
@@ -174,11 +174,7 @@ impl Reader {
                 let before = MonoNs::now();
                 self.take_samples();
                 self.take_events();
-                let settled = if stop {
-                    MonoNs(u64::MAX)
-                } else {
-                    MonoNs(before.0.saturating_sub(WATERMARK.as_nanos() as u64))
-                };
+                let settled = if stop { MonoNs(u64::MAX) } else { before.minus(WATERMARK) };
                 loop {
                     let until = settled.min(if stop { settled } else { closes });
                     if self.take_until(until) {
@@ -226,15 +222,16 @@ impl Reader {
         }
     }
 
-    /// Queues `events` in time order, behind what is older.
+    /// Queues `events` in time order. What is older than the newest in the queue is little and recent: only that part
+    /// is sorted again.
     fn keep(&mut self, events: impl IntoIterator<Item = ProcessEvent>) {
-        let sorted = self.events.len();
+        let before = self.events.len();
         self.events.extend(events);
-        let late = |queue: &VecDeque<ProcessEvent>| {
-            queue.iter().zip(queue.iter().skip(1)).any(|(a, b)| b.time < a.time)
-        };
-        if self.events.len() > sorted && late(&self.events) {
-            self.events.make_contiguous().sort_by_key(|event| event.time);
+        let oldest = self.events.iter().skip(before).map(|event| event.time).min();
+        if let Some(oldest) = oldest {
+            let queue = self.events.make_contiguous();
+            let from = queue[..before].partition_point(|event| event.time <= oldest);
+            queue[from..].sort_by_key(|event| event.time);
         }
     }
 

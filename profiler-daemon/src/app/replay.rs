@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
+use super::build::Patience;
 use super::intake::Intake;
 use super::record::{Collected, FileFormat, format_of};
 use super::{Failure, build};
@@ -26,7 +27,7 @@ pub fn replay(path: &Path, outputs: &[PathBuf]) -> Result<(), Failure> {
         files.push((output.clone(), format, file));
     }
     let meters = Meters::default();
-    let mut symbolizer = build::symbolizer(true, &meters);
+    let mut symbolizer = build::symbolizer(true, Patience::Recording, &meters);
     let mut collected = Collected::default();
     let kind = traces(path, &meters, |batch| {
         collected.add(symbolizer.name(batch));
@@ -60,7 +61,7 @@ fn traces(path: &Path, meters: &Meters, mut each: impl FnMut(TraceBatch)) -> Res
 /// The named batches of a recording, for tests: the seam of the whole pipeline.
 pub fn named(path: &Path) -> Result<Vec<NamedBatch>, Failure> {
     let meters = Meters::default();
-    let mut symbolizer = build::symbolizer(true, &meters);
+    let mut symbolizer = build::symbolizer(true, Patience::Recording, &meters);
     let mut batches = Vec::new();
     traces(path, &meters, |batch| batches.push(symbolizer.name(batch)))?;
     Ok(batches)

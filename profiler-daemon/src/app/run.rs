@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use super::books::{Books, Room};
+use super::build::Patience;
 use super::intake::Intake;
 use super::reader::{Heartbeat, Plan, Reader};
 use super::{Failure, Signals, build, ports, usage};
@@ -73,7 +74,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     };
     let uploader = deliver::start(&upload, &meters, books.lost_counters())
         .map_err(|error| Failure::Usage(error.to_string()))?;
-    let symbolizer = build::symbolizer(config.inlines, &meters);
+    let symbolizer = build::symbolizer(config.inlines, Patience::Window, &meters);
     let admin_address = start_admin(admin_listener, &meters, heartbeat.clone(), config.interval)?;
     say_what_runs(config, &kernel, &url, address, admin_address);
 

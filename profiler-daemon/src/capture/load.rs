@@ -60,7 +60,7 @@ pub enum AttachError {
 }
 
 impl AttachError {
-    pub(super) fn map(error: aya::maps::MapError) -> Self {
+    pub(super) fn map(error: &aya::maps::MapError) -> Self {
         Self::Object { what: format!("the eBPF object's maps are not the ones this daemon knows ({error})") }
     }
 
@@ -204,8 +204,9 @@ pub fn bench(config: &Config, name: &str, duration: Duration) -> Result<ProgramC
     program(&mut ebpf, name)?;
     let _statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime).ok();
     let counts = aya::maps::PerCpuArray::<_, counters::Wire>::try_from(map(&mut ebpf, "COUNTERS")?)
-        .map_err(AttachError::map)?;
-    let mut ring = aya::maps::RingBuf::try_from(map(&mut ebpf, "SAMPLES")?).map_err(AttachError::map)?;
+        .map_err(|error| AttachError::map(&error))?;
+    let mut ring =
+        aya::maps::RingBuf::try_from(map(&mut ebpf, "SAMPLES")?).map_err(|error| AttachError::map(&error))?;
     let loaded = perf_program(&mut ebpf, name)?;
     let fd = loaded.fd().map_err(AttachError::program(name))?;
     let mut clocks = Vec::new();

@@ -88,6 +88,7 @@ struct Processor {
 pub struct Kernel {
     config: Config,
     processors: BTreeMap<u32, Processor>,
+    since: MonoNs,
     ring: RingBuf<MapData>,
     counters: PerCpuArray<MapData, counters::Wire>,
     last: counters::Totals,
@@ -121,8 +122,10 @@ impl Kernel {
         let mut ebpf = load::object(&config, settings, ring_bytes)?;
         load::program(&mut ebpf, samplers::cpu::PROGRAM)?;
 
-        let ring = RingBuf::try_from(load::map(&mut ebpf, "SAMPLES")?).map_err(AttachError::map)?;
-        let counters = PerCpuArray::try_from(load::map(&mut ebpf, "COUNTERS")?).map_err(AttachError::map)?;
+        let ring =
+            RingBuf::try_from(load::map(&mut ebpf, "SAMPLES")?).map_err(|error| AttachError::map(&error))?;
+        let counters = PerCpuArray::try_from(load::map(&mut ebpf, "COUNTERS")?)
+            .map_err(|error| AttachError::map(&error))?;
         let epoll =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(AttachError::system("epoll_create1"))?;
         // Edge-triggered: a level would wake at every record, though the kernel side signals only a filling ring.
@@ -133,6 +136,7 @@ impl Kernel {
         let mut kernel = Self {
             config,
             processors: BTreeMap::new(),
+            since: MonoNs::now(),
             ring,
             counters,
             last: counters::Totals::default(),
@@ -146,6 +150,11 @@ impl Kernel {
             kernel.attach(cpu)?;
         }
         Ok(kernel)
+    }
+
+    /// When the first clock was started.
+    pub fn since(&self) -> MonoNs {
+        self.since
     }
 
     /// Processors that are sampled.

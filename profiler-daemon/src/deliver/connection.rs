@@ -14,6 +14,9 @@
 //! is for timers that tick coarsely and a process that is not scheduled at once, the second for path and server
 //! load. The time of a handshake is too small (a proxy may answer it), the shortest time to first byte too.
 //!
+//! What the server says is believed. One that closes earlier than it says costs failed attempts, which are tried
+//! again on a fresh connection, and counted.
+//!
 //! Where a server says nothing, each request has its own connection, closed by us once it is answered.
 
 use std::collections::VecDeque;

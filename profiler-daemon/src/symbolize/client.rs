@@ -62,6 +62,8 @@ pub(super) struct Client {
     /// Namers that were told to end and whose end was not yet seen.
     ending: Vec<Child>,
     troubles: Troubles,
+    /// True from a failure to start a namer, which is said once, to the next success.
+    unstartable: bool,
     kallsyms_read: Option<MonoNs>,
     kernel_hidden: Option<MonoNs>,
     /// When this batch must stop asking, and how many namers it may still lose.
@@ -110,6 +112,7 @@ impl Client {
             namer: None,
             next_id: 0,
             ending: Vec::new(),
+            unstartable: false,
             kallsyms_read: None,
             kernel_hidden: None,
             patience: (MonoNs(0), 0),
@@ -154,7 +157,9 @@ impl Client {
                     return reply;
                 }
                 Err(Failure::Start(error)) => {
-                    tracing::warn!("the namer cannot be started, names are missing: {error}");
+                    if !std::mem::replace(&mut self.unstartable, true) {
+                        tracing::warn!("the namer cannot be started, names are missing: {error}");
+                    }
                     self.meters.failures.get_or_create(&label("cause", "start")).inc();
                     self.patience.1 = 0; // the next batch tries again
                     return Reply::Unavailable;
@@ -267,6 +272,7 @@ impl Client {
             none => {
                 let process = (self.spawn)().map_err(Failure::Start)?;
                 self.meters.starts.inc();
+                self.unstartable = false;
                 Ok(none.insert(Namer {
                     process,
                     has_kallsyms: false,
