@@ -5,8 +5,9 @@
 
 use super::guest::{Step, Transcript};
 
-/// Share of a workload's samples that must show the whole chain of its functions, percent.
-const WHOLE_PERCENT_MIN: f64 = 95.0;
+/// Share of a workload's samples that must show the whole chain of its functions, percent. The rest is its start, before
+/// main(): a tenth where the emulator has hardly a processor, and every page fault is dear. A fault leaves half, or none.
+const WHOLE_PERCENT_MIN: f64 = 80.0;
 /// Samples below which a share says nothing: half a second's.
 const SAMPLES_MIN: u64 = 50;
 
@@ -142,7 +143,7 @@ mod tests {
     #[test]
     fn a_chain_is_whole_from_the_root_to_a_leaf() {
         check_named(&["shop;start;main;serve;checkout;price;spend 50", "else;x 900"], true);
-        check_named(&["shop;main;serve;report;tick_[k] 60", "shop;[unknown] 4"], false);
+        check_named(&["shop;main;serve;report;tick_[k] 60", "shop;[unknown] 20"], false);
         check_named(&["shop;main;serve;report 49"], false);
         check_named(&["shop;serve;report 100"], false);
         check_named(&["shop;main;serve;checkout;__clock_gettime;clock_gettime 50"], true);
