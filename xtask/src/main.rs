@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod build_ebpf;
 mod host;
+mod kernels;
 mod run;
 mod test;
 
@@ -30,6 +31,8 @@ enum Verb {
     BuildEbpf(build_ebpf::Options),
     /// Measure what profiling costs, beside `perf`
     Bench(bench::Options),
+    /// Boot other kernels in an emulator and profile there: minutes per kernel, not part of `test`
+    Kernels(kernels::Options),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Verb::Test(options) => test::run(&options),
         Verb::BuildEbpf(options) => build_ebpf::run(&options),
         Verb::Bench(options) => bench::run(&options),
+        Verb::Kernels(options) => kernels::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,20 +10,24 @@ use crate::processes::Tracker;
 use crate::time::MonoNs;
 
 /// The processes that were asked for, with their descendants.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Family(HashSet<Pid>);
+#[derive(Clone, Debug)]
+pub(super) struct Family {
+    members: HashSet<Pid>,
+    asked: MonoNs,
+}
 
 impl Family {
+    /// The processes that are `pids` at this moment.
     pub(super) fn of(pids: impl IntoIterator<Item = Pid>) -> Self {
-        Self(pids.into_iter().collect())
+        Self { members: pids.into_iter().collect(), asked: MonoNs::now() }
     }
 
     fn follow(&mut self, event: &ProcessEvent) {
         if let ProcessChange::Forked { parent } = event.change {
-            if self.0.contains(&parent) {
-                self.0.insert(event.pid);
-            } else {
-                self.0.remove(&event.pid); // a number used again
+            if self.members.contains(&parent) {
+                self.members.insert(event.pid);
+            } else if event.time > self.asked {
+                self.members.remove(&event.pid); // a number used again; a fork before that is how a member began
             }
         }
     }
@@ -67,7 +71,7 @@ impl Intake {
                 }
                 _ => {
                     let Some(sample) = samples.pop_front() else { return taken };
-                    if self.family.as_ref().is_some_and(|family| !family.0.contains(&sample.task.pid)) {
+                    if self.family.as_ref().is_some_and(|family| !family.members.contains(&sample.task.pid)) {
                         taken.elsewhere += sample.weight;
                         continue;
                     }
@@ -88,4 +92,37 @@ pub(super) struct Taken {
     pub(super) gathered: Weight,
     pub(super) elsewhere: Weight,
     pub(super) full: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ASKED: MonoNs = MonoNs(1000);
+
+    /// The family of process 10 after `forks`: when, who, by whom.
+    #[track_caller]
+    fn check(forks: &[(u64, u32, u32)], expected: &[u32]) {
+        let mut family = Family { members: HashSet::from([Pid(10)]), asked: ASKED };
+        for &(time, pid, parent) in forks {
+            let change = ProcessChange::Forked { parent: Pid(parent) };
+            family.follow(&ProcessEvent { time: MonoNs(time), pid: Pid(pid), change });
+        }
+        assert_eq!(family.members, expected.iter().copied().map(Pid).collect());
+    }
+
+    #[test]
+    fn a_command_that_we_started_a_moment_ago_is_still_the_one_asked_for() {
+        check(&[(990, 10, 1)], &[10]);
+    }
+
+    #[test]
+    fn children_and_their_children_belong_to_it() {
+        check(&[(1001, 11, 10), (1002, 12, 11), (1003, 13, 1)], &[10, 11, 12]);
+    }
+
+    #[test]
+    fn a_number_that_a_stranger_uses_again_does_not() {
+        check(&[(1001, 11, 10), (1002, 11, 1), (1003, 10, 1)], &[]);
+    }
 }
