@@ -1,1 +1,3 @@
-//! Harness shared by the tests.
+//! What the tests share: the harness.
+
+pub mod harness;

@@ -9,42 +9,83 @@
 pub struct Settings {
     /// [`SETTINGS_MAGIC`].
     pub magic: u64,
-    /// Nanoseconds between two ticks of a processor.
+    /// Nanoseconds between two ticks of a processor; never zero.
     pub period_ns: u64,
     /// Unread bytes in the ring at which the reader is woken.
     pub wakeup_bytes: u64,
-    /// aya-log level: 0 off … 5 trace.
-    pub log_level: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// One where the kernel has `bpf_loop` (5.17): the verifier then looks at the walk's step once instead of
+    /// at every frame, 3 ms instead of 200. Zero for the bounded loop, which is all that 5.15 has.
+    pub bpf_loop: u64,
 }
-wire!(Settings: 32 bytes, magic @ 0, period_ns @ 8, wakeup_bytes @ 16, log_level @ 24,
-    reserved @ 28);
+wire!(Settings: 32 bytes, magic @ 0, period_ns @ 8, wakeup_bytes @ 16, bpf_loop @ 24);
+
+impl Settings {
+    /// As words, in the order of the fields: the form in which the loader patches it.
+    pub const fn to_words(self) -> [u64; 4] {
+        [self.magic, self.period_ns, self.wakeup_bytes, self.bpf_loop]
+    }
+}
 
 /// "profiler" in ASCII.
 pub const SETTINGS_MAGIC: u64 = 0x7265_6c69_666f_7270;
 
 /// What one processor counted since the programs were attached. Monotonic; user space takes differences.
+///
+/// A tick that never ran a program shows in the event's own counter (`bpf_perf_prog_read_value`), which keeps
+/// counting. What the processor did at that moment nobody knows; the next sample is the best witness there is: a
+/// virtual machine's halted processor is woken late and found idle, one that was taken away is found busy.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Programs run.
     pub runs: u64,
-    /// Ticks the event itself has seen, by its own counter (`bpf_perf_prog_read_value`) and the period:
-    /// more than `runs` says that the kernel or the hypervisor skipped some.
-    pub ticks: u64,
+    /// The event's own counter at the last run, nanoseconds for a clock.
+    pub event_count: u64,
     /// Samples of the idle task, dropped.
     pub idle: u64,
+    /// Ticks that ran no program, followed by a sample of the idle task.
+    pub skipped_idle: u64,
+    /// Ticks that ran no program, followed by a sample of any other task.
+    pub skipped_busy: u64,
     /// Samples that went into the ring.
     pub sent: u64,
     /// Samples lost because the ring was full.
     pub ring_full: u64,
     /// Samples lost because a per-processor map had no value (cannot happen; counted all the same).
     pub no_scratch: u64,
-    /// Samples sent without user frames, because the user registers could not be read.
-    pub no_registers: u64,
-    /// Samples sent without kernel frames, because the kernel's own walk failed.
+    /// Samples in the kernel sent without kernel frames, because the kernel's own walk failed.
     pub no_kernel_stack: u64,
 }
-wire!(Counters: 64 bytes, runs @ 0, ticks @ 8, idle @ 16, sent @ 24, ring_full @ 32,
-    no_scratch @ 40, no_registers @ 48, no_kernel_stack @ 56);
+wire!(Counters: 72 bytes, runs @ 0, event_count @ 8, idle @ 16, skipped_idle @ 24, skipped_busy @ 32, sent @ 40,
+    ring_full @ 48, no_scratch @ 56, no_kernel_stack @ 64);
+
+impl Counters {
+    /// Words of a value.
+    pub const WORDS: usize = 9;
+
+    /// From words, in the order of the fields: the form in which the loader reads a map's value.
+    pub const fn from_words(words: [u64; Self::WORDS]) -> Self {
+        let [
+            runs,
+            event_count,
+            idle,
+            skipped_idle,
+            skipped_busy,
+            sent,
+            ring_full,
+            no_scratch,
+            no_kernel_stack,
+        ] = words;
+        Self {
+            runs,
+            event_count,
+            idle,
+            skipped_idle,
+            skipped_busy,
+            sent,
+            ring_full,
+            no_scratch,
+            no_kernel_stack,
+        }
+    }
+}

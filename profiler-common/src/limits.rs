@@ -14,9 +14,9 @@ pub const COMM_BYTES: usize = 16;
 /// because the page above may not be there.
 pub const WINDOW_WORDS: usize = 128;
 
-/// Bytes of the sample ring: at 99 Hz a record of 50 frames is about 440 bytes, so 8 MiB hold more than
-/// three seconds of 64 saturated processors. A power of two and a multiple of the page.
-pub const SAMPLE_RING_BYTES: u32 = 8 << 20;
+/// Bytes of the sample ring at most: four seconds of 512 saturated processors at 99 Hz with 330-byte records.
+/// The daemon asks for less on smaller machines. A power of two and a multiple of the page.
+pub const SAMPLE_RING_BYTES_MAX: u32 = 64 << 20;
 
-/// Unread bytes at which the kernel side wakes the reader: an eighth of the ring.
-pub const SAMPLE_RING_WAKEUP_BYTES: u64 = (SAMPLE_RING_BYTES / 8) as u64;
+/// Bytes of the sample ring at least.
+pub const SAMPLE_RING_BYTES_MIN: u32 = 256 << 10;

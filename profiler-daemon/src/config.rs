@@ -1,1 +1,305 @@
-//! Being built.
+//! File, environment and flags become one configuration.
+//!
+//! Precedence: defaults < file (TOML) < environment (`PROFILER_*`) < flags. All problems are reported at once, each
+//! with key, value, place and what would be accepted. Not here: what a room does with its part.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What `run` is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Base URL of the Pyroscope server; `None` starts the embedded one.
+    pub server: Option<String>,
+    /// Time between two pushes.
+    pub interval: Duration,
+    /// Ticks per second and processor.
+    pub frequency_hz: u32,
+    /// Where the embedded server listens.
+    pub listen: SocketAddr,
+    /// Where the agent's metrics and health are.
+    pub admin_listen: SocketAddr,
+    /// Where state is kept.
+    pub data_dir: Option<PathBuf>,
+    /// Whether inlined functions, files and lines are read from debug information.
+    pub inlines: bool,
+    /// The value of the label `hostname`.
+    pub hostname: Option<String>,
+    /// The kernel side's own diagnostics, 0 off … 5 trace.
+    pub kernel_log_level: u8,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            server: None,
+            interval: Duration::from_secs(10),
+            frequency_hz: 19,
+            listen: SocketAddr::from(([127, 0, 0, 1], 4040)),
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], 4041)),
+            data_dir: None,
+            inlines: true,
+            hostname: None,
+            kernel_log_level: 0,
+        }
+    }
+}
+
+/// One key: its name in the file and as a flag, what it accepts, and how a text becomes a value of it.
+struct Key {
+    name: &'static str,
+    accepted: &'static str,
+    set: fn(&mut Config, &str) -> Option<()>,
+}
+
+/// Puts `value` in its place, if there is one.
+fn put<T>(place: &mut T, value: Option<T>) -> Option<()> {
+    *place = value?;
+    Some(())
+}
+
+/// Every key there is.
+const KEYS: [Key; 9] = [
+    Key {
+        name: "server",
+        accepted: "an http:// or https:// URL",
+        set: |config, text| {
+            let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"))?;
+            (!host.is_empty() && !host.starts_with('/') && !text.contains(char::is_whitespace))
+                .then(|| config.server = Some(text.to_owned()))
+        },
+    },
+    Key {
+        name: "interval",
+        accepted: "a duration from 1s to 1h, such as 10s or 1500ms",
+        set: |config, text| {
+            let interval = duration(text)?;
+            (Duration::from_secs(1)..=Duration::from_secs(3600))
+                .contains(&interval)
+                .then(|| config.interval = interval)
+        },
+    },
+    Key {
+        name: "frequency",
+        accepted: "a whole number of Hz from 1 to 999",
+        set: |config, text| put(&mut config.frequency_hz, frequency(text)),
+    },
+    Key {
+        name: "listen",
+        accepted: "an address and a port, such as 127.0.0.1:4040",
+        set: |config, text| put(&mut config.listen, text.parse().ok()),
+    },
+    Key {
+        name: "admin_listen",
+        accepted: "an address and a port, such as 127.0.0.1:4041",
+        set: |config, text| put(&mut config.admin_listen, text.parse().ok()),
+    },
+    Key {
+        name: "data_dir",
+        accepted: "a path",
+        set: |config, text| (!text.is_empty()).then(|| config.data_dir = Some(PathBuf::from(text))),
+    },
+    Key {
+        name: "inlines",
+        accepted: "true or false",
+        set: |config, text| put(&mut config.inlines, text.parse().ok()),
+    },
+    Key {
+        name: "hostname",
+        accepted: "a name",
+        set: |config, text| (!text.is_empty()).then(|| config.hostname = Some(text.to_owned())),
+    },
+    Key {
+        name: "kernel_log_level",
+        accepted: "a number from 0 (off) to 5 (trace)",
+        set: |config, text| put(&mut config.kernel_log_level, text.parse().ok().filter(|level| *level <= 5)),
+    },
+];
+
+/// A duration as people write it: `10s`, `500ms`, `1m 30s`.
+pub fn duration(text: &str) -> Option<Duration> {
+    humantime::parse_duration(text.trim()).ok()
+}
+
+/// A sampling frequency, Hz.
+pub fn frequency(text: &str) -> Option<u32> {
+    text.trim().parse().ok().filter(|hz| (1..=999).contains(hz))
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A line of the configuration file.
+    File(PathBuf),
+    /// An environment variable.
+    Environment(String),
+    /// A flag.
+    Flag(String),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(out, "{}", path.display()),
+            Self::Environment(variable) => write!(out, "environment {variable}"),
+            Self::Flag(flag) => write!(out, "flag {flag}"),
+        }
+    }
+}
+
+/// Everything that is wrong, one line each.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct Problems(pub Vec<String>);
+
+/// Puts the layers together. `flags` are pairs of key (with underscores) and text, as given.
+pub fn resolve(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    flags: &[(&'static str, String)],
+) -> Result<Config, Problems> {
+    let mut problems = Vec::new();
+    let mut layers: Vec<(String, String, Place)> = Vec::new();
+    if let Some(path) = file {
+        match read_file(path) {
+            Ok(values) => {
+                layers.extend(values.into_iter().map(|(key, text)| (key, text, Place::File(path.to_owned()))))
+            }
+            Err(problem) => problems.push(problem),
+        }
+    }
+    for (variable, text) in environment {
+        // `PROFILER_CONFIG` names the file, `PROFILER_LOG` the log's level: neither is a key.
+        if let Some(key) = variable.strip_prefix("PROFILER_")
+            && !["CONFIG", "LOG", "DAEMON_BIN"].contains(&key)
+        {
+            layers.push((key.to_ascii_lowercase(), text, Place::Environment(variable.clone())));
+        }
+    }
+    for (key, text) in flags {
+        layers.push(((*key).to_owned(), text.clone(), Place::Flag(format!("--{}", key.replace('_', "-")))));
+    }
+    let mut config = Config::default();
+    for (key, text, place) in layers {
+        match KEYS.iter().find(|known| known.name == key) {
+            None => problems.push(format!("{place}: unknown key {key:?}; known are {}", names())),
+            Some(known) if (known.set)(&mut config, &text).is_none() => {
+                problems.push(format!("{place}: {key} = {text:?} is not {}", known.accepted));
+            }
+            Some(_) => {}
+        }
+    }
+    if config.server.is_none() && !config.listen.ip().is_loopback() {
+        problems.push(format!(
+            "listen = {} would show profiles of every process to the network; the embedded server listens on loopback only",
+            config.listen
+        ));
+    }
+    if config.server.is_none() && config.listen == config.admin_listen && config.listen.port() != 0 {
+        problems.push(format!(
+            "listen and admin_listen are both {}; give one of them another port",
+            config.listen
+        ));
+    }
+    if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
+}
+
+fn names() -> String {
+    KEYS.iter().map(|key| key.name).collect::<Vec<_>>().join(", ")
+}
+
+/// Keys and texts of a file.
+fn read_file(path: &Path) -> Result<BTreeMap<String, String>, String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    let table: toml::Table = text
+        .parse()
+        .map_err(|error: toml::de::Error| format!("{}: {}", path.display(), error.to_string().trim_end()))?;
+    Ok(table
+        .into_iter()
+        .map(|(key, value)| match value {
+            toml::Value::String(text) => (key, text),
+            other => (key, other.to_string()),
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    fn resolve_all(
+        file: &str,
+        environment: &[(&str, &str)],
+        flags: &[(&'static str, &str)],
+    ) -> Result<Config, Problems> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("profiler.toml");
+        std::fs::write(&path, file).unwrap();
+        let environment = environment.iter().map(|&(key, value)| (key.to_owned(), value.to_owned()));
+        let flags: Vec<_> = flags.iter().map(|&(key, value)| (key, value.to_owned())).collect();
+        resolve(Some(&path), environment, &flags)
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_and_that_over_the_file() {
+        let config = resolve_all(
+            "interval = \"30s\"\nfrequency = 49\nserver = \"http://a:1\"\n",
+            &[("PROFILER_FREQUENCY", "50"), ("PROFILER_SERVER", "http://b:2"), ("HOME", "/")],
+            &[("server", "https://c")],
+        )
+        .unwrap();
+        assert_eq!(config.interval, Duration::from_secs(30));
+        assert_eq!(config.frequency_hz, 50);
+        assert_eq!(config.server.as_deref(), Some("https://c"));
+    }
+
+    #[track_caller]
+    fn check_problems(
+        file: &str,
+        environment: &[(&str, &str)],
+        flags: &[(&'static str, &str)],
+        words: &[&str],
+    ) {
+        let Problems(problems) = resolve_all(file, environment, flags).unwrap_err();
+        assert_eq!(problems.len(), words.len(), "{problems:?}");
+        for (problem, words) in problems.iter().zip(words) {
+            assert!(problem.contains(words), "{problem:?} lacks {words:?}");
+        }
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once_with_key_value_and_place() {
+        check_problems(
+            "interval = \"soon\"\ncolour = 3\n",
+            &[("PROFILER_FREQUENCY", "1000")],
+            &[("server", "localhost:4040")],
+            &[
+                "unknown key \"colour\"",
+                "interval = \"soon\" is not a duration",
+                "environment PROFILER_FREQUENCY: frequency = \"1000\" is not a whole number",
+                "flag --server: server = \"localhost:4040\" is not an http://",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_no_toml_is_told_with_its_line() {
+        check_problems("interval = \n", &[], &[], &["line 1"]);
+    }
+
+    #[test]
+    fn the_embedded_server_stays_on_loopback() {
+        check_problems("", &[], &[("listen", "0.0.0.0:4040")], &["loopback only"]);
+    }
+
+    #[test]
+    fn one_port_serves_one_listener() {
+        check_problems("", &[], &[("listen", "127.0.0.1:4041")], &["another port"]);
+    }
+}

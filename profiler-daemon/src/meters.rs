@@ -49,6 +49,8 @@ impl Meters {
 
     /// Registers any other metric.
     pub fn register<M: Metric + Clone>(&self, name: &str, help: &str, metric: M) -> M {
+        // The text format ends every help with a full stop of its own.
+        let help = help.trim_end_matches('.');
         self.registry.lock().unwrap_or_else(PoisonError::into_inner).register(name, help, metric.clone());
         metric
     }

@@ -34,6 +34,12 @@ impl MonoNs {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
+    /// This moment less `earlier`, or the first there is.
+    #[must_use]
+    pub fn minus(self, earlier: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(earlier.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
     /// This moment and `later` more.
     #[must_use]
     pub fn plus(self, later: Duration) -> Self {
@@ -52,6 +58,13 @@ fn nanoseconds(clock: ClockId) -> u64 {
     let now = clock_gettime(clock);
     let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
     seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or_default())
+}
+
+/// How long this machine was suspended since it was started: what `CLOCK_BOOTTIME`, on which `/proc` gives the
+/// start of a process, is ahead of the monotonic clock.
+pub fn suspended() -> Duration {
+    let mono = nanoseconds(ClockId::Monotonic);
+    Duration::from_nanos(nanoseconds(ClockId::Boottime).saturating_sub(mono))
 }
 
 /// Relates the two clocks at one moment.
@@ -73,5 +86,60 @@ impl Anchor {
     pub fn wall(self, moment: MonoNs) -> WallNs {
         let ahead = i128::from(moment.0) - i128::from(self.mono.0) + i128::from(self.wall.0);
         WallNs(i64::try_from(ahead).unwrap_or(i64::MAX))
+    }
+}
+
+/// Gives windows their place on the wall clock so that consecutive ones touch: each starts where the last one ended,
+/// unless the wall clock was set meanwhile.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WindowClock {
+    end: Option<(MonoNs, WallNs)>,
+}
+
+/// How far the wall clock may drift from the monotonic one within a window; more means that it was set.
+const DRIFT_NS_MAX: u64 = 100_000_000;
+
+impl WindowClock {
+    /// The window from `opened` to `closed`, by an anchor taken now.
+    pub fn window(&mut self, opened: MonoNs, closed: MonoNs, anchor: Anchor) -> Window {
+        let by_anchor = anchor.wall(opened);
+        let start = match self.end {
+            Some((mono, wall)) if mono == opened && wall.0.abs_diff(by_anchor.0) <= DRIFT_NS_MAX => wall,
+            _ => by_anchor,
+        };
+        let duration_ns = closed.0.saturating_sub(opened.0);
+        let end = start.0.saturating_add(i64::try_from(duration_ns).unwrap_or(i64::MAX));
+        self.end = Some((closed, WallNs(end)));
+        Window { start, duration_ns }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The start of a second window from 1000 to 2000 after a first from 0 to 1000, the wall clock being `skew` ahead
+    /// of what it was.
+    #[track_caller]
+    fn check_second_start(skew: i64, expected: i64) {
+        let mut clock = WindowClock::default();
+        let anchor = Anchor { mono: MonoNs(0), wall: WallNs(5_000) };
+        assert_eq!(clock.window(MonoNs(0), MonoNs(1_000), anchor).start, WallNs(5_000));
+        let anchor = Anchor { mono: MonoNs(0), wall: WallNs(5_000 + skew) };
+        let second = clock.window(MonoNs(1_000), MonoNs(2_000), anchor);
+        assert_eq!((second.start, second.duration_ns), (WallNs(expected), 1_000));
+    }
+
+    #[test]
+    fn windows_touch_though_the_clock_drifts() {
+        check_second_start(0, 6_000);
+        check_second_start(77, 6_000);
+        check_second_start(-77, 6_000);
+    }
+
+    #[test]
+    fn a_window_follows_a_clock_that_was_set() {
+        check_second_start(3_600_000_000_000, 3_600_000_006_000);
+        check_second_start(-3_600_000_000_000, -3_599_999_994_000);
     }
 }

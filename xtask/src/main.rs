@@ -1,2 +1,49 @@
-//! xtask
-fn main() {}
+//! `cargo xtask VERB`: what a developer of profiler-daemon does.
+//!
+//! One file per verb, and one line here for each. Every verb does its own set-up where it can, and prints the exact
+//! commands where it cannot.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod bench;
+mod build_ebpf;
+mod host;
+mod run;
+mod test;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "What a developer of profiler-daemon does", max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Build the daemon and start it with the privileges it needs: a live flame graph of this machine
+    Run(run::Options),
+    /// Run every tier of tests and say which ones ran
+    Test(test::Options),
+    /// Build the kernel side into the object that the daemon embeds, or check the committed one
+    BuildEbpf(build_ebpf::Options),
+    /// Measure what profiling costs, beside `perf`
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().verb {
+        Verb::Run(options) => run::run(&options),
+        Verb::Test(options) => test::run(&options),
+        Verb::BuildEbpf(options) => build_ebpf::run(&options),
+        Verb::Bench(options) => bench::run(&options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

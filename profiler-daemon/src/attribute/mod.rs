@@ -1,1 +1,175 @@
-//! Being built.
+//! Pins each sample to things that outlive its process: whose stack is this?
+//!
+//! In: samples in time order, with addresses that mean something only while their process runs, and the tracker at
+//! the moment of each. Out: traces, whose frames are offsets in files and whose labels are values. Equal ones are
+//! merged on the way, for a busy loop says the same thing a hundred times a second.
+//! Not here: names of functions. A process that is gone already costs a `Reason`, never an error.
+
+use std::sync::Arc;
+
+use profiler_common::unwind::End;
+
+use crate::meters::prometheus_client::metrics::counter::Counter;
+use crate::meters::{Counters, Meters, label};
+use crate::model::{Frame, KernelAddr, Lost, RawSample, Reason, SampleKind, Trace, TraceBatch, UserAddr};
+use crate::processes::{Process, Tracker};
+use crate::time::Window;
+
+mod gathered;
+mod labels;
+mod sources;
+
+use gathered::Gathered;
+pub use gathered::Room;
+use labels::LabelCache;
+
+/// What traces are labelled with and how many are kept.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The value of the label `hostname`.
+    pub hostname: String,
+    /// True keeps tasks apart, as recordings want it; false merges what all threads of a service do.
+    pub by_task: bool,
+    /// Traces of one window at which it is to be closed. Two busy processors that never do the same thing twice
+    /// make two thousand in ten seconds at 99 Hz.
+    pub traces_max: usize,
+    /// Frames of one window at which it is to be closed: 24 bytes each.
+    pub frames_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { hostname: String::new(), by_task: false, traces_max: 1 << 14, frames_max: 1 << 18 }
+    }
+}
+
+/// Turns samples into traces.
+#[derive(Debug)]
+pub struct Attributor {
+    by_task: bool,
+    labels: LabelCache,
+    gathered: Gathered,
+    walks: [Counter; ENDS.len()],
+    missing: Counters,
+}
+
+/// How walks end, and what that is called in metrics.
+const ENDS: [(End, &str); 5] = [
+    (End::Root, "root"),
+    (End::NoUser, "no user stack"),
+    (End::NoFrame, "no frame pointer"),
+    (End::Fault, "unreadable"),
+    (End::Truncated, "too deep"),
+];
+
+impl Attributor {
+    /// An attributor with nothing gathered.
+    pub fn new(config: &Config, meters: &Meters) -> Self {
+        let walks = meters.counters("profiler_walks", "Walks of user stacks, by how they ended");
+        Self {
+            by_task: config.by_task,
+            labels: LabelCache::new(&config.hostname, meters),
+            gathered: Gathered::new(config, meters),
+            walks: ENDS.map(|(_, name)| walks.get_or_create(&label("end", name)).clone()),
+            missing: meters.counters(
+                "profiler_frames_missing",
+                "Frames that cannot be known, by reason, each with the weight of its trace",
+            ),
+        }
+    }
+
+    /// What `sample` means, while its process is as it was then.
+    pub fn attribute(&mut self, sample: &RawSample, tracker: &Tracker) -> Trace {
+        self.trace(sample, tracker.process(sample.task.pid))
+    }
+
+    /// Adds `sample` to the window. It is never refused: without room, the window is to be taken soon.
+    pub fn gather(&mut self, sample: &RawSample, tracker: &Tracker) -> Room {
+        if let Some(position) = ENDS.iter().position(|&(end, _)| end == sample.ended) {
+            self.walks[position].inc();
+        }
+        let process = tracker.process(sample.task.pid);
+        // A process without an executable is labelled by the name of its thread.
+        let is_named_by_thread = process.is_none_or(|process| process.executable.is_none());
+        let is_task_apart = self.by_task || is_named_by_thread;
+        let generation = process.map_or(0, |process| process.generation);
+        if !self.gathered.add_again(sample, generation, is_task_apart) {
+            let trace = self.trace(sample, process);
+            self.gathered.add(trace, self.by_task);
+        }
+        self.gathered.room()
+    }
+
+    /// The traces gathered since the last time.
+    pub fn take(&mut self, window: Window, kind: SampleKind, lost: Lost) -> TraceBatch {
+        let traces = self.gathered.take();
+        self.labels.sweep();
+        self.count_missing(&traces);
+        TraceBatch { window, kind, traces, lost }
+    }
+
+    fn trace(&mut self, sample: &RawSample, process: Option<&Process>) -> Trace {
+        Trace {
+            time: sample.time,
+            task: sample.task,
+            labels: self.labels.of(process, sample.task.comm),
+            frames: frames(sample, process),
+            weight: sample.weight,
+        }
+    }
+
+    fn count_missing(&self, traces: &[Trace]) {
+        let mut lost = Lost::default();
+        for trace in traces {
+            for frame in &trace.frames {
+                if let Frame::Missing(reason) = frame {
+                    lost.add(*reason, trace.weight);
+                }
+            }
+        }
+        for (reason, weight) in lost.0 {
+            self.missing.get_or_create(&label("reason", reason.as_str())).inc_by(weight.0);
+        }
+    }
+}
+
+/// The frames of a sample, leaf first: those in the kernel, then those of the process.
+fn frames(sample: &RawSample, process: Option<&Process>) -> Vec<Frame> {
+    let mut frames = Vec::with_capacity(sample.kernel.len() + sample.user.len() + 1);
+    let calls = sample.kernel.iter().enumerate();
+    frames.extend(calls.map(|(depth, &KernelAddr(at))| Frame::Kernel(KernelAddr(inside_call(depth, at)))));
+    for (depth, &UserAddr(at)) in sample.user.iter().enumerate() {
+        let at = UserAddr(inside_call(depth, at));
+        match process.map_or(Err(Reason::UnknownProcess), |process| process.settle(at)) {
+            Ok((module, offset)) => frames.push(Frame::User { module: Arc::clone(module), offset }),
+            Err(reason) => push_missing(&mut frames, reason),
+        }
+    }
+    match sample.ended {
+        // A walk that meets no frame pointer has mostly reached the C library's start code, which keeps none: a
+        // reason at the root of every other program would hide the few where it means something. It is counted.
+        End::Root | End::NoUser | End::NoFrame => {}
+        End::Fault => push_missing(&mut frames, Reason::StackUnreadable),
+        End::Truncated => push_missing(&mut frames, Reason::StackTooDeep),
+    }
+    if frames.is_empty() {
+        frames.push(Frame::Missing(Reason::StackUnreadable));
+    }
+    frames
+}
+
+/// The address to look up for an entry of a stack: the first one is where the processor was, the others are where
+/// it would return to, which may be the line, the function or the file after the one that called.
+fn inside_call(depth: usize, address: u64) -> u64 {
+    if depth == 0 { address } else { address.saturating_sub(1) }
+}
+
+/// What is missing for the same reason without a known frame in between is one frame.
+fn push_missing(frames: &mut Vec<Frame>, reason: Reason) {
+    if frames.last() != Some(&Frame::Missing(reason)) {
+        frames.push(Frame::Missing(reason));
+    }
+}
+
+#[cfg(test)]
+mod tests;

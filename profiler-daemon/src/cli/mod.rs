@@ -1,6 +1,84 @@
-//! Being built.
+//! The command line: one file per command.
+//!
+//! In: arguments. Out: an exit code. The only place that names clap.
+
+mod bench_kernel;
+mod namer;
+mod record;
+mod replay;
+mod run;
+mod serve;
+mod version;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::app::Failure;
+
+/// A system-wide eBPF profiler that is light enough to leave on.
+#[derive(Debug, Parser)]
+#[command(
+    name = "profiler-daemon",
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a privilege or a kernel feature is \
+                  missing, 4 nothing was sampled, 5 a port is taken, 6 the eBPF object is missing or damaged; \
+                  `record -- COMMAND` exits with the command's code.\n\
+                  PROFILER_LOG=error|warn|info|debug|trace sets how much is logged [default: info]."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Arguments),
+    Record(record::Arguments),
+    Serve(serve::Arguments),
+    Replay(replay::Arguments),
+    Version,
+    #[command(hide = true)]
+    Namer(namer::Arguments),
+    #[command(hide = true)]
+    BenchKernel(bench_kernel::Arguments),
+}
 
 /// Runs the command line.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_logging();
+    let done = match cli.command {
+        Command::Run(arguments) => run::main(arguments),
+        Command::Record(arguments) => record::main(arguments),
+        Command::Serve(arguments) => serve::main(arguments),
+        Command::Replay(arguments) => replay::main(&arguments),
+        Command::Version => version::main(),
+        Command::Namer(arguments) => Ok(namer::main(&arguments)),
+        Command::BenchKernel(arguments) => bench_kernel::main(&arguments),
+    };
+    done.unwrap_or_else(|failure: Failure| {
+        eprintln!("profiler-daemon: {failure}");
+        ExitCode::from(failure.exit_code())
+    })
+}
+
+/// Log lines are changes of state and go to stderr, with time unless the journal adds it.
+fn start_logging() {
+    use std::io::IsTerminal;
+    let level = std::env::var("PROFILER_LOG")
+        .ok()
+        .and_then(|level| level.parse().ok())
+        .unwrap_or(tracing::Level::INFO);
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_target(false)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        subscriber.without_time().init();
+    } else {
+        subscriber.init();
+    }
 }

@@ -1,1 +1,161 @@
-//! Being built.
+//! Carries payloads out of the house, to a Pyroscope.
+//!
+//! In: payloads, as the workshop makes them. Out: HTTP requests, and the books of what became of each weight. Not
+//! here: what is in a payload. This is the only room that speaks HTTP outwards.
+//!
+//! The promise is that no push fails because of how we hold the connection ([`connection`] says how that is
+//! kept), and that a push which fails for another reason is tried again with the same bytes, in bounded memory.
+
+mod answer;
+mod client;
+pub mod connection;
+mod journal;
+pub mod keep_alive;
+mod parcel;
+mod pusher;
+mod retry;
+mod sinks;
+mod tally;
+mod waiting;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime;
+
+pub use pusher::{Outbox, Pusher};
+pub use waiting::Outcome;
+
+use crate::meters::{Counters, Meters};
+use crate::model::Payload;
+
+/// A thread that was used to look up a name is kept no longer than this: the next push is an interval away.
+const RESOLVER_KEEP: Duration = Duration::from_millis(100);
+
+/// Where and how to push.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Address of the server: http or https, host, and perhaps port, path, and `user:password@`.
+    pub server: String,
+    /// How often payloads come. A request may take as long, but three seconds at least and ten at most: longer
+    /// than any healthy server takes, short enough that what waits behind it is still fresh.
+    pub interval: Duration,
+    /// Most memory for what waits to be pushed, bytes: some hours at a usual rate, for it is kept compressed.
+    /// The oldest goes when it is full, and is counted as a loss (`spool full`).
+    pub waiting_bytes_max: usize,
+    /// How long the end may take, for what still waits.
+    pub grace: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            server: "http://127.0.0.1:4040".to_owned(),
+            interval: Duration::from_secs(10),
+            waiting_bytes_max: 32 << 20,
+            grace: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Config {
+    /// How long a request may take.
+    pub fn request_timeout(&self) -> Duration {
+        self.interval.clamp(Duration::from_secs(3), Duration::from_secs(10))
+    }
+}
+
+/// Why nothing can be pushed.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address is none.
+    #[error("{given:?} is no address of a server ({why}): give one like http://127.0.0.1:4040")]
+    Address {
+        /// What was given, without its secrets.
+        given: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// An encrypted connection needs certificates to trust.
+    #[error(
+        "no certificate authority is known on this machine ({cause}): install the package ca-certificates, or set \
+         SSL_CERT_FILE"
+    )]
+    Certificates {
+        /// What went wrong with the first.
+        cause: String,
+    },
+    /// The HTTP client cannot be set up.
+    #[error(
+        "the HTTP client cannot be set up: check the environment's proxy settings (HTTP_PROXY, HTTPS_PROXY)"
+    )]
+    Client(#[source] reqwest::Error),
+    /// The system gives no thread, or no descriptors for it.
+    #[error("the uploader's thread cannot be started: check the limits on processes and open files")]
+    Thread(#[source] io::Error),
+}
+
+/// The uploader: a [`Pusher`] on a thread of its own.
+#[derive(Debug)]
+pub struct Uploader {
+    outbox: Outbox,
+    grace: Duration,
+    thread: JoinHandle<Outcome>,
+}
+
+/// Starts the uploader. It opens no connection before there is something to push. `lost` is the family of all
+/// losses.
+pub fn start(config: &Config, meters: &Meters, lost: Counters) -> Result<Uploader, StartError> {
+    let (pusher, outbox) = Pusher::new(config, meters, lost)?;
+    // One thread, on purpose: with several, a request that meets the server's FIN can hang for ever between a
+    // connection's task and its user.
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .max_blocking_threads(1)
+        .thread_keep_alive(RESOLVER_KEEP)
+        .build()
+        .map_err(StartError::Thread)?;
+    let work = move || {
+        let outcome = runtime.block_on(pusher.run());
+        // A resolver that hangs is not waited for.
+        runtime.shutdown_background();
+        outcome
+    };
+    let thread =
+        std::thread::Builder::new().name("uploader".to_owned()).spawn(work).map_err(StartError::Thread)?;
+    Ok(Uploader { outbox, grace: config.grace, thread })
+}
+
+impl Uploader {
+    /// Hands payloads over. Never waits for the network: where there is no room, the oldest go and are counted.
+    pub fn send(&self, payloads: Vec<Payload>) {
+        self.outbox.send(payloads);
+    }
+
+    /// Pushes what waits, for as long as the configured grace, and says what became of everything. What is left
+    /// is lost under `Stopped`.
+    ///
+    /// # Panics
+    ///
+    /// If the uploader did: then our picture of the world is wrong.
+    pub fn finish(self) -> Outcome {
+        let grace = self.grace;
+        self.finish_within(grace)
+    }
+
+    /// [`Self::finish`] with another grace.
+    ///
+    /// # Panics
+    ///
+    /// If the uploader did.
+    pub fn finish_within(self, grace: Duration) -> Outcome {
+        self.outbox.close(grace);
+        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}

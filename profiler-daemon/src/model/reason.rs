@@ -39,6 +39,18 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason for which weight is lost; the others stand in its place as frames.
+    pub const LOSSES: [Self; 8] = [
+        Self::RingFull,
+        Self::TickSkipped,
+        Self::NoScratch,
+        Self::Malformed,
+        Self::QueueFull,
+        Self::SpoolFull,
+        Self::Refused,
+        Self::Stopped,
+    ];
+
     /// The name in metrics, and in brackets in a flame graph.
     pub const fn as_str(self) -> &'static str {
         match self {

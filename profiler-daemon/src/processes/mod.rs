@@ -1,1 +1,59 @@
-//! Being built.
+//! The one tracker of processes: which code is mapped where, and which files hold it.
+//!
+//! In: what happened to processes, in two steps. [`Tracker::pin`] takes each event as it arrives, in any order,
+//! and holds on to what the process would take with it: its files, its cgroup. [`Tracker::apply`] takes them in
+//! time order, so that a sample is read against the mappings of its own moment.
+//! Out: [`Process`]: facts for labels, and addresses settled to files.
+//! Not here: labels, names, samples. A process that is gone already costs a module without a file, never an
+//! error.
+
+use std::time::Duration;
+
+mod files;
+mod mappings;
+mod modules;
+mod process;
+mod tracker;
+
+#[cfg(test)]
+mod live_tests;
+#[cfg(test)]
+mod replay_tests;
+
+pub use process::Process;
+pub use tracker::Tracker;
+
+/// The bounds of the tracker.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Executable mappings of one process that are kept: as many as the kernel lets a process have by default.
+    pub mappings_max: usize,
+    /// Executable mappings that are kept of all processes together, 40 bytes each; a table that forks share
+    /// counts once. Thirty thousand are common.
+    pub mappings_total_max: usize,
+    /// Processes that are known: four times the kernel's common limit.
+    pub processes_max: usize,
+    /// Processes that have ended and are kept for samples that come late.
+    pub ended_max: usize,
+    /// Files that are held open. The limit of open files has to be higher.
+    pub modules_open_max: usize,
+    /// Files that are known, open or not.
+    pub modules_known_max: usize,
+    /// How long a file is held that no process maps any more: long enough for a compiler that is run again and
+    /// again, short enough for a disk that is to be unmounted.
+    pub module_idle: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mappings_max: 1 << 16,
+            mappings_total_max: 1 << 20,
+            processes_max: 1 << 17,
+            ended_max: 512,
+            modules_open_max: 1 << 12,
+            modules_known_max: 1 << 14,
+            module_idle: Duration::from_secs(15),
+        }
+    }
+}

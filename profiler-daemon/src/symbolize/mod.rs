@@ -1,1 +1,318 @@
-//! Being built.
+//! Gives frames their names.
+//!
+//! In: traces of (module, offset) pairs and kernel addresses. Out: the same traces with functions. What is
+//! already known comes from the cache; the rest is asked of the namer, module by module, hundreds of offsets at
+//! once. A frame without a name shows its module and address and never vanishes. Not here: ELF, DWARF or any
+//! other stranger's bytes; those are read in the namer, a process that may die.
+
+mod cache;
+mod client;
+pub mod namer;
+mod protocol;
+mod text;
+mod vdso;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+
+use self::cache::{Cache, KERNEL, Key, VDSO};
+use self::client::{Asked, Client, Reply};
+pub use self::client::{NamerProcess, Spawner};
+use self::protocol::{ADDRESSES_MAX, Found, INLINED_MAX, NAME_BYTES_MAX, Place};
+use self::text::clean;
+use crate::meters::prometheus_client::metrics::counter::Counter;
+use crate::meters::prometheus_client::metrics::gauge::Gauge;
+use crate::meters::{Counters, Meters, label};
+use crate::model::{
+    FileIdentity, Frame, Function, Module, NamedBatch, NamedTrace, Reason, Trace, TraceBatch,
+};
+
+/// How much naming may cost.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Bytes of names to remember. Names of a full day on a busy machine are a few megabytes; what no longer fits
+    /// is asked for again.
+    pub names_bytes_max: usize,
+    /// How long one answer may take. Reading a large file for the first time takes a few hundred milliseconds.
+    pub request_timeout: Duration,
+    /// How long one batch may ask. What is left then shows its address in this window.
+    pub batch_timeout: Duration,
+    /// Whether inlined functions, source files and lines are read from debug information.
+    pub inlines: bool,
+    /// Bytes of debug information that a file may have to be read for them; a larger one is read for names only.
+    pub debug_bytes_max: u64,
+    /// Anonymous memory with which a namer is ended and started afresh, bytes; with twice as much at once, else
+    /// only if it is not young: starting costs 60 ms of processor time.
+    pub namer_bytes_max: u64,
+    /// Files to remember as having ended the namer; the oldest is forgotten.
+    pub set_aside_max: usize,
+    /// How long they are remembered.
+    pub set_aside_for: Duration,
+    /// Where the kernel lists its symbols.
+    pub kallsyms: PathBuf,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            names_bytes_max: 8 << 20,
+            request_timeout: Duration::from_secs(2),
+            batch_timeout: Duration::from_secs(4),
+            inlines: true,
+            debug_bytes_max: 32 << 20,
+            namer_bytes_max: 24 << 20,
+            set_aside_max: 256,
+            set_aside_for: Duration::from_secs(600),
+            kallsyms: PathBuf::from("/proc/kallsyms"),
+        }
+    }
+}
+
+/// Names batches, on the workshop's thread.
+pub struct Symbolizer {
+    cache: Cache,
+    client: Client,
+    vdso: Option<(File, FileIdentity)>,
+    empty: Arc<str>,
+    kernel: Arc<str>,
+    meters: SymbolizeMeters,
+}
+
+impl std::fmt::Debug for Symbolizer {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Symbolizer").field("cached_bytes", &self.cache.bytes()).finish_non_exhaustive()
+    }
+}
+
+/// Room in a stack for functions that are inlined into its frames.
+const INLINED_ROOM: usize = 8;
+
+/// Functions at one place, innermost first.
+type Names = cache::Names;
+
+/// A module and the offsets that have no names yet, each with its place in the book.
+struct Wanted {
+    module: Option<Arc<Module>>,
+    addresses: Vec<(u64, usize)>,
+}
+
+impl Symbolizer {
+    /// No namer is started before the first question. `spawn` starts one, again and again.
+    pub fn new(config: Config, spawn: Spawner, meters: &Meters) -> Self {
+        Self {
+            cache: Cache::new(config.names_bytes_max),
+            client: Client::new(config, spawn, meters),
+            vdso: None,
+            empty: Arc::from(""),
+            kernel: Arc::from("[kernel]"),
+            meters: SymbolizeMeters::new(meters),
+        }
+    }
+
+    /// Names every frame of `batch`.
+    pub fn name(&mut self, batch: TraceBatch) -> NamedBatch {
+        let TraceBatch { window, kind, traces, lost } = batch;
+        self.client.begin();
+
+        // Every distinct frame gets a place in the book, so that a frame is looked up once, here.
+        let mut book: Vec<Option<Names>> = Vec::new();
+        let mut places: FxHashMap<Key, usize> = FxHashMap::default();
+        let mut reasons: BTreeMap<Reason, usize> = BTreeMap::new();
+        let mut wanted: BTreeMap<u32, Wanted> = BTreeMap::new();
+        let mut last: Option<(&Arc<Module>, u32)> = None;
+        let mut numbered = Vec::with_capacity(traces.iter().map(|trace| trace.frames.len()).sum());
+        for frame in traces.iter().flat_map(|trace| &trace.frames) {
+            let (key, module) = match frame {
+                Frame::Missing(reason) => {
+                    numbered.push(*reasons.entry(*reason).or_insert_with(|| {
+                        book.push(Some(self.missing(*reason)));
+                        book.len() - 1
+                    }));
+                    continue;
+                }
+                Frame::Kernel(address) => (Key { slot: KERNEL, address: address.0 }, None),
+                Frame::User { module, offset } => {
+                    // Neighbours are mostly of one file.
+                    let slot = match last {
+                        Some((known, slot)) if Arc::ptr_eq(known, module) => slot,
+                        Some(_) | None => self.cache.slot(module),
+                    };
+                    last = Some((module, slot));
+                    (Key { slot, address: offset.0 }, Some(module))
+                }
+            };
+            let place = *places.entry(key).or_insert_with(|| {
+                let known = self.cache.get(key);
+                if known.is_none() {
+                    wanted
+                        .entry(key.slot)
+                        .or_insert_with(|| Wanted { module: module.cloned(), addresses: Vec::new() })
+                        .addresses
+                        .push((key.address, book.len()));
+                }
+                book.push(known);
+                book.len() - 1
+            });
+            numbered.push(place);
+        }
+        self.meters
+            .places
+            .get_or_create(&label("names", "known"))
+            .inc_by(book.iter().flatten().count() as u64);
+
+        for (slot, wanted) in wanted {
+            self.find(slot, wanted, &mut book);
+        }
+
+        let mut numbered = numbered.into_iter();
+        let traces = traces.into_iter().map(|trace| {
+            let Trace { time: _, task, labels, frames, weight } = trace;
+            let mut functions = Vec::with_capacity(frames.len() + INLINED_ROOM);
+            for place in numbered.by_ref().take(frames.len()) {
+                functions.extend_from_slice(book[place].as_deref().unwrap_or_default());
+            }
+            NamedTrace { task, labels, functions, weight }
+        });
+        let traces = traces.collect();
+        self.meters.cached_bytes.set(self.cache.bytes() as f64);
+        self.meters.evicted.inc_by(self.cache.take_evicted());
+        NamedBatch { window, kind, traces, lost }
+    }
+
+    /// Finds names for what is wanted of one module.
+    fn find(&mut self, slot: u32, wanted: Wanted, book: &mut [Option<Names>]) {
+        let Wanted { module, mut addresses } = wanted;
+        addresses.sort_unstable();
+        let module_name: Arc<str> = match &module {
+            None => self.kernel.clone(),
+            Some(_) if slot == VDSO => self.cache.string("[vdso]"),
+            Some(module) => self.cache.string(&clean(&module.display_name(), NAME_BYTES_MAX)),
+        };
+        for chunk in addresses.chunks(ADDRESSES_MAX) {
+            let asked: Vec<u64> = chunk.iter().map(|&(address, _)| address).collect();
+            let reply = match (&module, slot) {
+                (None, _) => self.client.ask(Asked::Kernel, &asked),
+                (Some(_), VDSO) => {
+                    if self.vdso.is_none() {
+                        self.vdso = vdso::image().ok();
+                    }
+                    match &self.vdso {
+                        Some((file, identity)) => {
+                            let (identity, file) = (*identity, file.as_fd());
+                            self.client.ask(Asked::File { slot, identity, file }, &asked)
+                        }
+                        None => Reply::Refused,
+                    }
+                }
+                (Some(module), _) => match (&module.file, module.identity) {
+                    (Some(file), Some(identity)) => {
+                        self.client.ask(Asked::File { slot, identity, file: file.as_fd() }, &asked)
+                    }
+                    (None, _) | (_, None) => Reply::Refused,
+                },
+            };
+            let counted = match reply {
+                Reply::Names { .. } => "found",
+                Reply::Refused => "none",
+                Reply::Unavailable => "unavailable",
+            };
+            self.meters.places.get_or_create(&label("names", counted)).inc_by(chunk.len() as u64);
+            self.fill(slot, &module_name, chunk, &reply, book);
+        }
+    }
+
+    /// Writes what came of a question into the book, and into the cache what will stay true.
+    fn fill(
+        &mut self,
+        slot: u32,
+        module: &Arc<str>,
+        chunk: &[(u64, usize)],
+        reply: &Reply,
+        book: &mut [Option<Names>],
+    ) {
+        let kernel = slot == KERNEL;
+        for (index, &(address, place)) in chunk.iter().enumerate() {
+            let (names, keep) = match reply {
+                Reply::Names { names, settled } => match names.found.get(index) {
+                    Some(Found::Named(places)) => {
+                        (self.functions(&names.strings, places, module, kernel), true)
+                    }
+                    Some(Found::Bare(address)) => (self.bare(module, Some(*address), kernel), *settled),
+                    // No name, and no address of the file's own: its offset tells it from others at least.
+                    Some(Found::Nothing) | None => {
+                        (self.bare(module, (!kernel).then_some(address), kernel), *settled)
+                    }
+                },
+                // An absolute address of the kernel would tell the reader where it lies.
+                Reply::Refused => (self.bare(module, (!kernel).then_some(address), kernel), true),
+                Reply::Unavailable => (self.bare(module, (!kernel).then_some(address), kernel), false),
+            };
+            if keep {
+                self.cache.insert(Key { slot, address }, names.clone());
+            }
+            book[place] = Some(names);
+        }
+    }
+
+    fn functions(&self, strings: &[String], places: &[Place], module: &Arc<str>, kernel: bool) -> Names {
+        let text = |index: u32| {
+            let text = usize::try_from(index).ok().and_then(|index| strings.get(index));
+            // The namer cleans too, but it reads strangers' bytes: nothing is taken on its word.
+            self.cache.string(&clean(text.map_or("", String::as_str), NAME_BYTES_MAX))
+        };
+        let function = |place: &Place| {
+            let (name, file) = (text(place.name), text(place.file));
+            self.cache.function(Function { name, file, line: place.line, module: module.clone(), kernel })
+        };
+        places.iter().take(INLINED_MAX + 1).map(function).collect()
+    }
+
+    /// `libfoo.so+0x1234`, where the number is the address that the file itself counts with, as `objdump` and
+    /// `addr2line` take it; of a file that cannot be read, the offset in it. In the kernel: bytes from the
+    /// beginning of its code, which do not tell where it lies, or nothing.
+    fn bare(&self, module: &Arc<str>, address: Option<u64>, kernel: bool) -> Names {
+        let shown = if module.is_empty() { "[unknown file]" } else { module };
+        let name = match address {
+            Some(address) => Arc::from(format!("{shown}+{address:#x}")),
+            None => self.cache.string(shown),
+        };
+        let (file, module) = (self.empty.clone(), module.clone());
+        Arc::from([self.cache.function(Function { name, file, line: 0, module, kernel })])
+    }
+
+    /// `[reason]`.
+    fn missing(&self, reason: Reason) -> Names {
+        let name = Arc::from(format!("[{reason}]"));
+        let (file, module) = (self.empty.clone(), self.empty.clone());
+        Arc::from([Arc::new(Function { name, file, line: 0, module, kernel: false })])
+    }
+}
+
+#[derive(Debug)]
+struct SymbolizeMeters {
+    places: Counters,
+    evicted: Counter,
+    cached_bytes: Gauge<f64, std::sync::atomic::AtomicU64>,
+}
+
+impl SymbolizeMeters {
+    fn new(meters: &Meters) -> Self {
+        Self {
+            places: meters.counters(
+                "profiler_places_named",
+                "Distinct places of a window: known, found by the namer, without a name, or unavailable for now",
+            ),
+            evicted: meters.counter("profiler_names_evicted", "Names forgotten because the cache was full"),
+            cached_bytes: meters.gauge("profiler_names_cached_bytes", "Size of the cache of names"),
+        }
+    }
+}

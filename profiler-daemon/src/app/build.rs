@@ -1,0 +1,56 @@
+//! Rooms that more than one command needs, each built from its own configuration.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::Failure;
+use crate::attribute::{self, Attributor};
+use crate::children;
+use crate::meters::Meters;
+use crate::processes::{self, Tracker};
+use crate::procfs::Procfs;
+use crate::symbolize::{self, NamerProcess, Symbolizer};
+
+/// Follows processes and says whose a stack is. `by_task` keeps tasks apart.
+pub(super) fn tracking(
+    hostname: Option<String>,
+    by_task: bool,
+    meters: &Meters,
+) -> Result<(Tracker, Attributor), Failure> {
+    let procfs = Procfs::new("/proc");
+    let hostname = match hostname {
+        Some(name) => name,
+        None => procfs.hostname().map_err(|error| Failure::Other {
+            what: "reading this machine's name from /proc (is it mounted?)".to_owned(),
+            error: error.to_string(),
+        })?,
+    };
+    let tracker = Tracker::new(processes::Config::default(), procfs, meters);
+    let attributor =
+        Attributor::new(&attribute::Config { hostname, by_task, ..attribute::Config::default() }, meters);
+    Ok((tracker, attributor))
+}
+
+/// How long names may be waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Patience {
+    /// The next window comes: what has no name by then shows its address.
+    Window,
+    /// Nothing waits behind it: a slow machine gets its names all the same.
+    Recording,
+}
+
+/// Names frames with the help of a namer, which is started when it is first needed.
+pub(super) fn symbolizer(inlines: bool, patience: Patience, meters: &Meters) -> Symbolizer {
+    let spawn = Box::new(|| {
+        let (socket, child) = children::spawn_namer(Path::new(children::SELF))?;
+        Ok(NamerProcess { socket, child: Some(child) })
+    });
+    let (request_timeout, batch_timeout) = match patience {
+        Patience::Window => (Duration::from_secs(5), Duration::from_secs(8)),
+        Patience::Recording => (Duration::from_secs(30), Duration::from_secs(300)),
+    };
+    let config =
+        symbolize::Config { inlines, request_timeout, batch_timeout, ..symbolize::Config::default() };
+    Symbolizer::new(config, spawn, meters)
+}

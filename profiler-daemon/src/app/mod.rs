@@ -1,0 +1,72 @@
+//! Builds the rooms, connects them and runs them: the only place, with `cli`, that knows every room.
+//!
+//! Three threads and two queues. The reader (the calling thread) takes up what the kernel saw and says whose it
+//! is; the workshop names, merges and encodes; the uploader carries out.
+
+mod books;
+mod build;
+mod intake;
+mod ports;
+mod reader;
+pub mod record;
+pub mod replay;
+pub mod run;
+mod signals;
+mod usage;
+
+pub use books::Books;
+pub use ports::{PortError, listen};
+pub use signals::Signals;
+
+use crate::capture::AttachError;
+use crate::capture::recording::RecordingError;
+
+/// Windows between reader and workshop at most; then the reader waits, and the ring takes the slack.
+const BATCHES_WAITING_MAX: usize = 2;
+
+/// Why a command cannot start, or failed: each with its exit code.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Wrong flags or configuration.
+    #[error("{0}")]
+    Usage(String),
+    /// The kernel side.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// A port.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// A recording.
+    #[error(transparent)]
+    Recording(#[from] RecordingError),
+    /// Nothing was sampled.
+    #[error("nothing was sampled: {0}")]
+    NothingSampled(String),
+    /// Anything else.
+    #[error("{what}: {error}")]
+    Other {
+        /// What was tried.
+        what: String,
+        /// What happened.
+        error: String,
+    },
+}
+
+impl Failure {
+    /// A failure that has no advice.
+    pub fn other(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        move |error| Self::Other { what: what.into(), error: error.to_string() }
+    }
+
+    /// The exit code, documented in `--help`.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Other { .. } | Self::Recording(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Attach(AttachError::Object { .. }) => 6,
+            Self::Attach(_) => 3,
+            Self::NothingSampled(_) => 4,
+            Self::Port(_) => 5,
+        }
+    }
+}

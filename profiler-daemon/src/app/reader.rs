@@ -1,0 +1,303 @@
+//! The reader thread: woken by the kernel, pins what is perishable, and never waits for a name.
+//!
+//! In: the attached kernel side. Out: one batch of traces per window, into q1. When q1 is full it waits, and the
+//! rings take the slack.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use super::Failure;
+use super::books::{Books, Room};
+use super::intake::Intake;
+use crate::capture::Kernel;
+use crate::capture::recording::Writer;
+use crate::meters::prometheus_client::metrics::counter::Counter;
+use crate::meters::{Counters, Meters, label};
+use crate::model::{ProcessEvent, RawBatch, RawSample, SampleKind, TraceBatch, Weight};
+use crate::time::{Anchor, MonoNs, WindowClock};
+
+/// How long a record may take from its time stamp to its ring: what is younger waits for the next turn, so that
+/// whatever explains a sample has arrived before it is read. A program needs microseconds; a virtual processor that is
+/// taken away in between, milliseconds.
+const WATERMARK: Duration = Duration::from_millis(5);
+
+/// Wakes closer together than this are made one: a new program maps its libraries within a millisecond, and a
+/// process that lives five is still pinned in time.
+const COALESCE: Duration = Duration::from_millis(1);
+
+/// Events that wait for the next turn at most; more bring it on.
+const EVENTS_WAITING_MAX: usize = 1 << 12;
+
+/// When windows end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    /// Length of the first window: short, so that a newcomer sees data at once.
+    pub(super) first: Duration,
+    /// Length of the others.
+    pub(super) interval: Duration,
+    /// When to stop by itself.
+    pub(super) total: Option<Duration>,
+}
+
+/// The moment of the last window's end, for who asks whether the reader is alive.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Heartbeat(Arc<AtomicU64>);
+
+impl Heartbeat {
+    /// Time since the last beat.
+    pub(super) fn age(&self) -> Duration {
+        MonoNs::now().since(MonoNs(self.0.load(Ordering::Relaxed)))
+    }
+
+    fn beat(&self) {
+        self.0.store(MonoNs::now().0, Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug)]
+struct ReaderMeters {
+    wakeups: Counters,
+    records_lost: Counter,
+    records_malformed: Counter,
+    processors_changed: Counter,
+    no_kernel_stack: Counter,
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(super) struct Reader {
+    kernel: Kernel,
+    intake: Intake,
+    kind: SampleKind,
+    clock: WindowClock,
+    books: Books,
+    heartbeat: Heartbeat,
+    meters: ReaderMeters,
+    recording: Option<Recorder>,
+    events: VecDeque<ProcessEvent>,
+    samples: VecDeque<RawSample>,
+    fresh_events: Vec<ProcessEvent>,
+    fresh_samples: Vec<RawSample>,
+}
+
+/// Keeps a window's raw batch for a recording.
+#[derive(Debug)]
+struct Recorder {
+    writer: Writer,
+    samples: Vec<RawSample>,
+    events: Vec<ProcessEvent>,
+}
+
+impl Reader {
+    pub(super) fn new(
+        kernel: Kernel,
+        intake: Intake,
+        kind: SampleKind,
+        books: Books,
+        heartbeat: Heartbeat,
+        recording: Option<Writer>,
+        meters: &Meters,
+    ) -> Self {
+        let mut reader = Self {
+            kernel,
+            intake,
+            kind,
+            clock: WindowClock::default(),
+            books,
+            heartbeat,
+            meters: ReaderMeters {
+                wakeups: meters
+                    .counters("profiler_reader_wakeups", "Times the reader was woken, and by what"),
+                records_lost: meters.counter(
+                    "profiler_process_records_lost",
+                    "Records about processes that the kernel lost; healed by reading /proc again",
+                ),
+                records_malformed: meters.counter(
+                    "profiler_process_records_malformed",
+                    "Records about processes that made no sense",
+                ),
+                processors_changed: meters
+                    .counter("profiler_processors_changed", "Processors that came or went"),
+                no_kernel_stack: meters.counter(
+                    "profiler_samples_without_kernel_stack",
+                    "Samples in the kernel whose stack the kernel could not walk",
+                ),
+            },
+            recording: recording.map(|writer| Recorder { writer, samples: Vec::new(), events: Vec::new() }),
+            events: VecDeque::new(),
+            samples: VecDeque::new(),
+            fresh_events: Vec::new(),
+            fresh_samples: Vec::new(),
+        };
+        // What ran before us: read once, after the stream of changes has begun.
+        let snapshot = reader.intake.tracker.snapshot();
+        reader.keep(snapshot);
+        reader
+    }
+
+    /// Reads until the stop descriptor becomes readable or the plan ends, then hands over what is left. Ends early
+    /// when nobody takes batches any more.
+    pub(super) fn run(mut self, plan: Plan, q1: &SyncSender<TraceBatch>) -> Result<(), Failure> {
+        let start = self.kernel.since();
+        let stop_at = plan.total.map(|total| start.plus(total));
+        let mut opened = start;
+        let mut closes = start.plus(plan.first);
+        let mut last_wake = start;
+        self.heartbeat.beat();
+        loop {
+            let deadline = stop_at.map_or(closes.plus(WATERMARK), |stop| stop.min(closes.plus(WATERMARK)));
+            let woken = self.kernel.wait(deadline).map_err(Failure::other("waiting for the kernel"))?;
+            for (name, yes) in
+                [("processes", woken.processes), ("samples", woken.samples), ("stop", woken.stop)]
+            {
+                if yes {
+                    self.meters.wakeups.get_or_create(&label("by", name)).inc();
+                }
+            }
+            let now = MonoNs::now();
+            let stop = woken.stop || stop_at.is_some_and(|stop| now >= stop);
+            if woken.processes && !stop && now.since(last_wake) < COALESCE {
+                std::thread::sleep(COALESCE);
+            }
+            last_wake = MonoNs::now();
+            if stop {
+                self.kernel.detach();
+            }
+            let due = now >= closes.plus(WATERMARK);
+            if due || stop {
+                self.meters.wakeups.get_or_create(&label("by", "window")).inc();
+            }
+            if due || stop || woken.samples || self.events.len() > EVENTS_WAITING_MAX {
+                let before = MonoNs::now();
+                self.take_samples();
+                self.take_events();
+                let settled = if stop { MonoNs(u64::MAX) } else { before.minus(WATERMARK) };
+                loop {
+                    let until = settled.min(if stop { settled } else { closes });
+                    if self.take_until(until) {
+                        // Too many distinct stacks for one batch: what there is goes ahead as a window of its own.
+                        let end = self.samples.front().map_or(before, |sample| sample.time).max(opened);
+                        self.close(opened, end, q1)?;
+                        opened = end;
+                    } else {
+                        break;
+                    }
+                }
+                if stop {
+                    return self.finish(opened, before, q1);
+                }
+                if settled >= closes {
+                    self.close(opened, closes, q1)?;
+                    self.meters.processors_changed.inc_by(self.kernel.follow_processors() as u64);
+                    opened = closes;
+                    closes = closes.plus(plan.interval);
+                    if closes < settled {
+                        closes = settled.plus(plan.interval); // we were kept from running for a whole window
+                    }
+                    self.take_until(settled);
+                }
+            } else {
+                self.take_events();
+            }
+        }
+    }
+
+    /// Takes what happened to processes from the rings and pins it.
+    fn take_events(&mut self) {
+        let mut fresh = std::mem::take(&mut self.fresh_events);
+        let drained = self.kernel.events(&mut fresh);
+        self.meters.records_malformed.inc_by(drained.malformed);
+        for event in &mut fresh {
+            self.intake.tracker.pin(event);
+        }
+        self.keep(fresh.drain(..));
+        self.fresh_events = fresh;
+        if drained.lost > 0 {
+            self.meters.records_lost.inc_by(drained.lost);
+            let healed = self.intake.tracker.heal();
+            self.keep(healed);
+        }
+    }
+
+    /// Queues `events` in time order. What is older than the newest in the queue is little and recent: only that part
+    /// is sorted again.
+    fn keep(&mut self, events: impl IntoIterator<Item = ProcessEvent>) {
+        let before = self.events.len();
+        self.events.extend(events);
+        let oldest = self.events.iter().skip(before).map(|event| event.time).min();
+        if let Some(oldest) = oldest {
+            let queue = self.events.make_contiguous();
+            let from = queue[..before].partition_point(|event| event.time <= oldest);
+            queue[from..].sort_by_key(|event| event.time);
+        }
+    }
+
+    fn take_samples(&mut self) {
+        let mut fresh = std::mem::take(&mut self.fresh_samples);
+        self.kernel.samples(&mut fresh);
+        self.samples.extend(fresh.drain(..));
+        self.fresh_samples = fresh;
+        // Two drains may meet in the middle of a moment: a processor's record can overtake another's.
+        self.samples.make_contiguous().sort_by_key(|sample| sample.time);
+    }
+
+    /// True if the gatherer is full.
+    fn take_until(&mut self, until: MonoNs) -> bool {
+        if let Some(recorder) = &mut self.recording {
+            recorder.samples.extend(self.samples.iter().take_while(|sample| sample.time <= until).cloned());
+            recorder.events.extend(self.events.iter().take_while(|event| event.time <= until).cloned());
+        }
+        let taken = self.intake.take_until(until, &mut self.events, &mut self.samples);
+        self.books.elsewhere(taken.elsewhere);
+        if taken.full
+            && let Some(recorder) = &mut self.recording
+        {
+            // What was not taken after all will be recorded when it is.
+            recorder.samples.truncate(
+                recorder.samples.len() - self.samples.iter().take_while(|s| s.time <= until).count(),
+            );
+            recorder
+                .events
+                .truncate(recorder.events.len() - self.events.iter().take_while(|e| e.time <= until).count());
+        }
+        taken.full
+    }
+
+    /// Hands the window from `opened` to `closed` to the workshop.
+    fn close(&mut self, opened: MonoNs, closed: MonoNs, q1: &SyncSender<TraceBatch>) -> Result<(), Failure> {
+        let window = self.clock.window(opened, closed, Anchor::now());
+        let balance = self.kernel.balance();
+        self.books.captured(&balance);
+        self.meters.no_kernel_stack.inc_by(balance.no_kernel_stack);
+        if let Some(recorder) = &mut self.recording {
+            recorder.writer.write(&RawBatch {
+                window,
+                kind: self.kind,
+                samples: std::mem::take(&mut recorder.samples),
+                events: std::mem::take(&mut recorder.events),
+                lost: balance.lost.clone(),
+            })?;
+        }
+        let batch = self.intake.attributor.take(window, self.kind, balance.lost);
+        let weight: Weight = batch.traces.iter().map(|trace| trace.weight).sum();
+        self.books.pass(Room::Reader, Some(Room::Workshop), weight);
+        self.heartbeat.beat();
+        q1.send(batch).map_err(|_| Failure::Other {
+            what: "handing a window over".to_owned(),
+            error: "the workshop has ended".to_owned(),
+        })?;
+        self.heartbeat.beat();
+        Ok(())
+    }
+
+    fn finish(mut self, opened: MonoNs, closed: MonoNs, q1: &SyncSender<TraceBatch>) -> Result<(), Failure> {
+        self.close(opened, closed, q1)?;
+        match self.recording {
+            Some(recorder) => Ok(recorder.writer.finish()?),
+            None => Ok(()),
+        }
+    }
+}

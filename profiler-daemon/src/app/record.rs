@@ -1,0 +1,329 @@
+//! `record`: one profile of the whole system, some processes or a command, written to files.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitCode, ExitStatus};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+
+use super::books::{Books, Room};
+use super::build::Patience;
+use super::intake::{Family, Intake};
+use super::reader::{Heartbeat, Plan, Reader};
+use super::{Failure, Signals, build};
+use crate::aggregate::{Grain, aggregate};
+use crate::capture::{self, Kernel, recording};
+use crate::encode;
+use crate::meters::Meters;
+use crate::model::{
+    Function, Labels, Lost, NamedBatch, NamedTrace, Pid, Profile, SampleKind, Task, TraceBatch, Weight,
+};
+use crate::symbolize::Symbolizer;
+use crate::time::Window;
+
+/// What to profile.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    /// Everything.
+    System,
+    /// These processes and their descendants.
+    Processes(Vec<Pid>),
+    /// This command and its descendants.
+    Command(Vec<OsString>),
+}
+
+/// What `record` is told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Ticks per second and processor.
+    pub frequency_hz: u32,
+    /// How long; `None` until the command ends or a signal comes.
+    pub duration: Option<Duration>,
+    /// What.
+    pub subject: Subject,
+    /// Files to write.
+    pub outputs: Vec<PathBuf>,
+    /// Whether debug information is read.
+    pub inlines: bool,
+}
+
+/// What a file's ending asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FileFormat {
+    Pprof,
+    Folded,
+    Recording,
+}
+
+/// The format that the ending of `path` names.
+pub(super) fn format_of(path: &Path) -> Result<FileFormat, Failure> {
+    let name = path.to_string_lossy();
+    match () {
+        () if name.ends_with(".pb.gz") => Ok(FileFormat::Pprof),
+        () if name.ends_with(".folded") => Ok(FileFormat::Folded),
+        () if name.ends_with(".jsonl") || name.ends_with(".jsonl.gz") => Ok(FileFormat::Recording),
+        () => Err(Failure::Usage(format!(
+            "{name}: the ending names the format, and must be .pb.gz (pprof), .folded (text) or .jsonl.gz (a recording for replay)"
+        ))),
+    }
+}
+
+/// Profiles and writes; the exit code is the command's, if there is one.
+pub fn record(options: &Options) -> Result<ExitCode, Failure> {
+    let mut files = Vec::new();
+    let mut writer = None;
+    for path in &options.outputs {
+        match format_of(path)? {
+            FileFormat::Recording if writer.is_some() => {
+                return Err(Failure::Usage("only one recording can be written at a time".to_owned()));
+            }
+            FileFormat::Recording => writer = Some(recording::Writer::create(path)?),
+            format => {
+                // Fail now rather than after an hour of sampling.
+                let file = std::fs::File::create(path).map_err(Failure::other(path.display().to_string()))?;
+                files.push((path.clone(), format, file));
+            }
+        }
+    }
+    let signals = Signals::install().map_err(Failure::other("taking over signals"))?;
+    let terminated = second_signal_ends_at_once().map_err(Failure::other("taking over signals"))?;
+    let meters = Meters::default();
+    let books = Books::new(&meters);
+    let capture_config = capture::Config { frequency_hz: options.frequency_hz, ..capture::Config::default() };
+    let kind = SampleKind::CpuTime { period_ns: capture_config.period_ns() };
+    let kernel = Kernel::open(capture_config, signals.waker())?;
+    let (tracker, attributor) = build::tracking(None, true, &meters)?;
+    let symbolizer = build::symbolizer(options.inlines, Patience::Recording, &meters);
+
+    // Everything listens by now: nothing of the command is missed.
+    let mut command = None;
+    let family = match &options.subject {
+        Subject::System => None,
+        Subject::Processes(pids) => Some(Family::of(pids.iter().copied())),
+        Subject::Command(words) => {
+            let child = start(words)?;
+            let family = Family::of([Pid(child.id())]);
+            command = Some(wait_for(child, &signals)?);
+            Some(family)
+        }
+    };
+    let progress = std::io::stderr().is_terminal();
+    let window = Duration::from_secs(if progress { 1 } else { 10 });
+    let plan = Plan { first: window, interval: window, total: options.duration };
+    let (q1, batches) = sync_channel(super::BATCHES_WAITING_MAX);
+    let workshop = {
+        let books = books.clone();
+        std::thread::Builder::new()
+            .name("workshop".to_owned())
+            .spawn(move || collect(&batches, symbolizer, &books, progress))
+            .map_err(Failure::other("starting a thread"))?
+    };
+    let intake = Intake::new(tracker, attributor, family);
+    let reader = Reader::new(kernel, intake, kind, books.clone(), Heartbeat::default(), writer, &meters);
+    let read = reader.run(plan, &q1);
+    drop(q1);
+    let collected = workshop.join().map_err(|_| Failure::Other {
+        what: "naming".to_owned(),
+        error: "the workshop ended with a bug; its message is above".to_owned(),
+    })?;
+    read?;
+    let code = command.map(|command| command.end(&terminated));
+    report(&collected, &books, &options.outputs);
+    collected.write(kind, files)?;
+    match code {
+        Some(code) => Ok(code),
+        None if collected.weight() == Weight(0) => Err(Failure::NothingSampled(
+            "no process that was asked for ran meanwhile; a machine that does nothing has no profile"
+                .to_owned(),
+        )),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// The first signal stops the recording; the second one ends the process where it is. The flag is set by SIGTERM.
+fn second_signal_ends_at_once() -> std::io::Result<Arc<AtomicBool>> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let stopping = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stopping))?;
+        signal_hook::flag::register(signal, Arc::clone(&stopping))?;
+    }
+    let terminated = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(SIGTERM, Arc::clone(&terminated))?;
+    Ok(terminated)
+}
+
+fn start(words: &[OsString]) -> Result<Child, Failure> {
+    let (program, arguments) = words.split_first().expect("clap asks for a command");
+    std::process::Command::new(program)
+        .args(arguments)
+        .spawn()
+        .map_err(Failure::other(format!("{}", program.display())))
+}
+
+/// The command that is recorded.
+#[derive(Debug)]
+struct Running {
+    pid: rustix::process::Pid,
+    waiter: std::thread::JoinHandle<std::io::Result<ExitStatus>>,
+}
+
+/// Waits for `child` in a thread of its own, which then stops the recording.
+fn wait_for(mut child: Child, signals: &Signals) -> Result<Running, Failure> {
+    let stopper = signals.stopper().map_err(Failure::other("waiting for the command"))?;
+    let pid = rustix::process::Pid::from_child(&child);
+    let waiter = std::thread::Builder::new()
+        .name("command".to_owned())
+        .spawn(move || {
+            let status = child.wait();
+            stopper.stop();
+            status
+        })
+        .map_err(Failure::other("starting a thread"))?;
+    Ok(Running { pid, waiter })
+}
+
+impl Running {
+    /// Waits for its end and gives its code as a shell would: 128 and the signal's number if one ended it.
+    fn end(self, terminated: &AtomicBool) -> ExitCode {
+        use std::os::unix::process::ExitStatusExt;
+        // A terminal's Ctrl-C has reached the command itself; a SIGTERM was for us alone, and is passed on.
+        if terminated.load(Ordering::Relaxed) && !self.waiter.is_finished() {
+            let _ = rustix::process::kill_process(self.pid, rustix::process::Signal::TERM);
+        }
+        let Ok(Ok(status)) = self.waiter.join() else { return ExitCode::FAILURE };
+        let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+        ExitCode::from(u8::try_from(code).unwrap_or(1))
+    }
+}
+
+/// What makes two named traces the same.
+type Key = (Task, Arc<Labels>, Vec<Arc<Function>>);
+
+/// Everything recorded so far, equal stacks merged.
+#[derive(Debug, Default)]
+pub(super) struct Collected {
+    traces: FxHashMap<Key, Weight>,
+    first: Option<Window>,
+    last: Option<Window>,
+    lost: Lost,
+}
+
+impl Collected {
+    pub(super) fn add(&mut self, batch: NamedBatch) -> Weight {
+        let mut weight = Weight(0);
+        for trace in batch.traces {
+            weight += trace.weight;
+            *self.traces.entry((trace.task, trace.labels, trace.functions)).or_default() += trace.weight;
+        }
+        self.first.get_or_insert(batch.window);
+        self.last = Some(batch.window);
+        self.lost.merge(&batch.lost);
+        weight
+    }
+
+    fn weight(&self) -> Weight {
+        self.traces.values().copied().sum()
+    }
+
+    fn processes(&self) -> usize {
+        self.traces.keys().map(|(task, ..)| task.pid).collect::<HashSet<_>>().len()
+    }
+
+    fn window(&self) -> Window {
+        match (self.first, self.last) {
+            (Some(first), Some(last)) => {
+                let end = last.start.0.saturating_add_unsigned(last.duration_ns);
+                Window { start: first.start, duration_ns: u64::try_from(end - first.start.0).unwrap_or(0) }
+            }
+            _ => Window { start: crate::time::WallNs(0), duration_ns: 0 },
+        }
+    }
+
+    pub(super) fn profiles(&self, kind: SampleKind) -> Vec<Profile> {
+        let traces = self
+            .traces
+            .iter()
+            .map(|((task, labels, functions), weight)| NamedTrace {
+                task: *task,
+                labels: Arc::clone(labels),
+                functions: functions.clone(),
+                weight: *weight,
+            })
+            .collect();
+        aggregate(&NamedBatch { window: self.window(), kind, traces, lost: self.lost.clone() }, Grain::Task)
+    }
+
+    pub(super) fn write(
+        &self,
+        kind: SampleKind,
+        files: Vec<(PathBuf, FileFormat, std::fs::File)>,
+    ) -> Result<(), Failure> {
+        let profiles = self.profiles(kind);
+        for (path, format, mut file) in files {
+            let bytes = match format {
+                FileFormat::Folded => encode::folded::encode(&profiles).into_bytes(),
+                FileFormat::Pprof | FileFormat::Recording => {
+                    encode::pprof::file(&profiles, self.window(), kind.period_ns())
+                }
+            };
+            file.write_all(&bytes).map_err(Failure::other(path.display().to_string()))?;
+        }
+        Ok(())
+    }
+}
+
+/// The workshop of a recording: names each batch and keeps it.
+fn collect(
+    batches: &Receiver<TraceBatch>,
+    mut symbolizer: Symbolizer,
+    books: &Books,
+    progress: bool,
+) -> Collected {
+    let mut collected = Collected::default();
+    let mut weight = Weight(0);
+    let mut seconds = 0.0;
+    for batch in batches {
+        seconds += Duration::from_nanos(batch.window.duration_ns).as_secs_f64();
+        let added = collected.add(symbolizer.name(batch));
+        books.pass(Room::Workshop, None, added);
+        weight += added;
+        if progress {
+            eprint!("\r{seconds:.0} s · {} samples · {} lost ", weight.0, lost(books));
+        }
+    }
+    if progress {
+        eprintln!();
+    }
+    collected
+}
+
+fn lost(books: &Books) -> u64 {
+    books.lost_total().iter().map(|(_, weight)| weight).sum()
+}
+
+/// One line about the whole, with the books: what was captured is what was written, lost, or of somebody else.
+fn report(collected: &Collected, books: &Books, outputs: &[PathBuf]) {
+    let names: Vec<String> = outputs.iter().map(|path| path.display().to_string()).collect();
+    let reasons: Vec<String> =
+        books.lost_total().iter().map(|(reason, weight)| format!("{weight} {reason}")).collect();
+    let window = Duration::from_nanos(collected.window().duration_ns);
+    eprintln!(
+        "{}: {} samples of {} processes in {:.1} s; captured {} = written {} + elsewhere {} + lost {}{}",
+        names.join(", "),
+        collected.weight().0,
+        collected.processes(),
+        window.as_secs_f64(),
+        books.captured_total(),
+        collected.weight().0,
+        books.elsewhere_total(),
+        lost(books),
+        if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) },
+    );
+}

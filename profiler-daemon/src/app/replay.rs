@@ -1,0 +1,68 @@
+//! `replay`: a recording through the same rooms as a live kernel, without root.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+
+use super::build::Patience;
+use super::intake::Intake;
+use super::record::{Collected, FileFormat, format_of};
+use super::{Failure, build};
+use crate::capture::recording;
+use crate::encode;
+use crate::meters::Meters;
+use crate::model::{NamedBatch, SampleKind, TraceBatch};
+use crate::time::MonoNs;
+
+/// Replays the recording at `path` and writes `outputs`, or folded text to standard output.
+pub fn replay(path: &Path, outputs: &[PathBuf]) -> Result<(), Failure> {
+    let mut files = Vec::new();
+    for output in outputs {
+        let format = format_of(output)?;
+        if format == FileFormat::Recording {
+            return Err(Failure::Usage(
+                "a replay writes .pb.gz or .folded, not another recording".to_owned(),
+            ));
+        }
+        let file = std::fs::File::create(output).map_err(Failure::other(output.display().to_string()))?;
+        files.push((output.clone(), format, file));
+    }
+    let meters = Meters::default();
+    let mut symbolizer = build::symbolizer(true, Patience::Recording, &meters);
+    let mut collected = Collected::default();
+    let kind = traces(path, &meters, |batch| {
+        collected.add(symbolizer.name(batch));
+    })?;
+    if files.is_empty() {
+        print!("{}", encode::folded::encode(&collected.profiles(kind)));
+    }
+    collected.write(kind, files)
+}
+
+/// Hands the traces of each batch of the recording at `path` to `each`.
+fn traces(path: &Path, meters: &Meters, mut each: impl FnMut(TraceBatch)) -> Result<SampleKind, Failure> {
+    let batches = recording::read(path)?;
+    let kind = batches
+        .first()
+        .map(|batch| batch.kind)
+        .ok_or_else(|| Failure::NothingSampled(format!("{} holds no window", path.display())))?;
+    let (tracker, attributor) = build::tracking(Some("replay".to_owned()), true, meters)?;
+    let mut intake = Intake::new(tracker, attributor, None);
+    for batch in batches {
+        let mut events = VecDeque::from(batch.events);
+        let mut samples = VecDeque::from(batch.samples);
+        while intake.take_until(MonoNs(u64::MAX), &mut events, &mut samples).full {
+            each(intake.attributor.take(batch.window, batch.kind, crate::model::Lost::default()));
+        }
+        each(intake.attributor.take(batch.window, batch.kind, batch.lost));
+    }
+    Ok(kind)
+}
+
+/// The named batches of a recording, for tests: the seam of the whole pipeline.
+pub fn named(path: &Path) -> Result<Vec<NamedBatch>, Failure> {
+    let meters = Meters::default();
+    let mut symbolizer = build::symbolizer(true, Patience::Recording, &meters);
+    let mut batches = Vec::new();
+    traces(path, &meters, |batch| batches.push(symbolizer.name(batch)))?;
+    Ok(batches)
+}

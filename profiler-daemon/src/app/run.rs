@@ -1,0 +1,184 @@
+//! `run`: the resident. Samples everything, pushes every interval, until told to stop.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
+
+use super::books::{Books, Room};
+use super::build::Patience;
+use super::intake::Intake;
+use super::reader::{Heartbeat, Plan, Reader};
+use super::{Failure, Signals, build, ports, usage};
+use crate::admin::{self, Admin};
+use crate::aggregate::{Grain, aggregate};
+use crate::capture::{self, Kernel};
+use crate::children::{self, Keeper};
+use crate::config::Config;
+use crate::deliver::{self, Uploader};
+use crate::encode::{self, Limits};
+use crate::meters::Meters;
+use crate::model::{Payload, Profile, SampleKind, TraceBatch, Weight};
+use crate::symbolize::Symbolizer;
+
+/// Length of the first window: a newcomer sees data at once.
+const FIRST_WINDOW: Duration = Duration::from_secs(1);
+
+/// How long the last pushes may take after the stop was asked for.
+const GRACE: Duration = Duration::from_secs(8);
+
+/// How long the embedded server may take to stop after the last push.
+const SERVER_GRACE: Duration = Duration::from_secs(3);
+
+/// Runs until SIGINT or SIGTERM.
+pub fn run(config: &Config) -> Result<(), Failure> {
+    let signals = Signals::install().map_err(Failure::other("taking over signals"))?;
+    raise_open_files();
+    if let Some(folder) = &config.data_dir {
+        std::fs::create_dir_all(folder).map_err(Failure::other(folder.display().to_string()))?;
+    }
+    let meters = Meters::default();
+    let admin_listener = ports::listen(config.admin_listen, "--admin-listen")?;
+    let embedded = match &config.server {
+        None => Some(ports::listen(config.listen, "--listen")?),
+        Some(_) => None,
+    };
+    let capture_config = capture::Config {
+        frequency_hz: config.frequency_hz,
+        log_level: config.kernel_log_level,
+        ..capture::Config::default()
+    };
+    let kind = SampleKind::CpuTime { period_ns: capture_config.period_ns() };
+    // Before any thread runs: see `capture::load`.
+    let kernel = Kernel::open(capture_config, signals.waker())?;
+
+    let books = Books::new(&meters);
+    let heartbeat = Heartbeat::default();
+    let (tracker, attributor) = build::tracking(config.hostname.clone(), false, &meters)?;
+    let address = match &embedded {
+        None => None,
+        Some(listener) => Some(listener.local_addr().map_err(Failure::other("asking for the port"))?),
+    };
+    let server = embedded.map(|listener| start_server(listener, &meters)).transpose()?;
+    let url = match (&config.server, address) {
+        (Some(url), _) => url.clone(),
+        (None, Some(address)) => format!("http://{address}"),
+        (None, None) => unreachable!("without a server's address the embedded one was started"),
+    };
+    let upload = deliver::Config {
+        server: url.clone(),
+        interval: config.interval,
+        grace: GRACE,
+        ..deliver::Config::default()
+    };
+    let uploader = deliver::start(&upload, &meters, books.lost_counters())
+        .map_err(|error| Failure::Usage(error.to_string()))?;
+    let symbolizer = build::symbolizer(config.inlines, Patience::Window, &meters);
+    let admin_address = start_admin(admin_listener, &meters, heartbeat.clone(), config.interval)?;
+    say_what_runs(config, &kernel, &url, address, admin_address);
+
+    let (q1, batches) = sync_channel(super::BATCHES_WAITING_MAX);
+    let workshop = {
+        let books = books.clone();
+        std::thread::Builder::new()
+            .name("workshop".to_owned())
+            .spawn(move || {
+                work(&batches, symbolizer, &uploader, &books);
+                uploader.finish()
+            })
+            .map_err(Failure::other("starting a thread"))?
+    };
+    let intake = Intake::new(tracker, attributor, None);
+    let reader = Reader::new(kernel, intake, kind, books.clone(), heartbeat, None, &meters);
+    let plan = Plan { first: FIRST_WINDOW.min(config.interval), interval: config.interval, total: None };
+    let read = reader.run(plan, &q1);
+    drop(q1);
+    let outcome = workshop.join().map_err(|_| Failure::Other {
+        what: "naming and encoding".to_owned(),
+        error: "the workshop ended with a bug; its message is above".to_owned(),
+    })?;
+    if let Some(server) = server {
+        server.stop(SERVER_GRACE);
+    }
+    read?;
+    let lost = books.lost_total();
+    let reasons: Vec<String> = lost.iter().map(|(reason, weight)| format!("{weight} {reason}")).collect();
+    tracing::info!(
+        "stopped: captured {} = delivered {} + lost {}{}",
+        books.captured_total(),
+        outcome.delivered.0,
+        lost.iter().map(|(_, weight)| weight).sum::<u64>(),
+        if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) },
+    );
+    Ok(())
+}
+
+/// One file is held open per module of the machine, and one event or two per processor.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // If it may not be raised, the tracker holds fewer files, and counts that.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// The embedded server, a child of the same binary; the socket stays ours, so that nobody is refused while it is
+/// started again.
+fn start_server(listener: TcpListener, meters: &Meters) -> Result<Keeper, Failure> {
+    let spawn = move || children::spawn_server(Path::new(children::SELF), ["serve", "--handed"], &listener);
+    Keeper::start("server", spawn, meters).map_err(Failure::other("starting the embedded server"))
+}
+
+fn start_admin(
+    listener: TcpListener,
+    meters: &Meters,
+    heartbeat: Heartbeat,
+    interval: Duration,
+) -> Result<SocketAddr, Failure> {
+    let address = listener.local_addr().map_err(Failure::other("asking for the port"))?;
+    let usage = usage::Usage::new(meters);
+    let admin = Admin {
+        meters: meters.clone(),
+        refresh: Arc::new(move || usage.refresh()),
+        healthy: Arc::new(move || {
+            let age = heartbeat.age();
+            if age <= interval * 3 + Duration::from_secs(5) {
+                return Ok(());
+            }
+            Err(format!("no window was closed for {:.0} s", age.as_secs_f64()))
+        }),
+    };
+    admin::spawn(listener, admin).map_err(Failure::other("serving the admin port"))?;
+    Ok(address)
+}
+
+/// The first lines: what is profiled, at what rate, pushed where, and the page's address.
+fn say_what_runs(
+    config: &Config,
+    kernel: &Kernel,
+    url: &str,
+    embedded: Option<SocketAddr>,
+    admin: SocketAddr,
+) {
+    let processors = match kernel.processors() {
+        1 => "1 processor".to_owned(),
+        count => format!("{count} processors"),
+    };
+    println!("profiling every process on {processors} at {} Hz", config.frequency_hz);
+    let whose = if embedded.is_some() { " (embedded, the last hour in memory)" } else { "" };
+    println!("pushing every {} to {url}{whose}", humantime::format_duration(config.interval));
+    println!("page: {url}/   metrics: http://{admin}/metrics   stop: Ctrl-C");
+}
+
+/// The workshop: names, merges and encodes each window.
+fn work(batches: &Receiver<TraceBatch>, mut symbolizer: Symbolizer, uploader: &Uploader, books: &Books) {
+    for batch in batches {
+        let named = symbolizer.name(batch);
+        let profiles = aggregate(&named, Grain::Stack);
+        let weight: Weight = profiles.iter().map(Profile::weight).sum();
+        let payloads: Vec<Payload> =
+            profiles.iter().flat_map(|profile| encode::pprof::payloads(profile, Limits::default())).collect();
+        books.pass(Room::Workshop, None, weight);
+        uploader.send(payloads);
+    }
+}

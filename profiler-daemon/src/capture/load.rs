@@ -1,0 +1,239 @@
+//! Loading the object through aya, reading no more of the kernel's type information than is needed: none.
+
+use std::io;
+use std::time::Duration;
+
+use aya::maps::Map;
+use aya::programs::{PerfEvent, ProgramError};
+use aya::{Ebpf, EbpfLoader};
+use profiler_common::knobs::{Counters, SETTINGS_MAGIC, Settings};
+use profiler_common::limits::SAMPLE_RING_BYTES_MIN;
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+use super::{Config, counters, object, online_cpus, samplers};
+
+/// Why the kernel side cannot be started: what, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// A privilege is missing.
+    #[error(
+        "not permitted to {what}: profiling the whole system needs root, or the capabilities CAP_BPF and CAP_PERFMON \
+         (and CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH, CAP_SYSLOG, CAP_CHECKPOINT_RESTORE to name what is found): \
+         start it with sudo"
+    )]
+    Privilege {
+        /// What was tried.
+        what: String,
+    },
+    /// The kernel lacks something.
+    #[error(
+        "this kernel cannot {what}: Linux 5.15 or newer with BTF (CONFIG_DEBUG_INFO_BTF) is needed ({detail})"
+    )]
+    Kernel {
+        /// What was tried.
+        what: String,
+        /// The kernel's own words.
+        detail: String,
+    },
+    /// The object is not ours, or not whole.
+    #[error("{what}: build it with `cargo xtask build-ebpf`")]
+    Object {
+        /// What is wrong.
+        what: String,
+    },
+    /// A file of the kernel cannot be read.
+    #[error("{path} cannot be read: {error}: is /sys mounted?")]
+    Sysfs {
+        /// Which.
+        path: &'static str,
+        /// Why.
+        error: String,
+    },
+    /// A system call failed that never should.
+    #[error("{call} failed: {error}")]
+    System {
+        /// Which.
+        call: &'static str,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+impl AttachError {
+    pub(super) fn map(error: &aya::maps::MapError) -> Self {
+        Self::Object { what: format!("the eBPF object's maps are not the ones this daemon knows ({error})") }
+    }
+
+    pub(super) fn system(call: &'static str) -> impl FnOnce(rustix::io::Errno) -> Self {
+        move |error| Self::System { call, error: error.into() }
+    }
+
+    pub(super) fn perf_event(cpu: u32) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::refused(format!("open a perf event on processor {cpu}"), &error, &error)
+    }
+
+    pub(super) fn program(name: &str) -> impl FnOnce(ProgramError) -> Self {
+        let what = format!("load the eBPF program {name}");
+        move |error| match &error {
+            ProgramError::LoadError { io_error, verifier_log } => {
+                let log = verifier_log.to_string();
+                // Its last line is statistics; the one before says what it did not like.
+                let last =
+                    log.lines().rev().find(|line| !line.trim().is_empty() && !line.starts_with("processed "));
+                let last = last.unwrap_or("nothing said");
+                Self::refused(what, io_error, &format!("{io_error}; verifier: {last}"))
+            }
+            ProgramError::SyscallError(call) => Self::refused(what, &call.io_error, &error),
+            _ => Self::Object { what: format!("cannot {what}: {error}") },
+        }
+    }
+
+    /// A refusal by the kernel: by its number, a missing privilege or a missing feature.
+    fn refused(what: String, error: &io::Error, detail: &dyn std::fmt::Display) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) if !is_privileged() => Self::Privilege { what },
+            _ => Self::Kernel { what, detail: detail.to_string() },
+        }
+    }
+}
+
+/// Whether a refusal can have another reason than a missing privilege: a verifier's EACCES, a locked-down kernel.
+fn is_privileged() -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|sets| {
+        use rustix::thread::CapabilitySet;
+        sets.effective.contains(CapabilitySet::SYS_ADMIN)
+            || sets.effective.contains(CapabilitySet::BPF | CapabilitySet::PERFMON)
+    })
+}
+
+/// What the programs are told.
+pub(super) fn settings(config: &Config, wakeup_bytes: u64) -> Settings {
+    Settings {
+        magic: SETTINGS_MAGIC,
+        period_ns: config.period_ns().max(1),
+        wakeup_bytes,
+        bpf_loop: u64::from(!config.bounded_loop && has_bpf_loop()),
+    }
+}
+
+/// `bpf_loop` came with Linux 5.17. (Asking by loading a program that calls it costs more than reading two numbers, and no
+/// distribution is known to have carried it back.)
+fn has_bpf_loop() -> bool {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (5, 17)
+}
+
+/// Parses the object and creates its maps.
+pub(super) fn object(config: &Config, settings: Settings, ring_bytes: u32) -> Result<Ebpf, AttachError> {
+    let bytes = object::bytes(config.object.as_ref())?;
+    let words = settings.to_words();
+    let log_level = config.log_level;
+    let mut loader = without_vmlinux_btf(EbpfLoader::new);
+    loader.override_global("SETTINGS", &words, true);
+    loader.override_global(aya_log::LEVEL, &log_level, false);
+    loader.map_max_entries("SAMPLES", ring_bytes);
+    if log_level == 0 {
+        loader.map_max_entries("AYA_LOGS", 4096);
+    }
+    loader.load(&bytes).map_err(|error| match &error {
+        aya::EbpfError::MapError(aya::maps::MapError::CreateError { io_error, .. }) => {
+            AttachError::refused("create eBPF maps".to_owned(), io_error, &error)
+        }
+        _ => AttachError::Object { what: format!("the eBPF object cannot be loaded ({error})") },
+    })
+}
+
+/// Runs `make` while no file can be opened.
+///
+/// aya's loader parses all of `/sys/kernel/btf/vmlinux` when it is made, 0.1–0.3 CPU seconds and some 30 MB, though our object has
+/// no relocation that asks for it, and does without if it cannot be opened. There is no other way to ask for that
+/// before 0.15. Called before any other thread runs.
+fn without_vmlinux_btf<T>(make: impl FnOnce() -> T) -> T {
+    let limit = getrlimit(Resource::Nofile);
+    let closed = rustix::process::Rlimit { current: Some(0), maximum: limit.maximum };
+    let lowered = setrlimit(Resource::Nofile, closed).is_ok();
+    let made = make();
+    if lowered {
+        setrlimit(Resource::Nofile, limit).expect("a soft limit may be raised to where it was");
+    }
+    made
+}
+
+/// The program called `name`.
+pub(super) fn perf_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut PerfEvent, AttachError> {
+    ebpf.program_mut(name)
+        .ok_or_else(|| AttachError::Object { what: format!("the eBPF object has no program {name}") })?
+        .try_into()
+        .map_err(AttachError::program(name))
+}
+
+/// Passes the program called `name` through the verifier.
+pub(super) fn program(ebpf: &mut Ebpf, name: &str) -> Result<(), AttachError> {
+    perf_program(ebpf, name)?.load().map_err(AttachError::program(name))
+}
+
+/// Takes the map called `name` out of the object.
+pub(super) fn map(ebpf: &mut Ebpf, name: &str) -> Result<Map, AttachError> {
+    ebpf.take_map(name)
+        .ok_or_else(|| AttachError::Object { what: format!("the eBPF object has no map {name}") })
+}
+
+/// What a program of the object costs.
+#[derive(Clone, Copy, Debug)]
+pub struct ProgramCost {
+    /// Instructions the verifier looked at.
+    pub verified_instructions: u32,
+    /// Times it ran.
+    pub runs: u64,
+    /// Nanoseconds per run, by the kernel's own statistics (`kernel.bpf_stats_enabled`); zero where they are off.
+    pub ns_per_run: f64,
+    /// User frames found per run, for the programs of the benchmark.
+    pub frames_per_run: f64,
+}
+
+/// Runs `name` alone for `duration` and says what it cost. For the benchmark.
+pub fn bench(config: &Config, name: &str, duration: Duration) -> Result<ProgramCost, AttachError> {
+    use std::os::fd::AsFd;
+    let settings = settings(config, u64::MAX);
+    let mut ebpf = object(config, settings, SAMPLE_RING_BYTES_MIN)?;
+    program(&mut ebpf, name)?;
+    let _statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime).ok();
+    let counts = aya::maps::PerCpuArray::<_, counters::Wire>::try_from(map(&mut ebpf, "COUNTERS")?)
+        .map_err(|error| AttachError::map(&error))?;
+    let mut ring =
+        aya::maps::RingBuf::try_from(map(&mut ebpf, "SAMPLES")?).map_err(|error| AttachError::map(&error))?;
+    let loaded = perf_program(&mut ebpf, name)?;
+    let fd = loaded.fd().map_err(AttachError::program(name))?;
+    let mut clocks = Vec::new();
+    for cpu in online_cpus()? {
+        clocks.push(
+            samplers::cpu::attach(cpu, config.period_ns(), fd.as_fd())
+                .map_err(AttachError::perf_event(cpu))?,
+        );
+    }
+    let slice = Duration::from_millis(50);
+    for _ in 0..duration.as_millis() / slice.as_millis() {
+        std::thread::sleep(slice);
+        while ring.next().is_some() {}
+    }
+    drop(clocks);
+    let info = loaded.info().map_err(AttachError::program(name))?;
+    let (ns, runs) = super::sys::run_statistics(fd.as_fd()).unwrap_or((0, 0));
+    let mut sum = Counters::default();
+    if let Ok(values) = counts.get(&0, 0) {
+        for words in values.iter() {
+            let counters = Counters::from_words(*words);
+            sum.runs += counters.runs;
+            sum.sent += counters.sent;
+        }
+    }
+    let ratio = |a: u64, b: u64| if b == 0 { 0.0 } else { a as f64 / b as f64 };
+    Ok(ProgramCost {
+        verified_instructions: info.verified_instruction_count().unwrap_or(0),
+        runs,
+        ns_per_run: ratio(ns, runs),
+        frames_per_run: ratio(sum.sent, sum.runs),
+    })
+}

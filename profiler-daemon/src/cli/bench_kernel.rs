@@ -1,0 +1,41 @@
+//! `bench-kernel` (hidden): what one program of the object costs. For `cargo xtask bench`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::app::Failure;
+use crate::capture;
+use crate::config;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Program to run: cpu, bench_empty, bench_get_stack or bench_walk
+    #[arg(long)]
+    program: String,
+    /// Samples per second and processor
+    #[arg(short = 'F', long, default_value = "99")]
+    frequency: u32,
+    /// How long
+    #[arg(short, long, default_value = "5s", value_parser = |text: &str| config::duration(text).ok_or("a duration is wanted"))]
+    duration: Duration,
+    /// Walk by the bounded loop of old kernels
+    #[arg(long)]
+    bounded_loop: bool,
+}
+
+/// Prints `program ns_per_run frames_per_run runs verified_instructions`.
+pub(super) fn main(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let config = capture::Config {
+        frequency_hz: arguments.frequency,
+        bounded_loop: arguments.bounded_loop,
+        ..capture::Config::default()
+    };
+    let cost = capture::bench(&config, &arguments.program, arguments.duration)?;
+    println!(
+        "{} {:.1} {:.2} {} {}",
+        arguments.program, cost.ns_per_run, cost.frames_per_run, cost.runs, cost.verified_instructions
+    );
+    Ok(ExitCode::SUCCESS)
+}

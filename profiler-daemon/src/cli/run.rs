@@ -1,0 +1,85 @@
+//! `run`: profile the whole system and push, until told to stop.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::app::{self, Failure};
+use crate::config;
+
+/// Profile every process of this machine and push to a Pyroscope server; without one, to the embedded server, whose
+/// page shows a live flame graph.
+///
+/// Each option is also a key of the configuration file (with underscores) and an environment variable PROFILER_KEY;
+/// flags win over the environment, that over the file.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Pyroscope server to push to, such as http://pyroscope:4040 [default: none, the embedded server is started]
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+    /// Time between two pushes, 1s to 1h [default: 10s]
+    #[arg(long, value_name = "DURATION")]
+    interval: Option<String>,
+    /// Samples per second and processor, 1 to 999 [default: 19]
+    #[arg(short = 'F', long, value_name = "HZ")]
+    frequency: Option<String>,
+    /// Where the embedded server listens; loopback only [default: 127.0.0.1:4040]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Where the agent answers /metrics, /-/healthy and /-/ready [default: 127.0.0.1:4041]
+    #[arg(long, value_name = "ADDRESS")]
+    admin_listen: Option<String>,
+    /// Where state is kept; created if missing. This version keeps everything in memory and writes nothing there
+    /// [default: none]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// Read inlined functions, files and lines from debug information, true or false [default: true]
+    #[arg(long, value_name = "BOOL")]
+    inlines: Option<String>,
+    /// Value of the label `hostname` [default: this machine's]
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+    /// Diagnostics of the eBPF programs themselves, 0 (off) to 5 (trace) [default: 0]
+    #[arg(long, value_name = "LEVEL")]
+    kernel_log_level: Option<String>,
+    /// Configuration file, TOML [default: PROFILER_CONFIG, else none]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
+    let Arguments {
+        server,
+        interval,
+        frequency,
+        listen,
+        admin_listen,
+        data_dir,
+        inlines,
+        hostname,
+        kernel_log_level,
+        config: file,
+    } = arguments;
+    let flags: Vec<(&'static str, String)> = [
+        ("server", server),
+        ("interval", interval),
+        ("frequency", frequency),
+        ("listen", listen),
+        ("admin_listen", admin_listen),
+        ("data_dir", data_dir),
+        ("inlines", inlines),
+        ("hostname", hostname),
+        ("kernel_log_level", kernel_log_level),
+    ]
+    .into_iter()
+    .filter_map(|(key, text)| Some((key, text?)))
+    .collect();
+    let file = file.or_else(|| std::env::var_os("PROFILER_CONFIG").map(PathBuf::from));
+    let environment = std::env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.to_string_lossy().into_owned())));
+    let config = config::resolve(file.as_deref(), environment, &flags)
+        .map_err(|problems| Failure::Usage(problems.to_string()))?;
+    app::run::run(&config)?;
+    Ok(ExitCode::SUCCESS)
+}

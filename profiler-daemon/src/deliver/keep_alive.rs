@@ -1,0 +1,142 @@
+//! Reads the `Keep-Alive` header, with which a server says how long it keeps an idle connection.
+//!
+//! In: the values of the header, any bytes. Out: a timeout and a number of requests, where they were said.
+//! Not here: what to make of them; that is `connection`.
+//!
+//! No living standard describes the header, so servers write it as they like. What cannot be understood is
+//! ignored, and of two numbers the smaller is believed, since believing less only costs a connection.
+
+use std::time::Duration;
+
+/// Longest timeout that is believed: a day. No push waits longer, and a moment this far ahead can be computed.
+const TIMEOUT_MAX: Duration = Duration::from_hours(24);
+
+/// What a server said of the connection that its answer came over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// How long the server keeps it while it is idle.
+    pub timeout: Option<Duration>,
+    /// How many more requests the server takes on it.
+    pub requests: Option<u64>,
+}
+
+impl KeepAlive {
+    /// Reads all values of the header.
+    pub fn read<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut said = Self::default();
+        for value in values {
+            for parameter in value.split(|byte| matches!(byte, b',' | b';')) {
+                said.add(parameter);
+            }
+        }
+        said
+    }
+
+    fn add(&mut self, parameter: &[u8]) {
+        let Some(equals) = parameter.iter().position(|&byte| byte == b'=') else { return };
+        let (name, value) = (parameter[..equals].trim_ascii(), &parameter[equals + 1..]);
+        let Some(number) = number(value) else { return };
+        if name.eq_ignore_ascii_case(b"timeout") {
+            let timeout = Duration::from_secs(number).min(TIMEOUT_MAX);
+            self.timeout = Some(self.timeout.map_or(timeout, |before| before.min(timeout)));
+        } else if name.eq_ignore_ascii_case(b"max") {
+            self.requests = Some(self.requests.map_or(number, |before| before.min(number)));
+        }
+    }
+}
+
+/// A whole number, perhaps in quotes, perhaps with decimals, which are cut off. Too large a one is the largest.
+fn number(value: &[u8]) -> Option<u64> {
+    let mut value = value.trim_ascii();
+    if let [b'"', inner @ .., b'"'] = value {
+        value = inner.trim_ascii();
+    }
+    let (whole, decimals) = match value.iter().position(|&byte| byte == b'.') {
+        Some(point) => (&value[..point], &value[point + 1..]),
+        None => (value, &[][..]),
+    };
+    if whole.is_empty() || !whole.iter().chain(decimals).all(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(
+        whole
+            .iter()
+            .fold(0, |sum: u64, digit| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'))),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(values: &[&str], timeout_s: Option<u64>, requests: Option<u64>) {
+        let said = KeepAlive::read(values.iter().map(|value| value.as_bytes()));
+        assert_eq!(said, KeepAlive { timeout: timeout_s.map(Duration::from_secs), requests });
+    }
+
+    #[test]
+    fn apache_says_both() {
+        check(&["timeout=5, max=100"], Some(5), Some(100));
+    }
+
+    #[test]
+    fn node_says_only_the_timeout() {
+        check(&["timeout=5"], Some(5), None);
+    }
+
+    #[test]
+    fn no_header_says_nothing() {
+        check(&[], None, None);
+    }
+
+    #[test]
+    fn case_spaces_and_quotes_do_not_matter() {
+        check(&["  TimeOut = \" 7 \" ;\tMAX= \"3\""], Some(7), Some(3));
+    }
+
+    #[test]
+    fn a_number_of_requests_alone_is_no_timeout() {
+        check(&["max=9"], None, Some(9));
+    }
+
+    #[test]
+    fn zero_is_zero() {
+        check(&["timeout=0, max=0"], Some(0), Some(0));
+    }
+
+    #[test]
+    fn decimals_are_cut_off() {
+        check(&["timeout=4.99"], Some(4), None);
+    }
+
+    #[test]
+    fn a_huge_timeout_is_a_day_and_a_huge_number_is_the_largest() {
+        check(
+            &["timeout=99999999999999999999999, max=99999999999999999999999"],
+            Some(86_400),
+            Some(u64::MAX),
+        );
+    }
+
+    #[test]
+    fn of_two_timeouts_the_smaller_is_believed() {
+        check(&["timeout=9, timeout=4", "timeout=6"], Some(4), None);
+    }
+
+    #[test]
+    fn garbage_is_ignored_and_what_stands_beside_it_is_not() {
+        check(
+            &["timeout=-1, =, ==, timeout=, timeout=5s, timeout=0x10, \"timeout=3, max=12"],
+            None,
+            Some(12),
+        );
+        check(&["\u{fffd}\u{0}, timeout=\u{fffd}, timeout"], None, None);
+        check(&["timeout=., timeout=1.x, timeout=\"\", timeout=\"8"], None, None);
+    }
+
+    #[test]
+    fn a_thousand_parameters_are_a_thousand_parameters() {
+        check(&["timeout=30,".repeat(1_000).as_str()], Some(30), None);
+    }
+}

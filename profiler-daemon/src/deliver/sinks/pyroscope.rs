@@ -1,0 +1,236 @@
+//! A Grafana Pyroscope, or a server that speaks its `push.v1`.
+//!
+//! In: payloads. Out: pieces of a `PushRequest`, and what an answer means. Not here: sending.
+//!
+//! Pyroscope stores each profile of a request by itself and answers with the first error it met, so an error says
+//! that *something* in the request was not stored. Where that may be a matter of one profile, each is sent again
+//! alone, once, with the same bytes: those that are there already collapse into one when the server compacts its
+//! blocks (measured: within about a minute, mostly), so until then they may count twice. The other choice,
+//! to take an error for all of them, loses good profiles on servers that store all or nothing.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use prost::Message;
+use reqwest::Url;
+
+use crate::deliver::StartError;
+use crate::deliver::answer::{Answer, Meaning};
+use crate::deliver::parcel::Piece;
+use crate::deliver::wire::{LabelPair, PushRequest, RawProfileSeries, RawSample};
+use crate::model::{Format, Payload};
+
+/// The name of every series of ours.
+const PROFILE_NAME: &str = "process_cpu";
+
+/// The content type of a request.
+pub(in crate::deliver) const CONTENT_TYPE: &str = "application/proto";
+
+/// The address to push to, given that of the server: its path is kept.
+pub(in crate::deliver) fn push_address(server: &str) -> Result<Url, StartError> {
+    let bad = |why: &str| StartError::Address { given: without_secret(server), why: why.to_owned() };
+    let mut address = Url::parse(server).map_err(|error| bad(&error.to_string()))?;
+    if !matches!(address.scheme(), "http" | "https") {
+        return Err(bad("only http and https are spoken"));
+    }
+    if address.query().is_some() || address.fragment().is_some() {
+        return Err(bad("a query or fragment has no place in it"));
+    }
+    address
+        .path_segments_mut()
+        .map_err(|()| bad("it has no path"))?
+        .pop_if_empty()
+        .extend(["push.v1.PusherService", "Push"]);
+    Ok(address)
+}
+
+/// An address as it may be shown: without what stands before an `@`.
+pub(in crate::deliver) fn without_secret(address: &str) -> String {
+    let (scheme, rest) = address.split_once("://").unwrap_or(("", address));
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let host = rest[..end].rfind('@').map_or(0, |at| at + 1);
+    let separator = if scheme.is_empty() { "" } else { "://" };
+    format!("{scheme}{separator}{}", &rest[host..])
+}
+
+/// Encodes a payload, or gives it back where Pyroscope has no use for its format.
+pub(in crate::deliver) fn encode(payload: Payload) -> Result<Piece, Payload> {
+    match payload.format {
+        Format::Pprof => {}
+        Format::Folded => return Err(payload),
+    }
+    let id = id(&payload);
+    let Payload { labels, body, weight, .. } = payload;
+    let name = LabelPair { name: "__name__".to_owned(), value: PROFILE_NAME.to_owned() };
+    let labels = labels
+        .iter()
+        .filter(|&(name, _)| name != "__name__")
+        .map(|(name, value)| LabelPair { name: name.to_owned(), value: value.to_owned() });
+    let series = RawProfileSeries {
+        labels: std::iter::once(name).chain(labels).collect(),
+        samples: vec![RawSample { raw_profile: body.into(), id }],
+    };
+    Ok(Piece { bytes: PushRequest { series: vec![series] }.encode_to_vec(), weight })
+}
+
+/// A UUID (version 8: our own making) that is the same for the same profile, so that sending it again changes no
+/// byte.
+fn id(payload: &Payload) -> String {
+    let mut hasher = DefaultHasher::new();
+    payload.labels.hash(&mut hasher);
+    payload.window.hash(&mut hasher);
+    payload.body.hash(&mut hasher);
+    let high = hasher.finish();
+    hasher.write_u8(1);
+    let low = hasher.finish();
+    let high = high & 0xffff_ffff_ffff_0fff | 0x8000;
+    let low = low & 0x3fff_ffff_ffff_ffff | 0x8000_0000_0000_0000;
+    format!(
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        high >> 32,
+        high >> 16 & 0xffff,
+        high & 0xffff,
+        low >> 48,
+        low & 0xffff_ffff_ffff
+    )
+}
+
+/// What Pyroscope means by an answer. Its errors are Connect's; proxies before it have their own.
+pub(in crate::deliver) fn meaning(answer: &Answer) -> Meaning {
+    match answer.status {
+        // A web page is not what a Pyroscope says, however friendly.
+        200..300 if answer.html => Meaning::WrongServer,
+        200..300 => Meaning::Delivered,
+        // Credentials can be put right while we wait; so can a tenant that is not known yet.
+        401 | 403 => Meaning::NotNow,
+        // The limit is per series: those that passed are stored.
+        429 => Meaning::SomeNotNow,
+        408 => Meaning::NotNow,
+        400 | 413 | 422 if answer.html => Meaning::WrongServer,
+        400 | 413 | 422 => Meaning::SomeNever,
+        // What cannot be decoded gets a 500 too, for ever.
+        500 => Meaning::SomeBroken,
+        501 | 505 => Meaning::WrongServer,
+        502..600 => Meaning::NotNow,
+        // 404, 405, 415, redirects, and whatever else nobody who knows `push.v1` would say.
+        _ => Meaning::WrongServer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::{Labels, Weight};
+    use crate::time::{WallNs, Window};
+
+    fn payload(service: &str, start: i64, body: &[u8]) -> Payload {
+        let pair = |name: &str, value: &str| (Arc::from(name), Arc::from(value));
+        Payload {
+            window: Window { start: WallNs(start), duration_ns: 10_000_000_000 },
+            labels: Arc::new(Labels::new([pair("service_name", service), pair("hostname", "h")])),
+            format: Format::Pprof,
+            body: body.to_vec(),
+            weight: Weight(3),
+        }
+    }
+
+    #[track_caller]
+    fn check_address(given: &str, address: &str) {
+        assert_eq!(push_address(given).unwrap().as_str(), address);
+    }
+
+    #[test]
+    fn the_base_path_is_kept() {
+        check_address("http://h:4040", "http://h:4040/push.v1.PusherService/Push");
+        check_address("http://h:4040/", "http://h:4040/push.v1.PusherService/Push");
+        check_address("https://h/a/b", "https://h/a/b/push.v1.PusherService/Push");
+        check_address("https://u:p@h/a/b/", "https://u:p@h/a/b/push.v1.PusherService/Push");
+        check_address("http://[::1]:1", "http://[::1]:1/push.v1.PusherService/Push");
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_refused_with_advice() {
+        for given in
+            ["", "localhost:4040", "ftp://h", "http://", "h", "unix:/x", "http://h/?a=b", "http://h/#x"]
+        {
+            let said = push_address(given).unwrap_err().to_string();
+            assert!(said.contains("http://127.0.0.1:4040"), "{given}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_secret_in_an_address_is_not_shown() {
+        assert_eq!(without_secret("https://u:p@ss@h:1/a@b"), "https://h:1/a@b");
+        assert_eq!(without_secret("http://h"), "http://h");
+        assert_eq!(without_secret("u:p@h"), "h");
+        let said = push_address("ftp://user:hunter2@h").unwrap_err().to_string();
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+
+    #[test]
+    fn a_payload_becomes_a_series_with_our_name() {
+        let piece = encode(payload("web", 5, b"pprof")).unwrap();
+        assert_eq!(piece.weight, Weight(3));
+        let request = PushRequest::decode(&*piece.bytes).unwrap();
+        let [series] = request.series.as_slice() else { panic!("one series") };
+        let labels: Vec<_> = series.labels.iter().map(|pair| (&*pair.name, &*pair.value)).collect();
+        assert_eq!(labels, [("__name__", "process_cpu"), ("hostname", "h"), ("service_name", "web")]);
+        assert_eq!((series.samples.len(), &*series.samples[0].raw_profile), (1, &b"pprof"[..]));
+    }
+
+    #[test]
+    fn pieces_one_after_the_other_are_one_request() {
+        let mut joined = encode(payload("a", 5, b"1")).unwrap().bytes;
+        joined.extend(encode(payload("b", 5, b"2")).unwrap().bytes);
+        assert_eq!(PushRequest::decode(&*joined).unwrap().series.len(), 2);
+    }
+
+    #[test]
+    fn the_id_is_a_uuid_and_the_same_only_for_the_same_profile() {
+        let one = id(&payload("a", 5, b"1"));
+        assert_eq!(one, id(&payload("a", 5, b"1")));
+        let groups: Vec<usize> = one.split('-').map(str::len).collect();
+        assert_eq!(groups, [8, 4, 4, 4, 12]);
+        assert!(one.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit()));
+        assert_eq!((&one[14..15], u8::from_str_radix(&one[19..20], 16).unwrap() >> 2), ("8", 0b10));
+        for other in [payload("b", 5, b"1"), payload("a", 6, b"1"), payload("a", 5, b"2")] {
+            assert_ne!(one, id(&other));
+        }
+    }
+
+    #[test]
+    fn folded_text_is_given_back() {
+        assert!(encode(Payload { format: Format::Folded, ..payload("a", 5, b"x 1") }).is_err());
+    }
+
+    #[track_caller]
+    fn check_meaning(status: u16, html: bool, expected: Meaning) {
+        assert_eq!(meaning(&Answer { status, html, ..Answer::default() }), expected, "{status}, html {html}");
+    }
+
+    #[test]
+    fn every_status_means_something() {
+        check_meaning(200, false, Meaning::Delivered);
+        check_meaning(200, true, Meaning::WrongServer);
+        check_meaning(302, false, Meaning::WrongServer);
+        check_meaning(400, false, Meaning::SomeNever);
+        check_meaning(400, true, Meaning::WrongServer);
+        check_meaning(401, false, Meaning::NotNow);
+        check_meaning(403, true, Meaning::NotNow);
+        check_meaning(404, false, Meaning::WrongServer);
+        check_meaning(405, false, Meaning::WrongServer);
+        check_meaning(408, false, Meaning::NotNow);
+        check_meaning(413, false, Meaning::SomeNever);
+        check_meaning(415, false, Meaning::WrongServer);
+        check_meaning(429, false, Meaning::SomeNotNow);
+        check_meaning(500, false, Meaning::SomeBroken);
+        check_meaning(501, false, Meaning::WrongServer);
+        check_meaning(502, true, Meaning::NotNow);
+        check_meaning(503, false, Meaning::NotNow);
+        check_meaning(599, false, Meaning::NotNow);
+        check_meaning(999, false, Meaning::WrongServer);
+    }
+}

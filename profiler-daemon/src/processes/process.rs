@@ -1,0 +1,46 @@
+//! What is known of one process at one moment.
+
+use std::sync::Arc;
+
+use super::mappings::Mappings;
+use crate::model::{Comm, FileOffset, Module, Pid, Reason, UserAddr};
+use crate::time::MonoNs;
+
+/// A process: a pid from a start to an end. A pid that is used again is another one.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// Its id while it lives.
+    pub pid: Pid,
+    /// When it started; when it was first heard of, if its start was missed.
+    pub started: MonoNs,
+    /// The name of its main thread; zeros if unknown.
+    pub comm: Comm,
+    /// The path of its executable as the kernel prints it; `None` for a kernel thread, and if unknown.
+    pub executable: Option<Arc<[u8]>>,
+    /// Contents of `/proc/PID/cgroup`, if they could be read.
+    pub cgroup: Option<Arc<str>>,
+    /// True for a task without user memory.
+    pub kernel_thread: bool,
+    /// Changes whenever anything above does that labels are made of: processes with the same number have the same
+    /// name, executable, cgroup and kind.
+    pub facts: u64,
+    /// Changes whenever facts or mappings do: addresses mean the same in processes with the same number.
+    pub generation: u64,
+    pub(super) mappings: Arc<Mappings>,
+    /// True from an exec to the first file it maps, which is its executable.
+    pub(super) executing: bool,
+    /// False if we first heard of it in the middle of its life.
+    pub(super) start_known: bool,
+    /// When its main thread ended.
+    pub(super) ended: Option<MonoNs>,
+}
+
+impl Process {
+    /// The file that `address` lies in, and where in it.
+    pub fn settle(&self, address: UserAddr) -> Result<(&Arc<Module>, FileOffset), Reason> {
+        if !self.start_known && self.mappings.len() == 0 {
+            return Err(Reason::UnknownProcess);
+        }
+        self.mappings.settle(address)
+    }
+}

@@ -1,0 +1,479 @@
+//! The namer's other end.
+//!
+//! In: questions. Out: answers, or the word that there is none. A namer that dies, falls silent or talks
+//! rubbish is ended, another is started, and what it was asked is asked again: first as before but for names
+//! only, since it is debug information that is large and easily hostile; a subject that ends a namer twice is
+//! set aside for a while. A namer that got no processor to answer with is not to blame: its answer is taken when
+//! the next batch asks, and what it read is read by then. Every question waits for a bounded time and every batch asks for a bounded time, so
+//! strangers' files cannot hold up the stream. Not here: how a namer is started; that closure is `app`'s gift.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::Child;
+use std::time::Duration;
+
+use super::Config;
+use super::protocol::{
+    ANSWER_BYTES_MAX, Answer, DebugInfo, Found, Names, Outcome, Place, REQUEST_BYTES_MAX, Refusal, Request,
+    Subject, TalkError, is_over, receive, send,
+};
+use crate::meters::prometheus_client::metrics::counter::Counter;
+use crate::meters::{Counters, Meters, label};
+use crate::model::FileIdentity;
+use crate::time::MonoNs;
+
+/// A namer that was started.
+#[derive(Debug)]
+pub struct NamerProcess {
+    /// Our end of the socket it listens on.
+    pub socket: OwnedFd,
+    /// The process; `None` if it is none of our children.
+    pub child: Option<Child>,
+}
+
+/// Starts a namer.
+pub type Spawner = Box<dyn FnMut() -> io::Result<NamerProcess> + Send>;
+
+/// What is asked about.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Asked<'a> {
+    Kernel,
+    File { slot: u32, identity: FileIdentity, file: BorrowedFd<'a> },
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// An answer. Unless it is `settled`, a later one may know more where this has no names.
+    Names { names: Names, settled: bool },
+    /// Nothing can be known of the file, now or later.
+    Refused,
+    /// Not now.
+    Unavailable,
+}
+
+pub(super) struct Client {
+    config: Config,
+    spawn: Spawner,
+    namer: Option<Namer>,
+    next_id: u32,
+    /// Namers that were told to end and whose end was not yet seen.
+    ending: Vec<Child>,
+    troubles: Troubles,
+    /// True from a failure to start a namer, which is said once, to the next success.
+    unstartable: bool,
+    kallsyms_read: Option<MonoNs>,
+    kernel_hidden: Option<MonoNs>,
+    /// When this batch must stop asking, and how many namers it may still lose.
+    patience: (MonoNs, u32),
+    meters: ClientMeters,
+}
+
+struct Namer {
+    process: NamerProcess,
+    has_kallsyms: bool,
+    started: MonoNs,
+    memory_bytes: u64,
+    /// What the last question added to it.
+    growth_bytes: u64,
+    cpu_ns: u64,
+    owed: Option<Owed>,
+}
+
+/// An answer that is still to come.
+#[derive(Clone, Copy)]
+struct Owed {
+    id: u32,
+    subject: Subjected,
+    since: MonoNs,
+}
+
+/// Namers that one batch may lose: two for each of a few bad files. The next batch asks on.
+const FAILURES_MAX: u32 = 8;
+/// How long an answer may be owed before the namer is ended after all.
+const OWED_MAX: Duration = Duration::from_secs(60);
+/// Before this age a namer may use twice its memory. Where the files in use need more than the budget, the budget
+/// is kept by starting again and again, and this is how often.
+const NAMER_AGE_MIN: Duration = Duration::from_secs(300);
+/// kallsyms is read again for an address without a name at most this often: it costs 40 ms, and modules and BPF
+/// programs come seldom.
+const KALLSYMS_AGE_MIN: Duration = Duration::from_secs(60);
+/// Where the kernel hides its addresses, it is asked again after this.
+const KERNEL_HIDDEN_FOR: Duration = Duration::from_secs(600);
+
+impl Client {
+    pub(super) fn new(config: Config, spawn: Spawner, meters: &Meters) -> Self {
+        Self {
+            troubles: Troubles::new(config.set_aside_max, config.set_aside_for),
+            config,
+            spawn,
+            namer: None,
+            next_id: 0,
+            ending: Vec::new(),
+            unstartable: false,
+            kallsyms_read: None,
+            kernel_hidden: None,
+            patience: (MonoNs(0), 0),
+            meters: ClientMeters::new(meters),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn socket(&self) -> Option<&OwnedFd> {
+        self.namer.as_ref().map(|namer| &namer.process.socket)
+    }
+
+    /// A batch begins: patience is new.
+    pub(super) fn begin(&mut self) {
+        self.patience = (MonoNs::now().plus(self.config.batch_timeout), FAILURES_MAX);
+        self.reap();
+    }
+
+    /// Asks about `addresses`, ascending and no more than fit one question.
+    pub(super) fn ask(&mut self, asked: Asked<'_>, addresses: &[u64]) -> Reply {
+        loop {
+            let now = MonoNs::now();
+            let failures = self.troubles.failures(asked.into(), now);
+            if failures >= 2 || now >= self.patience.0 || self.patience.1 == 0 {
+                return Reply::Unavailable;
+            }
+            let names_only = failures > 0 || !self.config.inlines;
+            let exchanged = match asked {
+                Asked::Kernel => self.ask_kernel(addresses, now),
+                Asked::File { slot, identity, file } => {
+                    let debug_bytes_max = (!names_only).then_some(self.config.debug_bytes_max);
+                    let subject = Subject::File { slot, size: identity.size, debug_bytes_max };
+                    self.exchange(asked, subject, Some(file), addresses).map(|outcome| match outcome {
+                        Outcome::Names(names) => Reply::Names { names, settled: true },
+                        Outcome::Refused(refusal) => self.refused(refusal, Reply::Refused),
+                    })
+                }
+            };
+            match exchanged {
+                Ok(reply) => {
+                    self.weigh(asked, names_only, &reply);
+                    return reply;
+                }
+                Err(Failure::Start(error)) => {
+                    if !std::mem::replace(&mut self.unstartable, true) {
+                        tracing::warn!("the namer cannot be started, names are missing: {error}");
+                    }
+                    self.meters.failures.get_or_create(&label("cause", "start")).inc();
+                    self.patience.1 = 0; // the next batch tries again
+                    return Reply::Unavailable;
+                }
+                Err(Failure::Starved) => {
+                    self.patience.1 = 0;
+                    return Reply::Unavailable;
+                }
+                Err(Failure::Talk { error, subject }) => {
+                    let cause = match error {
+                        TalkError::Ended => "ended",
+                        TalkError::Late => "late",
+                        TalkError::Rubbish => "rubbish",
+                    };
+                    tracing::debug!("the namer failed ({cause}) and is started again");
+                    self.meters.failures.get_or_create(&label("cause", cause)).inc();
+                    self.end();
+                    self.patience.1 -= 1;
+                    if self.troubles.add(subject, MonoNs::now()) == 2 {
+                        self.meters.set_aside.inc();
+                    }
+                }
+            }
+        }
+    }
+
+    fn ask_kernel(&mut self, addresses: &[u64], now: MonoNs) -> Result<Reply, Failure> {
+        if self.kernel_hidden.is_some_and(|since| now.since(since) < KERNEL_HIDDEN_FOR) {
+            return Ok(Reply::Unavailable);
+        }
+        let fresh = self.kallsyms_read.is_none_or(|read| now.since(read) >= KALLSYMS_AGE_MIN);
+        if self.running()?.has_kallsyms {
+            let outcome = self.exchange(Asked::Kernel, Subject::Kernel, None, addresses)?;
+            let Outcome::Names(names) = outcome else { return Ok(self.kernel_is_hidden(now)) };
+            let complete = names.found.iter().all(|found| matches!(found, Found::Named(_)));
+            if complete || !fresh {
+                return Ok(Reply::Names { names, settled: complete });
+            }
+        }
+        let Ok(kallsyms) = File::open(&self.config.kallsyms) else { return Ok(self.kernel_is_hidden(now)) };
+        self.kallsyms_read = Some(now);
+        match self.exchange(Asked::Kernel, Subject::Kernel, Some(kallsyms.as_fd()), addresses)? {
+            Outcome::Names(names) => {
+                self.running()?.has_kallsyms = true;
+                Ok(Reply::Names { names, settled: true })
+            }
+            Outcome::Refused(_) => Ok(self.kernel_is_hidden(now)),
+        }
+    }
+
+    fn kernel_is_hidden(&mut self, now: MonoNs) -> Reply {
+        if self.kernel_hidden.is_none() {
+            tracing::warn!(
+                "the kernel hides its symbols: kernel frames have no names. CAP_SYSLOG shows them, \
+                 or kernel.kptr_restrict=0 with kernel.perf_event_paranoid=1"
+            );
+        }
+        self.kernel_hidden = Some(now);
+        self.refused(Refusal::NoKallsyms, Reply::Unavailable)
+    }
+
+    fn refused(&self, refusal: Refusal, reply: Reply) -> Reply {
+        self.meters.refused.get_or_create(&label("reason", refusal.as_str())).inc();
+        reply
+    }
+
+    /// One question to a living namer.
+    fn exchange(
+        &mut self,
+        asked: Asked<'_>,
+        subject: Subject,
+        file: Option<BorrowedFd<'_>>,
+        addresses: &[u64],
+    ) -> Result<Outcome, Failure> {
+        self.next_id = self.next_id.wrapping_add(1);
+        let (id, patience) = (self.next_id, self.config.request_timeout);
+        let namer = self.running()?;
+        let since = MonoNs::now();
+        let deadline = Some(since.plus(patience));
+        let socket = namer.process.socket.as_fd();
+        let request = Request { id, subject, addresses: addresses.to_vec() };
+        let answer = send(socket, &request, REQUEST_BYTES_MAX, file, deadline)
+            .and_then(|()| receive::<Answer>(socket, ANSWER_BYTES_MAX, false, deadline));
+        let failed = |error| Failure::Talk { error, subject: asked.into() };
+        match answer {
+            Ok((answer, _)) if answer.id == id && makes_sense(&answer.outcome, addresses.len()) => {
+                namer.note(&answer);
+                Ok(answer.outcome)
+            }
+            Ok(_) => Err(failed(TalkError::Rubbish)),
+            Err(TalkError::Late) if namer.is_starved(patience) => {
+                namer.owed = Some(Owed { id, subject: asked.into(), since });
+                Err(Failure::Starved)
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// A namer that is there and owes nothing. One that went between two questions went for no fault of the next.
+    fn running(&mut self) -> Result<&mut Namer, Failure> {
+        if let Some(namer) = &mut self.namer {
+            namer.settle()?;
+        }
+        if self.namer.as_ref().is_some_and(|namer| is_over(&namer.process.socket)) {
+            self.meters.failures.get_or_create(&label("cause", "gone")).inc();
+            self.end();
+        }
+        match &mut self.namer {
+            Some(namer) => Ok(namer),
+            none => {
+                let process = (self.spawn)().map_err(Failure::Start)?;
+                self.meters.starts.inc();
+                self.unstartable = false;
+                Ok(none.insert(Namer {
+                    process,
+                    has_kallsyms: false,
+                    started: MonoNs::now(),
+                    memory_bytes: 0,
+                    growth_bytes: 0,
+                    cpu_ns: 0,
+                    owed: None,
+                }))
+            }
+        }
+    }
+
+    /// Ends a namer that has grown beyond its budget: no allocator gives memory back as surely. A file whose
+    /// debug information made it so is asked for names only from now on.
+    fn weigh(&mut self, asked: Asked<'_>, names_only: bool, reply: &Reply) {
+        if let Reply::Names { names: Names { debug: Some(debug), .. }, .. } = reply {
+            let why = match debug {
+                DebugInfo::Read | DebugInfo::Unwanted | DebugInfo::Absent => None,
+                DebugInfo::TooLarge => Some("too large"),
+                DebugInfo::Elsewhere => Some("in another file"),
+            };
+            if let Some(why) = why {
+                self.meters.debug_skipped.get_or_create(&label("reason", why)).inc();
+            }
+        }
+        let Some(namer) = &self.namer else { return };
+        let young = MonoNs::now().since(namer.started) < NAMER_AGE_MIN;
+        let bytes_max = self.config.namer_bytes_max.saturating_mul(if young { 2 } else { 1 });
+        if namer.memory_bytes <= bytes_max {
+            return;
+        }
+        tracing::debug!("the namer holds {} bytes and is started again", namer.memory_bytes);
+        self.meters.retired.inc();
+        let heavy = namer.growth_bytes > self.config.namer_bytes_max / 2;
+        if heavy && !names_only && matches!(asked, Asked::File { .. }) {
+            self.meters.debug_skipped.get_or_create(&label("reason", "memory")).inc();
+            self.troubles.add(asked.into(), MonoNs::now());
+        }
+        self.end();
+    }
+
+    /// Ends the namer. It is not waited for: a process can be stuck in the kernel.
+    fn end(&mut self) {
+        let Some(Namer { process: NamerProcess { socket, child }, .. }) = self.namer.take() else { return };
+        drop(socket);
+        if let Some(mut child) = child {
+            let _ = child.kill(); // or it is gone already
+            self.ending.push(child);
+        }
+        self.reap();
+    }
+
+    fn reap(&mut self) {
+        self.ending.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+    }
+}
+
+impl Namer {
+    fn note(&mut self, answer: &Answer) {
+        self.growth_bytes = answer.memory_bytes.saturating_sub(self.memory_bytes);
+        self.memory_bytes = answer.memory_bytes;
+        self.cpu_ns = answer.cpu_ns;
+    }
+
+    /// Takes the answer that is owed. Nobody waits for it any more, but what was read for it stays read.
+    fn settle(&mut self) -> Result<(), Failure> {
+        let Some(Owed { id, subject, since }) = self.owed else { return Ok(()) };
+        let now = MonoNs::now();
+        match receive::<Answer>(self.process.socket.as_fd(), ANSWER_BYTES_MAX, false, Some(now)) {
+            Ok((answer, _)) if answer.id == id => {
+                self.note(&answer);
+                self.has_kallsyms |=
+                    subject == Subjected::Kernel && matches!(answer.outcome, Outcome::Names(_));
+                self.owed = None;
+                Ok(())
+            }
+            Ok(_) => Err(Failure::Talk { error: TalkError::Rubbish, subject }),
+            Err(TalkError::Late) if now.since(since) < OWED_MAX => Err(Failure::Starved),
+            Err(error) => Err(Failure::Talk { error, subject }),
+        }
+    }
+
+    /// True if it could run, but did for less than half of the time it was waited for. A parser that runs in
+    /// circles is ended by its limit of processor time, if not by this.
+    fn is_starved(&self, waited: Duration) -> bool {
+        let Some(child) = &self.process.child else { return false };
+        let read = |name| std::fs::read_to_string(format!("/proc/{}/{name}", child.id())).unwrap_or_default();
+        let runnable = read("stat").rsplit(')').next().is_some_and(|rest| rest.starts_with(" R"));
+        let ran = read("schedstat").split(' ').next().and_then(|ns| ns.parse::<u64>().ok());
+        let ran = ran.map(|ns| Duration::from_nanos(ns.saturating_sub(self.cpu_ns)));
+        runnable && ran.is_some_and(|ran| ran < waited / 2)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// True if every address is answered, and every index leads to a text, to one that is not empty for a name.
+fn makes_sense(outcome: &Outcome, addresses: usize) -> bool {
+    let Outcome::Names(names) = outcome else { return true };
+    let text = |index: u32| names.strings.get(usize::try_from(index).ok()?);
+    let named =
+        |place: &Place| text(place.name).is_some_and(|name| !name.is_empty()) && text(place.file).is_some();
+    names.found.len() == addresses
+        && names.found.iter().all(|found| match found {
+            Found::Named(places) => !places.is_empty() && places.iter().all(named),
+            Found::Bare(_) | Found::Nothing => true,
+        })
+}
+
+enum Failure {
+    Start(io::Error),
+    /// The namer was not given the time to answer.
+    Starved,
+    /// Whom to blame may not be who is asked about.
+    Talk {
+        error: TalkError,
+        subject: Subjected,
+    },
+}
+
+/// What trouble is remembered of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Subjected {
+    Kernel,
+    File(FileIdentity),
+}
+
+impl From<Asked<'_>> for Subjected {
+    fn from(asked: Asked<'_>) -> Self {
+        match asked {
+            Asked::Kernel => Self::Kernel,
+            Asked::File { identity, .. } => Self::File(identity),
+        }
+    }
+}
+
+/// How often each subject ended a namer, oldest first. Forgotten after a while: a namer may have been ended by
+/// something else.
+struct Troubles {
+    known: VecDeque<(Subjected, u32, MonoNs)>,
+    most: usize,
+    kept_for: Duration,
+}
+
+impl Troubles {
+    fn new(most: usize, kept_for: Duration) -> Self {
+        Self { known: VecDeque::new(), most, kept_for }
+    }
+
+    fn failures(&mut self, subject: Subjected, now: MonoNs) -> u32 {
+        while self.known.front().is_some_and(|(_, _, since)| now.since(*since) >= self.kept_for) {
+            self.known.pop_front();
+        }
+        self.known.iter().find(|(known, ..)| *known == subject).map_or(0, |(_, failures, _)| *failures)
+    }
+
+    /// Counts one more; when there are too many subjects, the oldest is forgotten.
+    fn add(&mut self, subject: Subjected, now: MonoNs) -> u32 {
+        let failures = self.failures(subject, now) + 1;
+        self.known.retain(|(known, ..)| *known != subject);
+        if self.known.len() >= self.most {
+            self.known.pop_front();
+        }
+        self.known.push_back((subject, failures, now));
+        failures
+    }
+}
+
+struct ClientMeters {
+    starts: Counter,
+    failures: Counters,
+    retired: Counter,
+    set_aside: Counter,
+    refused: Counters,
+    debug_skipped: Counters,
+}
+
+impl ClientMeters {
+    fn new(meters: &Meters) -> Self {
+        Self {
+            starts: meters.counter("profiler_namer_starts", "Namers started"),
+            failures: meters
+                .counters("profiler_namer_failures", "Namers that ended or had to be ended, by cause"),
+            retired: meters.counter("profiler_namer_retired", "Namers ended because they had grown"),
+            set_aside: meters.counter(
+                "profiler_namer_files_set_aside",
+                "Files set aside because they ended the namer twice",
+            ),
+            refused: meters.counters(
+                "profiler_namer_questions_refused",
+                "Questions about files that cannot be read, by reason",
+            ),
+            debug_skipped: meters.counters(
+                "profiler_namer_debug_info_skipped",
+                "Files opened for names only although they have debug information, by reason",
+            ),
+        }
+    }
+}

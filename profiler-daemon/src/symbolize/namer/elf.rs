@@ -1,0 +1,281 @@
+//! What must be known of an ELF file before it is given to blazesym.
+//!
+//! In: a file, any bytes. Out: its loaded segments, and how much debug information it has. Read by `pread`, so
+//! that nothing here can fault. Not here: symbols.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use super::super::protocol::Refusal;
+
+/// The outline of an ELF file.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Outline {
+    segments: Vec<Segment>,
+    /// Bytes of debug information, uncompressed.
+    pub(super) debug_bytes: u64,
+    /// Bytes of symbol tables.
+    symbol_bytes: u64,
+    /// True if debug information is in another file, or refers to one.
+    pub(super) debug_elsewhere: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Segment {
+    offset: u64,
+    bytes: u64,
+    address: u64,
+}
+
+/// A few, in practice.
+const SEGMENTS_MAX: usize = 256;
+/// Thousands, in files built with a section for every function.
+const SECTIONS_MAX: usize = 65_536;
+/// Five million symbols: a browser with all of its own has one or two. blazesym sorts them all.
+const SYMBOL_BYTES_MAX: u64 = 128 << 20;
+const SECTION_NAMES_BYTES_MAX: u64 = 4 << 20;
+
+impl Outline {
+    /// Reads the headers of `file`.
+    pub(super) fn read(file: &File) -> Result<Self, Refusal> {
+        let reader = Reader::new(file).map_err(|_| Refusal::NotElf)?;
+        let segments = reader.segments().map_err(|_| Refusal::NotElf)?;
+        if segments.is_empty() {
+            return Err(Refusal::NotElf);
+        }
+        let mut outline = Self { segments, ..Self::default() };
+        reader.sections(&mut outline).map_err(|_| Refusal::NotElf)?;
+        if outline.symbol_bytes > SYMBOL_BYTES_MAX {
+            return Err(Refusal::TooLarge);
+        }
+        Ok(outline)
+    }
+
+    /// The address that the file itself gives to what is at `offset`.
+    pub(super) fn address(&self, offset: u64) -> Option<u64> {
+        let segment = self.segments.iter().find(|segment| {
+            offset.checked_sub(segment.offset).is_some_and(|inside| inside < segment.bytes)
+        })?;
+        segment.address.checked_add(offset - segment.offset)
+    }
+}
+
+/// Reads the numbers of a little-endian file of either class.
+struct Reader<'a> {
+    file: &'a File,
+    header: Vec<u8>,
+    wide: bool,
+}
+
+impl<'a> Reader<'a> {
+    fn new(file: &'a File) -> io::Result<Self> {
+        let mut header = vec![0; 52];
+        file.read_exact_at(&mut header, 0)?;
+        let wide = match &header[..6] {
+            b"\x7fELF\x02\x01" => true,
+            b"\x7fELF\x01\x01" => false,
+            _ => return Err(malformed()),
+        };
+        if wide {
+            header.resize(64, 0);
+            file.read_exact_at(&mut header, 0)?;
+        }
+        Ok(Self { file, header, wide })
+    }
+
+    fn segments(&self) -> io::Result<Vec<Segment>> {
+        let (start, size, count) = if self.wide {
+            (number(&self.header, 32, 8)?, 56, number(&self.header, 56, 2)?)
+        } else {
+            (number(&self.header, 28, 4)?, 32, number(&self.header, 44, 2)?)
+        };
+        let table = self.table(start, size, count, SEGMENTS_MAX)?;
+        let mut segments = Vec::new();
+        for entry in table.chunks_exact(size) {
+            let (offset, address, bytes) = if self.wide {
+                (number(entry, 8, 8)?, number(entry, 16, 8)?, number(entry, 32, 8)?)
+            } else {
+                (number(entry, 4, 4)?, number(entry, 8, 4)?, number(entry, 16, 4)?)
+            };
+            const LOADED: u64 = 1;
+            if number(entry, 0, 4)? == LOADED {
+                segments.push(Segment { offset, bytes, address });
+            }
+        }
+        Ok(segments)
+    }
+
+    fn sections(&self, outline: &mut Outline) -> io::Result<()> {
+        let (start, size, count, names) = if self.wide {
+            let header = &self.header;
+            (number(header, 40, 8)?, 64, number(header, 60, 2)?, number(header, 62, 2)?)
+        } else {
+            let header = &self.header;
+            (number(header, 32, 4)?, 40, number(header, 48, 2)?, number(header, 50, 2)?)
+        };
+        if start == 0 {
+            return Ok(()); // a file may have lost its sections and still run
+        }
+        let table = self.table(start, size, count, SECTIONS_MAX)?;
+        let section = |entry: &[u8]| -> io::Result<Section> {
+            Ok(if self.wide {
+                Section {
+                    name: number(entry, 0, 4)?,
+                    kind: number(entry, 4, 4)?,
+                    flags: number(entry, 8, 8)?,
+                    offset: number(entry, 24, 8)?,
+                    bytes: number(entry, 32, 8)?,
+                }
+            } else {
+                Section {
+                    name: number(entry, 0, 4)?,
+                    kind: number(entry, 4, 4)?,
+                    flags: number(entry, 8, 4)?,
+                    offset: number(entry, 16, 4)?,
+                    bytes: number(entry, 20, 4)?,
+                }
+            })
+        };
+        let names = usize::try_from(names).map_err(|_| malformed())?;
+        let names = section(table.chunks_exact(size).nth(names).ok_or_else(malformed)?)?;
+        if names.bytes > SECTION_NAMES_BYTES_MAX {
+            return Err(malformed());
+        }
+        let mut texts = vec![0; usize::try_from(names.bytes).map_err(|_| malformed())?];
+        self.file.read_exact_at(&mut texts, names.offset)?;
+        for entry in table.chunks_exact(size) {
+            let section = section(entry)?;
+            const SYMBOLS: u64 = 2;
+            const DYNAMIC_SYMBOLS: u64 = 11;
+            if matches!(section.kind, SYMBOLS | DYNAMIC_SYMBOLS) {
+                outline.symbol_bytes = outline.symbol_bytes.saturating_add(section.bytes);
+            }
+            let name = usize::try_from(section.name).ok().and_then(|at| texts.get(at..)).unwrap_or_default();
+            let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
+            if name.starts_with(b".debug_") || name.starts_with(b".zdebug_") {
+                outline.debug_bytes = outline.debug_bytes.saturating_add(self.uncompressed(&section)?);
+            }
+            if matches!(name, b".gnu_debuglink" | b".gnu_debugaltlink" | b".debug_sup") {
+                outline.debug_elsewhere = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn uncompressed(&self, section: &Section) -> io::Result<u64> {
+        const COMPRESSED: u64 = 1 << 11;
+        if section.flags & COMPRESSED == 0 {
+            return Ok(section.bytes);
+        }
+        let (at, width) = if self.wide { (8, 8) } else { (4, 4) };
+        let mut size = [0; 8];
+        let offset = section.offset.checked_add(at).ok_or_else(malformed)?;
+        self.file.read_exact_at(&mut size[..width], offset)?;
+        number(&size, 0, width)
+    }
+
+    fn table(&self, start: u64, size: usize, count: u64, count_max: usize) -> io::Result<Vec<u8>> {
+        let count = usize::try_from(count).ok().filter(|&count| count <= count_max).ok_or_else(malformed)?;
+        let mut table = vec![0; count * size];
+        self.file.read_exact_at(&mut table, start)?;
+        Ok(table)
+    }
+}
+
+struct Section {
+    name: u64,
+    kind: u64,
+    flags: u64,
+    offset: u64,
+    bytes: u64,
+}
+
+fn number(bytes: &[u8], at: usize, width: usize) -> io::Result<u64> {
+    let bytes = bytes.get(at..at + width).ok_or_else(malformed)?;
+    Ok(bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
+}
+
+fn malformed() -> io::Error {
+    io::ErrorKind::InvalidData.into()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::io::Write;
+
+    use super::*;
+
+    fn file(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    #[track_caller]
+    fn refused(bytes: &[u8]) {
+        assert_eq!(Outline::read(&file(bytes)), Err(Refusal::NotElf));
+    }
+
+    /// A 64-bit header with one loaded segment at file offset 0x1000.
+    fn small() -> Vec<u8> {
+        let mut elf = vec![0; 64 + 56];
+        elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        elf[32] = 64; // program headers follow
+        elf[56] = 1; // one of them
+        elf[64] = 1; // loaded
+        elf[64 + 8..64 + 16].copy_from_slice(&0x1000u64.to_le_bytes());
+        elf[64 + 16..64 + 24].copy_from_slice(&0x40_1000u64.to_le_bytes());
+        elf[64 + 32..64 + 40].copy_from_slice(&0x100u64.to_le_bytes());
+        elf
+    }
+
+    #[test]
+    fn an_offset_becomes_an_address() {
+        let outline = Outline::read(&file(&small())).unwrap();
+        assert_eq!(outline.address(0x1010), Some(0x40_1010));
+        assert_eq!(outline.address(0x10ff), Some(0x40_10ff));
+        assert_eq!(outline.address(0x1100), None);
+        assert_eq!(outline.address(0xfff), None);
+    }
+
+    #[test]
+    fn our_own_file_has_debug_information() {
+        let outline = Outline::read(&File::open("/proc/self/exe").unwrap()).unwrap();
+        assert!(outline.debug_bytes > 0 && !outline.debug_elsewhere, "{outline:?}");
+    }
+
+    #[test]
+    fn what_is_not_elf_is_refused() {
+        refused(b"");
+        refused(b"\x7f");
+        refused(b"\x7fELF");
+        refused(&[0; 4096]);
+        refused(b"#!/bin/sh\n");
+    }
+
+    #[test]
+    fn headers_that_point_nowhere_are_refused() {
+        let mut elf = small();
+        elf[32..40].copy_from_slice(&u64::MAX.to_le_bytes());
+        refused(&elf);
+        let mut elf = small();
+        elf[56..58].copy_from_slice(&u16::MAX.to_le_bytes());
+        refused(&elf);
+        let mut elf = small();
+        elf.truncate(100);
+        refused(&elf);
+    }
+
+    #[test]
+    fn segments_at_the_end_of_numbers_do_not_overflow() {
+        let mut elf = small();
+        elf[64 + 8..64 + 24].fill(0xff);
+        elf[64 + 32..64 + 40].fill(0xff);
+        let outline = Outline::read(&file(&elf)).unwrap();
+        assert_eq!(outline.address(u64::MAX), Some(u64::MAX));
+        assert_eq!(outline.address(0), None);
+    }
+}

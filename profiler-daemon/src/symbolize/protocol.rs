@@ -1,0 +1,404 @@
+//! What the agent and the namer say to each other: one question, one answer, over a stream socket.
+//!
+//! In and out: messages with a length before them, and at most one open file beside a question. Not here: what
+//! a message makes anyone do. Either side treats the other's bytes as strange: lengths are bounded before
+//! memory is taken, and the agent receives no files at all.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::time::MonoNs;
+
+/// Addresses in one question: hundreds at once make the cost of asking small beside that of answering, and an
+/// answer still small beside its bound.
+pub(super) const ADDRESSES_MAX: usize = 512;
+/// Bytes of a question: every address takes ten bytes at most.
+pub(super) const REQUEST_BYTES_MAX: usize = ADDRESSES_MAX * 10 + 64;
+/// Bytes of an answer: a few times what the longest honest one takes.
+pub(super) const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// Bytes of one name or source path; the rest is cut. C++ templates reach a few thousand.
+pub(super) const NAME_BYTES_MAX: usize = 4096;
+/// Functions inlined into each other at one address.
+pub(super) const INLINED_MAX: usize = 64;
+
+/// A question.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Request {
+    /// Comes back with the answer.
+    pub(super) id: u32,
+    /// What the addresses belong to.
+    pub(super) subject: Subject,
+    /// Kernel addresses or file offsets, ascending.
+    pub(super) addresses: Vec<u64>,
+}
+
+/// What a question is about.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) enum Subject {
+    /// The kernel. A `kallsyms` that was opened with the right to see addresses comes beside the first
+    /// question, and beside any that wants it read again.
+    Kernel,
+    /// A file, which comes beside every question.
+    File {
+        /// The agent's number for it, never used for another.
+        slot: u32,
+        /// Its size when it was pinned: another size means other contents.
+        size: u64,
+        /// How many bytes of debug information may be read for inlined functions and lines; `None`: names only.
+        debug_bytes_max: Option<u64>,
+    },
+}
+
+/// An answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Answer {
+    /// The question's.
+    pub(super) id: u32,
+    /// Anonymous memory of the namer after it, bytes.
+    pub(super) memory_bytes: u64,
+    /// Processor time of the namer until then, nanoseconds.
+    pub(super) cpu_ns: u64,
+    /// What was found.
+    pub(super) outcome: Outcome,
+}
+
+/// What became of a question.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Outcome {
+    /// Names, as far as there are any.
+    Names(Names),
+    /// Nothing can be said about this subject.
+    Refused(Refusal),
+}
+
+/// Names of the addresses asked for, in their order.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Names {
+    /// Every text once: functions share files, and addresses share functions.
+    pub(super) strings: Vec<String>,
+    /// One for each address.
+    pub(super) found: Vec<Found>,
+    /// Set by the question that opened the file: what became of its debug information.
+    pub(super) debug: Option<DebugInfo>,
+}
+
+/// What is at an address.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Found {
+    /// Functions, innermost first.
+    Named(Vec<Place>),
+    /// No name, but the address as the file counts it; in the kernel, bytes from its beginning.
+    Bare(u64),
+    /// Nothing at all.
+    Nothing,
+}
+
+/// A line of a function; indices into [`Names::strings`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Place {
+    /// Its name.
+    pub(super) name: u32,
+    /// Source file; an empty string if unknown.
+    pub(super) file: u32,
+    /// Zero if unknown.
+    pub(super) line: u32,
+}
+
+/// What became of a file's debug information.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum DebugInfo {
+    /// It is read.
+    Read,
+    /// There is none in the file.
+    Absent,
+    /// More than the question allows: names only.
+    TooLarge,
+    /// It is in another file, or refers to one. That one is not opened: its name is the file's word, and
+    /// strangers' files do not choose what we read.
+    Elsewhere,
+    /// It was not wanted.
+    Unwanted,
+}
+
+/// Why nothing can be said about a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Refusal {
+    /// Not a regular file: opening it again could block or have effects.
+    NotRegular,
+    /// Its size is not what it was.
+    Changed,
+    /// Not an ELF file, or not one that can be read.
+    NotElf,
+    /// More symbols than any honest file has.
+    TooLarge,
+    /// It cannot be opened again.
+    Unopenable,
+    /// The question makes no sense.
+    Nonsense,
+    /// No addresses in kallsyms.
+    NoKallsyms,
+}
+
+impl Refusal {
+    /// The name in metrics.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotRegular => "not a regular file",
+            Self::Changed => "changed",
+            Self::NotElf => "not ELF",
+            Self::TooLarge => "too many symbols",
+            Self::Unopenable => "cannot be opened",
+            Self::Nonsense => "nonsense",
+            Self::NoKallsyms => "no kallsyms",
+        }
+    }
+}
+
+/// Why there is no message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TalkError {
+    /// The other end is gone.
+    Ended,
+    /// The deadline is past and nothing came.
+    Late,
+    /// The message is too long, makes no sense, or was not whole by the deadline.
+    Rubbish,
+}
+
+impl From<Errno> for TalkError {
+    /// Whatever a local socket reports, the talk is over.
+    fn from(_: Errno) -> Self {
+        Self::Ended
+    }
+}
+
+/// Sends `message`, with `file` beside it. Without a deadline it waits.
+pub(super) fn send<M: Serialize>(
+    socket: BorrowedFd<'_>,
+    message: &M,
+    bytes_max: usize,
+    file: Option<BorrowedFd<'_>>,
+    deadline: Option<MonoNs>,
+) -> Result<(), TalkError> {
+    let mut bytes = vec![0; LENGTH_BYTES];
+    bytes = postcard::to_extend(message, bytes).map_err(|_| TalkError::Rubbish)?;
+    let length = bytes.len() - LENGTH_BYTES;
+    if length > bytes_max {
+        return Err(TalkError::Rubbish);
+    }
+    let length = u32::try_from(length).map_err(|_| TalkError::Rubbish)?;
+    bytes[..LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
+
+    let files: Vec<_> = file.into_iter().collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut beside = SendAncillaryBuffer::new(&mut space);
+    if !files.is_empty() {
+        beside.push(SendAncillaryMessage::ScmRights(&files));
+    }
+    let mut sent = 0;
+    while sent < bytes.len() {
+        wait(socket, PollFlags::OUT, deadline)?;
+        let flags = if deadline.is_some() { SendFlags::DONTWAIT } else { SendFlags::empty() };
+        let flags = flags | SendFlags::NOSIGNAL;
+        match sendmsg(socket, &[IoSlice::new(&bytes[sent..])], &mut beside, flags) {
+            Ok(more) => {
+                sent += more;
+                beside.clear(); // the file went with the first byte
+            }
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(gone) => return Err(gone.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Receives a message, and the file beside it where `files` says that one may come.
+pub(super) fn receive<M: DeserializeOwned>(
+    socket: BorrowedFd<'_>,
+    bytes_max: usize,
+    files: bool,
+    deadline: Option<MonoNs>,
+) -> Result<(M, Option<OwnedFd>), TalkError> {
+    let mut length = [0; LENGTH_BYTES];
+    let mut file = None;
+    fill(socket, &mut length, files.then_some(&mut file), deadline)?;
+    let length = usize::try_from(u32::from_le_bytes(length)).map_err(|_| TalkError::Rubbish)?;
+    if length > bytes_max {
+        return Err(TalkError::Rubbish);
+    }
+    let mut bytes = vec![0; length];
+    fill(socket, &mut bytes, None, deadline).map_err(torn)?;
+    match postcard::take_from_bytes(&bytes) {
+        Ok((message, [])) => Ok((message, file)),
+        Ok(_) | Err(_) => Err(TalkError::Rubbish),
+    }
+}
+
+const LENGTH_BYTES: usize = 4;
+
+/// Fills `bytes`; a file that comes beside them goes to `file`, or is closed.
+fn fill(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    mut file: Option<&mut Option<OwnedFd>>,
+    deadline: Option<MonoNs>,
+) -> Result<(), TalkError> {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        wait(socket, PollFlags::IN, deadline).map_err(|late| if filled > 0 { torn(late) } else { late })?;
+        let flags = if deadline.is_some() { RecvFlags::DONTWAIT } else { RecvFlags::empty() };
+        let flags = flags | RecvFlags::CMSG_CLOEXEC;
+        // Without room for one, the kernel closes what comes.
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut beside = match file {
+            Some(_) => RecvAncillaryBuffer::new(&mut space),
+            None => RecvAncillaryBuffer::default(),
+        };
+        match recvmsg(socket, &mut [IoSliceMut::new(&mut bytes[filled..])], &mut beside, flags) {
+            Ok(message) if message.bytes == 0 => return Err(TalkError::Ended),
+            Ok(message) => filled += message.bytes,
+            Err(Errno::INTR | Errno::AGAIN) => continue,
+            Err(gone) => return Err(gone.into()),
+        }
+        for message in beside.drain() {
+            if let (RecvAncillaryMessage::ScmRights(files), Some(file)) = (message, file.as_deref_mut()) {
+                *file = files.into_iter().next();
+            }
+        }
+    }
+    Ok(())
+}
+
+/// After half a message there is no knowing where the next one begins.
+fn torn(error: TalkError) -> TalkError {
+    match error {
+        TalkError::Late => TalkError::Rubbish,
+        TalkError::Ended | TalkError::Rubbish => error,
+    }
+}
+
+/// Waits until `socket` is ready or the deadline is past. Without a deadline the call that follows waits.
+fn wait(socket: BorrowedFd<'_>, ready: PollFlags, deadline: Option<MonoNs>) -> Result<(), TalkError> {
+    let Some(deadline) = deadline else { return Ok(()) };
+    loop {
+        // What is there by the deadline counts, even if we come late to look.
+        let left = deadline.since(MonoNs::now());
+        let timeout = Timespec::try_from(left).map_err(|_| TalkError::Rubbish)?;
+        match poll(&mut [PollFd::from_borrowed_fd(socket, ready)], Some(&timeout)) {
+            Ok(0) if left == Duration::ZERO => return Err(TalkError::Late),
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => return Ok(()),
+            Err(gone) => return Err(gone.into()),
+        }
+    }
+}
+
+/// True if the other end is gone, or speaks without having been asked.
+pub(super) fn is_over(socket: &impl AsFd) -> bool {
+    let mut polled = [PollFd::new(socket, PollFlags::IN)];
+    !matches!(poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0) | Err(Errno::INTR))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn pair() -> (UnixStream, UnixStream) {
+        UnixStream::pair().unwrap()
+    }
+
+    fn soon() -> Option<MonoNs> {
+        Some(MonoNs::now().plus(Duration::from_millis(50)))
+    }
+
+    /// What the agent makes of these bytes from a namer.
+    #[track_caller]
+    fn check(bytes: &[u8], then_gone: bool, expected: TalkError) {
+        let (ours, mut theirs) = pair();
+        theirs.write_all(bytes).unwrap();
+        if then_gone {
+            drop(theirs);
+            assert_eq!(receive::<Answer>(ours.as_fd(), 100, false, soon()).unwrap_err(), expected);
+        } else {
+            assert_eq!(receive::<Answer>(ours.as_fd(), 100, false, soon()).unwrap_err(), expected);
+            drop(theirs);
+        }
+    }
+
+    #[test]
+    fn a_message_and_its_file_arrive() {
+        let (ours, theirs) = pair();
+        let file = std::fs::File::open("/proc/self/status").unwrap();
+        let request = Request { id: 7, subject: Subject::Kernel, addresses: vec![1, u64::MAX] };
+        send(ours.as_fd(), &request, REQUEST_BYTES_MAX, Some(file.as_fd()), soon()).unwrap();
+        let (got, file) = receive::<Request>(theirs.as_fd(), REQUEST_BYTES_MAX, true, None).unwrap();
+        assert_eq!((got.id, got.addresses), (7, vec![1, u64::MAX]));
+        assert!(std::io::read_to_string(std::fs::File::from(file.unwrap())).unwrap().contains("Name:"));
+    }
+
+    #[test]
+    fn the_largest_question_fits_its_bound() {
+        let addresses = vec![u64::MAX; ADDRESSES_MAX];
+        let subject = Subject::File { slot: u32::MAX, size: u64::MAX, debug_bytes_max: Some(u64::MAX) };
+        let request = Request { id: u32::MAX, subject, addresses };
+        assert!(postcard::to_stdvec(&request).unwrap().len() <= REQUEST_BYTES_MAX);
+    }
+
+    #[test]
+    fn silence_ends_at_the_deadline() {
+        check(b"", false, TalkError::Late);
+    }
+
+    #[test]
+    fn half_a_message_at_the_deadline_is_rubbish() {
+        check(b"\x08\0\0\0ab", false, TalkError::Rubbish);
+        check(b"\x08\0", false, TalkError::Rubbish);
+    }
+
+    #[test]
+    fn half_a_message_and_then_nobody_is_an_end() {
+        check(b"\x08\0\0\0ab", true, TalkError::Ended);
+    }
+
+    #[test]
+    fn a_length_beyond_the_bound_takes_no_memory() {
+        check(b"\xff\xff\xff\xff", false, TalkError::Rubbish);
+    }
+
+    #[test]
+    fn bytes_that_mean_nothing_are_rubbish() {
+        check(b"\x04\0\0\0\xff\xff\xff\xff", false, TalkError::Rubbish);
+    }
+
+    #[test]
+    fn bytes_after_a_message_are_rubbish() {
+        let answer = Answer { id: 1, memory_bytes: 2, cpu_ns: 3, outcome: Outcome::Refused(Refusal::NotElf) };
+        let mut bytes = postcard::to_stdvec(&answer).unwrap();
+        bytes.push(0);
+        let mut message = u32::try_from(bytes.len()).unwrap().to_le_bytes().to_vec();
+        message.extend(bytes);
+        check(&message, false, TalkError::Rubbish);
+    }
+
+    #[test]
+    fn a_count_that_lies_takes_no_memory() {
+        // id, memory, time, Names, then four billion strings
+        check(b"\x09\0\0\0\x01\x02\x03\x00\xff\xff\xff\xff\x0f", false, TalkError::Rubbish);
+    }
+}

@@ -1,0 +1,119 @@
+//! Samples the running task at each tick of a processor's clock.
+//!
+//! In: the perf event's context. Out: one record in the ring. Not here: counting of equal stacks (user space
+//! does it, by meaning), or anything about a sample of the idle task, which is counted and dropped.
+
+use core::mem::size_of;
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, bpf_perf_event_value};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_comm, bpf_get_smp_processor_id, bpf_get_stack, bpf_ktime_get_ns,
+    bpf_perf_prog_read_value, bpf_ringbuf_output,
+};
+use aya_ebpf::programs::PerfEventContext;
+use aya_log_ebpf::debug;
+use profiler_common::limits::{COMM_BYTES, KERNEL_FRAMES_MAX};
+use profiler_common::sample::SampleHeader;
+use profiler_common::unwind::{End, Regs};
+
+use crate::config::SETTINGS;
+use crate::maps::{COUNTERS, FRAME_MASK, SAMPLES, SCRATCH};
+use crate::{regs, walk};
+
+/// One tick.
+#[inline(always)]
+pub fn sample(context: &PerfEventContext) {
+    let Some(counters) = COUNTERS.get_ptr_mut(0) else { return };
+    // SAFETY: the value is this processor's, and nothing else runs on it while a program does.
+    let counters = unsafe { &mut *counters };
+    counters.runs += 1;
+    let mut value = bpf_perf_event_value { counter: 0, enabled: 0, running: 0 };
+    // SAFETY: `value` is as large as said.
+    let read = unsafe {
+        bpf_perf_prog_read_value(context.ctx, &raw mut value, size_of::<bpf_perf_event_value>() as u32)
+    };
+    let mut skipped = 0;
+    if read == 0 {
+        // Rounded, for a tick comes a little late or early: one period since the last run means none was skipped.
+        let period = SETTINGS.load().period_ns;
+        let passed = value.counter.wrapping_sub(counters.event_count).wrapping_add(period / 2);
+        // (A plain division would bring a panic along, which has no place here.)
+        if let Some(periods) = passed.checked_div(period)
+            && periods > 1
+        {
+            skipped = periods - 1;
+        }
+        counters.event_count = value.counter;
+    }
+    let tgid = context.tgid();
+    if tgid == 0 {
+        counters.idle += 1;
+        counters.skipped_idle += skipped;
+        return;
+    }
+    counters.skipped_busy += skipped;
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        counters.no_scratch += 1;
+        return;
+    };
+    // SAFETY: as for the counters.
+    let scratch = unsafe { &mut *scratch };
+
+    let kernel = regs::in_kernel(context);
+    let mut kernel_frames = 0usize;
+    if kernel {
+        // SAFETY: `frames` is longer than that.
+        let bytes = unsafe {
+            bpf_get_stack(
+                context.as_ptr(),
+                scratch.frames.as_mut_ptr().cast(),
+                (KERNEL_FRAMES_MAX * 8) as u32,
+                0,
+            )
+        };
+        if bytes > 0 {
+            kernel_frames = (bytes as usize / 8) & 0x7f;
+        } else {
+            counters.no_kernel_stack += 1;
+        }
+    }
+    scratch.words = kernel_frames as u64;
+    scratch.ended = End::NoUser as u64;
+    let mut user = Regs { ip: 0, sp: 0, fp: 0 };
+    if regs::user_regs(context, kernel, &mut user) {
+        scratch.walk.restart(user);
+        walk::user(scratch);
+    }
+    let words = scratch.words as usize;
+
+    scratch.header.time = unsafe { bpf_ktime_get_ns() };
+    scratch.header.tgid = tgid;
+    scratch.header.tid = context.pid();
+    scratch.header.cpu = unsafe { bpf_get_smp_processor_id() } as u16;
+    scratch.header.kernel_frames = kernel_frames as u16;
+    scratch.header.user_frames = (words - kernel_frames) as u16;
+    scratch.header.ended = scratch.ended as u16;
+    // SAFETY: `comm` is as long as said. It cannot fail: the current task has a name.
+    unsafe { bpf_get_current_comm(scratch.header.comm.as_mut_ptr().cast(), COMM_BYTES as u32) };
+
+    let bytes = size_of::<SampleHeader>() + (words & FRAME_MASK) * 8;
+    // Nobody is woken per sample: the reader comes for the window's end, or when the ring fills.
+    let unread = SAMPLES.query(0) + bytes as u64;
+    let wake = if unread >= SETTINGS.load().wakeup_bytes { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+    // SAFETY: header and frames lie together, and `bytes` is no more than both.
+    let sent = unsafe {
+        bpf_ringbuf_output(
+            (&raw const SAMPLES).cast_mut().cast(),
+            (&raw mut scratch.header).cast(),
+            bytes as u64,
+            u64::from(wake),
+        )
+    };
+    if sent == 0 {
+        counters.sent += 1;
+    } else {
+        counters.ring_full += 1;
+        debug!(context, "sample of {} bytes lost: ring full", bytes as u64);
+    }
+}

@@ -1,0 +1,112 @@
+//! Tier 6: programs of known call tree and CPU shares, profiled on this kernel with the rest of the system around them.
+
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+use profiler_tests::harness::daemon::{Recording, record_command};
+use profiler_tests::harness::gate;
+use profiler_tests::harness::shares::{Limits, Report};
+use profiler_tests::harness::workloads::{self, Running, Spent};
+use profiler_tests::need;
+
+/// CPU seconds per program: 4 000 samples at 99 Hz, and some. `TEST_E2E_CPU_SECONDS` is for who looks for a fault.
+const CPU_SECONDS: f64 = 41.0;
+const FREQUENCY_HZ: u32 = 99;
+const LIMITS: Limits =
+    Limits { samples_min: 4000, share_points_max: 3.0, weight_percent_max: 5.0, whole_percent_min: 98.0 };
+
+/// How far the weight of all programs together may be from the CPU time they used. Where a program shares its processor
+/// 4 000 samples are a sample in the statistical sense too: one standard deviation is 1.6 %, of all of them 0.6 %.
+const WEIGHT_PERCENT_MAX: f64 = 2.0;
+
+/// One test at a time has the machine.
+static MACHINE: Mutex<()> = Mutex::new(());
+
+#[test]
+fn names_shares_and_weight_are_those_that_the_programs_tell() {
+    need!(gate::bpf());
+    let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let asked = std::env::var("TEST_E2E_CPU_SECONDS").ok().and_then(|seconds| seconds.parse::<f64>().ok());
+    let cpu_seconds = asked.unwrap_or(CPU_SECONDS);
+    let limits = Limits { samples_min: if asked.is_some() { 1 } else { LIMITS.samples_min }, ..LIMITS };
+    let seconds = cpu_seconds.to_string();
+    let run = |program: std::path::PathBuf| {
+        let mut command = Command::new(program);
+        command.arg(&seconds);
+        command
+    };
+    let namespace = tempfile::tempdir().expect("a temporary folder");
+    let chroot = tempfile::tempdir().expect("a temporary folder");
+    let (_, in_chroot) = workloads::shop_library();
+    // Two at a time on two processors.
+    let mut rounds = vec![
+        vec![("wl-c", run(workloads::shop_c("wl-c"))), ("wl-cpp", run(workloads::shop_cpp()))],
+        vec![
+            (
+                "wl-mount",
+                workloads::in_mount_namespace(&workloads::shop_c("wl-mount"), namespace.path(), cpu_seconds),
+            ),
+            ("wl-chroot", workloads::in_chroot(&in_chroot, chroot.path(), cpu_seconds)),
+        ],
+        vec![("wl-rust", run(workloads::shop_rust()))],
+        vec![("wl-threads", run(workloads::shop_threads()))],
+    ];
+    match gate::go() {
+        Ok(()) => rounds[2].push(("wl-go", run(workloads::shop_go()))),
+        Err(missing) => gate::skip("the program in Go", &missing),
+    }
+
+    let recording = Recording::start(FREQUENCY_HZ);
+    let mut spent: Vec<(&str, Spent)> = Vec::new();
+    for round in rounds {
+        let running: Vec<_> =
+            round.into_iter().map(|(comm, mut command)| (comm, Running::start(&mut command))).collect();
+        spent.extend(running.into_iter().map(|(comm, running)| (comm, running.finish())));
+    }
+    let recorded = recording.stop();
+
+    println!("{}", recorded.ended.said);
+    assert_eq!(recorded.pprof.samples(), recorded.folded.samples(), "both files hold the same samples");
+    let period_ns = recorded.pprof.period_ns;
+    let mut faults = Vec::new();
+    for (format, profile) in [("pprof", &recorded.pprof), ("folded", &recorded.folded)] {
+        for (comm, spent) in &spent {
+            let report = Report::new(profile, period_ns, comm, spent);
+            println!("{format:<6} {report}");
+            faults.extend(report.faults(limits).into_iter().map(|fault| format!("{format}: {fault}")));
+        }
+    }
+    let weight_ns: u64 = spent.iter().map(|(comm, _)| recorded.pprof.of(comm).samples() * period_ns).sum();
+    let cpu_ns: u64 = spent.iter().map(|(_, spent)| spent.cpu_ns).sum();
+    let off = (weight_ns as f64 / cpu_ns as f64 - 1.0) * 100.0;
+    println!(
+        "all programs used {:.1} CPU s; their samples weigh {off:+.2} % of that too much",
+        cpu_ns as f64 / 1e9
+    );
+    if off.abs() > WEIGHT_PERCENT_MAX && asked.is_none() {
+        faults.push(format!("the samples of all programs weigh {off:+.2} % of their CPU time too much"));
+    }
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+#[test]
+fn a_recorded_command_gives_its_exit_code_and_nothing_but_itself_and_its_children() {
+    need!(gate::bpf());
+    let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let program = workloads::shop_c("wl-c").display().to_string();
+    let mut other = Command::new(workloads::shop_c("wl-other"));
+    let other = Running::start(other.arg("3"));
+    let recorded = record_command(FREQUENCY_HZ, &["sh", "-c", "\"$0\" 2; exit 7", &program]);
+    assert_eq!(recorded.ended.status.code(), Some(7), "{}", recorded.ended.said);
+    let samples = recorded.folded.of("wl-c").samples();
+    assert!((190..=210).contains(&samples), "{samples} samples of two CPU seconds at 99 Hz");
+    let strangers: Vec<_> = recorded
+        .folded
+        .stacks
+        .iter()
+        .map(|s| s.comm.as_str())
+        .filter(|c| !["wl-c", "sh"].contains(c))
+        .collect();
+    assert_eq!(strangers, [""; 0], "processes that nobody asked for");
+    other.finish();
+}

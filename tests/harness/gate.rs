@@ -1,0 +1,80 @@
+//! What a test needs of the machine. A test that cannot run says so aloud; where `TEST_REQUIRE_…=1` is set, as in CI, it
+//! fails instead.
+
+use std::io::Write;
+use std::path::Path;
+
+use rustix::thread::{CapabilitySet, capabilities};
+
+/// Something a test needs and this machine lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// The variable that turns the skip into a failure.
+    pub required_by: &'static str,
+    /// What is missing.
+    pub what: String,
+}
+
+/// eBPF programs can be loaded and attached.
+pub fn bpf() -> Result<(), Missing> {
+    let missing = |what: &str| Err(Missing { required_by: "TEST_REQUIRE_BPF", what: what.to_owned() });
+    let held = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
+    if !held.contains(CapabilitySet::SYS_ADMIN) {
+        return missing("no privilege to load eBPF programs and to make mount namespaces (root is needed)");
+    }
+    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+        return missing("this kernel has no BTF");
+    }
+    Ok(())
+}
+
+/// A Go compiler.
+pub fn go() -> Result<(), Missing> {
+    program("go", "TEST_REQUIRE_GO")
+}
+
+/// A browser without a window.
+pub fn browser() -> Result<(), Missing> {
+    program("chromium", "TEST_REQUIRE_BROWSER")
+}
+
+fn program(name: &str, required_by: &'static str) -> Result<(), Missing> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&path).any(|folder| folder.join(name).is_file()) {
+        Ok(())
+    } else {
+        Err(Missing { required_by, what: format!("no program called {name}") })
+    }
+}
+
+/// Says aloud that `test` skips because of what is `missing`, or fails where that is required.
+///
+/// # Panics
+///
+/// Where the variable that requires it is set.
+#[track_caller]
+pub fn skip(test: &str, missing: &Missing) {
+    let Missing { required_by, what } = missing;
+    assert!(
+        std::env::var(required_by).is_ok_and(|value| value == "1").eq(&false),
+        "{required_by}=1, but {what}"
+    );
+    // Not `eprintln!`, which the test runner would keep to itself.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {what}");
+    if let Some(path) = std::env::var_os("TEST_SKIPS_FILE") {
+        let mut file =
+            std::fs::File::options().append(true).create(true).open(path).expect("the list of skips");
+        writeln!(file, "{test}: {what}").expect("the list of skips can be written");
+    }
+}
+
+/// Leaves the test aloud, or fails it, unless what it needs is there: `need!(gate::bpf())`.
+#[macro_export]
+macro_rules! need {
+    ($need:expr) => {
+        if let Err(missing) = $need {
+            let name = std::thread::current().name().unwrap_or("a test").to_owned();
+            return $crate::harness::gate::skip(&name, &missing);
+        }
+    };
+}

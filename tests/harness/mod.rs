@@ -1,0 +1,10 @@
+//! The harness of the tests that need real things: programs whose stacks and shares are known, the daemon's binary, and
+//! what it wrote.
+//!
+//! Not here: any test.
+
+pub mod daemon;
+pub mod gate;
+pub mod profile;
+pub mod shares;
+pub mod workloads;

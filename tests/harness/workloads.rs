@@ -1,0 +1,218 @@
+//! Programs whose stacks and shares are known, built from `tests/workloads/` into `target/workloads/`.
+//!
+//! Each keeps a frame pointer in every function, burns what it is told to by its own clock and prints where it went.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+/// What C and C++ are compiled with: a frame in every function, and no calls turned into jumps.
+const NATIVE: [&str; 7] = [
+    "-O2",
+    "-g",
+    "-Wall",
+    "-Wextra",
+    "-fno-omit-frame-pointer",
+    "-mno-omit-leaf-frame-pointer",
+    "-fno-optimize-sibling-calls",
+];
+
+/// The folder that holds `debug/` and `release/`.
+pub fn target_dir() -> PathBuf {
+    let own = std::env::current_exe().expect("a test has a binary");
+    own.ancestors().nth(3).expect("a test lies in target/debug/deps").to_owned()
+}
+
+/// The cargo that runs us, without what it tells a test about its package: dependencies built with that would be built
+/// again without it.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_"]
+            .iter()
+            .any(|own| name.to_string_lossy().starts_with(own))
+        {
+            cargo.env_remove(name);
+        }
+    }
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+    cargo
+}
+
+/// Runs `command`; its output.
+///
+/// # Panics
+///
+/// When it fails, with what it said.
+#[track_caller]
+pub fn succeed(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?} cannot be started: {error}"));
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?} failed ({}):\n{out}{err}", output.status);
+    out.into_owned()
+}
+
+/// Builds `name` by `compiler` from `sources` unless that was done already, and says where it is. The name becomes the
+/// name of its processes, fifteen bytes at most.
+fn build(name: &str, compiler: &str, options: &[&str], sources: &[&str]) -> PathBuf {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads");
+    let built = target_dir().join("workloads");
+    fs::create_dir_all(&built).expect("the target folder can be written");
+    let output = built.join(name);
+
+    let mut key = DefaultHasher::new();
+    (compiler, options, sources).hash(&mut key);
+    for source in sources.iter().filter(|source| source.contains('.')).chain(&["shop.h"]) {
+        fs::read(folder.join(source)).unwrap_or_default().hash(&mut key);
+    }
+    let key = format!("{:x}", key.finish());
+    let key_file = built.join(format!("{name}.key"));
+    if output.is_file() && fs::read_to_string(&key_file).is_ok_and(|old| old == key) {
+        return output;
+    }
+    let mut compile = Command::new(compiler);
+    compile.args(options).arg("-o").arg(&output).args(sources).current_dir(folder);
+    succeed(&mut compile);
+    fs::write(key_file, key).expect("the target folder can be written");
+    output
+}
+
+fn native(name: &str, compiler: &str, more: &[&str], sources: &[&str]) -> PathBuf {
+    build(name, compiler, &[&NATIVE[..], more].concat(), sources)
+}
+
+/// The shop in C, under the name of `name`.
+pub fn shop_c(name: &str) -> PathBuf {
+    native(name, "cc", &[], &["shop.c", "one.c"])
+}
+
+/// The shop in C++.
+pub fn shop_cpp() -> PathBuf {
+    native("wl-cpp", "c++", &[], &["shop.cpp"])
+}
+
+/// The shop in Rust.
+pub fn shop_rust() -> PathBuf {
+    build("wl-rust", "rustc", &["--edition=2024", "-O", "-Cforce-frame-pointers=yes"], &["shop.rs"])
+}
+
+/// The shop in Go.
+pub fn shop_go() -> PathBuf {
+    build("wl-go", "go", &["build", "-trimpath"], &["shop.go"])
+}
+
+/// Two threads that serve.
+pub fn shop_threads() -> PathBuf {
+    native("wl-threads", "cc", &["-pthread"], &["shop.c", "threads.c"])
+}
+
+/// The shop as a shared library, and a program that uses it where it is.
+pub fn shop_library() -> (PathBuf, PathBuf) {
+    let library = native("libshop.so", "cc", &["-shared", "-fPIC"], &["shop.c"]);
+    let folder = library.parent().expect("it lies in a folder").display().to_string();
+    // Not $ORIGIN, which the loader reads from /proc: a chroot has none.
+    let rpath = format!("-Wl,-rpath,{folder}");
+    let program = native("wl-chroot", "cc", &[&rpath, "-L", &folder], &["one.c", "-lshop"]);
+    (library, program)
+}
+
+/// A process that lives for some milliseconds. Static, so that hardly anything but burn() runs in it.
+pub fn short() -> PathBuf {
+    native("wl-short", "cc", &["-static"], &["short.c"])
+}
+
+/// What starts such processes.
+pub fn storm() -> PathBuf {
+    native("wl-storm", "cc", &[], &["storm.c"])
+}
+
+/// `program seconds` in a mount namespace of its own, where alone its path exists.
+pub fn in_mount_namespace(program: &Path, empty_folder: &Path, seconds: f64) -> Command {
+    let script = r#"mount -t tmpfs none "$1" && cp "$2" "$1/" && exec "$1/${2##*/}" "$3""#;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-ec", script, "sh"]).arg(empty_folder).arg(program);
+    command.arg(seconds.to_string());
+    command
+}
+
+/// `program seconds` in a chroot at `folder`, which gets what the program needs to run.
+pub fn in_chroot(program: &Path, folder: &Path, seconds: f64) -> Command {
+    // "libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)", "/lib64/ld-linux-x86-64.so.2 (0x…)"
+    let needed = succeed(Command::new("ldd").arg(program));
+    let libraries = needed.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
+    for file in libraries.chain([program.to_owned()]) {
+        let inside = folder.join(file.strip_prefix("/").expect("ldd prints absolute paths"));
+        fs::create_dir_all(inside.parent().expect("it lies in a folder")).expect("the chroot can be written");
+        fs::copy(&file, inside).expect("the chroot can be written");
+    }
+    let mut command = Command::new("chroot");
+    command.arg(folder).arg(program).arg(seconds.to_string());
+    command
+}
+
+/// A workload that runs.
+#[derive(Debug)]
+pub struct Running {
+    command: String,
+    child: Option<Child>,
+}
+
+/// What a workload says it spent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spent {
+    /// CPU time of its process, nanoseconds.
+    pub cpu_ns: u64,
+    /// CPU time of each of its stacks, root first, joined by `;`.
+    pub stacks: BTreeMap<String, u64>,
+    /// Processes it started and waited for.
+    pub processes: u64,
+}
+
+impl Running {
+    /// Starts `command`.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    #[track_caller]
+    pub fn start(command: &mut Command) -> Self {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        let child = child.unwrap_or_else(|error| panic!("{command:?} cannot be started: {error}"));
+        Self { command: format!("{command:?}"), child: Some(child) }
+    }
+
+    /// Waits for its end; what it spent.
+    ///
+    /// # Panics
+    ///
+    /// When it fails.
+    pub fn finish(mut self) -> Spent {
+        let child = self.child.take().expect("it is finished once");
+        let output = child.wait_with_output().expect("a child can be waited for");
+        assert!(output.status.success(), "{} failed ({})", self.command, output.status);
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{} did not say what it spent: {error}", self.command));
+        let number = |value: &serde_json::Value| value.as_u64().unwrap_or(0);
+        let stacks = said["stacks"].as_object().into_iter().flatten();
+        Spent {
+            cpu_ns: number(&said["cpu_ns"]),
+            stacks: stacks.map(|(stack, ns)| (stack.clone(), number(ns))).collect(),
+            processes: number(&said["processes"]),
+        }
+    }
+}
+
+/// A test that fails leaves nothing running.
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}

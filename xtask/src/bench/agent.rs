@@ -1,0 +1,207 @@
+//! Our half: what all processes of the daemon's use, from the start on, at several rates and on several machines.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::load::{Load, Scene};
+use super::meter::Reading;
+use super::peer::{self, Perf};
+use super::{Budget, Plan, Tools};
+
+/// After that long everything that belongs to the start has been done.
+const START: Duration = Duration::from_secs(3);
+/// After that long the first whole window has been pushed, and what it needed has been read.
+const SETTLED: Duration = Duration::from_secs(14);
+
+/// What a run of the daemon cost.
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    page_s: f64,
+    first_data_s: f64,
+    start_cpu_s: f64,
+    steady_percent: f64,
+    wakeups_per_second: f64,
+    anonymous: u64,
+    anonymous_all: u64,
+    proportional: u64,
+    machine_cores: f64,
+}
+
+/// Measures every rate on every machine, and prints a table with perf beside.
+pub(super) fn measure(tools: &Tools, plan: Plan) -> Result<Vec<Budget>> {
+    println!("\nall processes of `profiler-daemon run` beside `perf record -a -g` and its `perf script`");
+    println!(
+        "{:<19} {:>4}  {:<6} {:>9} {:>10} {:>11} {:>10} {:>8} {:>8} {:>8} {:>9}",
+        "machine",
+        "Hz",
+        "",
+        "page s",
+        "1st data s",
+        "start CPU s",
+        "steady %",
+        "wakes/s",
+        "anon MB",
+        "PSS MB",
+        "cores busy"
+    );
+    let mut budgets = Vec::new();
+    for scene in Scene::ALL {
+        for &hz in plan.frequencies_hz {
+            let _load = Load::of(scene, &tools.deep)?;
+            let ours = once(tools, hz, plan.steady_seconds)?;
+            let perf = peer::measure(hz, plan.steady_seconds)?;
+            print_rows(scene, hz, ours, perf);
+            budgets.extend(budgets_of(scene, hz, ours));
+        }
+    }
+    Ok(budgets)
+}
+
+fn once(tools: &Tools, hz: u32, steady_seconds: u64) -> Result<Cost> {
+    let [page, admin] = free_ports()?;
+    let mut run = Command::new(&tools.daemon);
+    run.args([
+        "run",
+        "-F",
+        &hz.to_string(),
+        "--listen",
+        &page.to_string(),
+        "--admin-listen",
+        &admin.to_string(),
+    ]);
+    run.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let begun = Instant::now();
+    let mut daemon = Stopped(run.spawn().context("the daemon cannot be started")?);
+    let pid = daemon.0.id();
+    let page_s = daemon.wait_for(begun, page, "/", "200 OK")?;
+    let first_data_s =
+        daemon.wait_for(begun, admin, "/metrics", "profiler_push_attempts_total{result=\"ok\"}")?;
+    sleep_until(begun + START);
+    let started = Reading::of(pid);
+    sleep_until(begun + SETTLED);
+    let first = Reading::of(pid);
+    std::thread::sleep(Duration::from_secs(steady_seconds));
+    let last = Reading::of(pid);
+    Ok(Cost {
+        page_s,
+        first_data_s,
+        start_cpu_s: started.cpu_s,
+        steady_percent: last.cpu_percent_since(&first),
+        wakeups_per_second: last.wakeups_per_second_since(&first),
+        anonymous: last.anonymous_without("serve"),
+        anonymous_all: last.anonymous_without("-"),
+        proportional: last.proportional(),
+        machine_cores: last.machine_cores_since(&first),
+    })
+}
+
+fn print_rows(scene: Scene, hz: u32, ours: Cost, perf: Perf) {
+    const MB: f64 = 1e6;
+    println!(
+        "{:<19} {hz:>4}  {:<6} {:>9.2} {:>10.2} {:>11.3} {:>10.3} {:>8.2} {:>8.1} {:>8.1} {:>9.2}",
+        scene.name(),
+        "ours",
+        ours.page_s,
+        ours.first_data_s,
+        ours.start_cpu_s,
+        ours.steady_percent,
+        ours.wakeups_per_second,
+        ours.anonymous_all as f64 / MB,
+        ours.proportional as f64 / MB,
+        ours.machine_cores,
+    );
+    println!(
+        "{:<19} {:>4}  {:<6} {:>9} {:>10} {:>11.3} {:>10.3} {:>8.2} {:>8.1} {:>8.1}   script {:.2} CPU s: {:.3} % in all, {:.1}× ours",
+        "",
+        "",
+        "perf",
+        "-",
+        "-",
+        perf.ends_s,
+        perf.steady_percent,
+        perf.wakeups_per_second,
+        perf.anonymous as f64 / MB,
+        perf.proportional as f64 / MB,
+        perf.script_s,
+        perf.whole_percent,
+        perf.whole_percent / ours.steady_percent.max(1e-6),
+    );
+}
+
+/// The figures that the project holds itself to: at 99 Hz.
+fn budgets_of(scene: Scene, hz: u32, ours: Cost) -> Vec<Budget> {
+    let budget = |what: &str, found: f64, most: f64, unit: &'static str| Budget {
+        what: format!("{what} ({}, {hz} Hz)", scene.name()),
+        found,
+        most,
+        unit,
+    };
+    let steady = |most| budget("steady CPU of one core", ours.steady_percent, most, "%");
+    let memory = budget("anonymous memory of agent and namer", ours.anonymous as f64 / 1e6, 40.0, "MB");
+    match (scene, hz) {
+        (Scene::Busy, 99) => vec![
+            steady(0.25),
+            memory,
+            budget("CPU to start", ours.start_cpu_s, 0.2, "s"),
+            budget("page up after", ours.page_s, 10.0, "s"),
+            budget("first data after", ours.first_data_s, 10.0, "s"),
+        ],
+        (Scene::Sleeping, 99) => vec![memory],
+        (Scene::Idle, 99) => vec![steady(0.05), memory],
+        _ => Vec::new(),
+    }
+}
+
+/// The daemon, which ends with this value.
+#[derive(Debug)]
+struct Stopped(Child);
+
+impl Stopped {
+    /// Seconds from `begun` until the answer at `path` holds `words`.
+    fn wait_for(&mut self, begun: Instant, address: SocketAddr, path: &str, words: &str) -> Result<f64> {
+        loop {
+            if get(address, path).is_ok_and(|answer| answer.contains(words)) {
+                return Ok(begun.elapsed().as_secs_f64());
+            }
+            if let Some(status) = self.0.try_wait()? {
+                bail!("the daemon ended ({status})");
+            }
+            if begun.elapsed() > Duration::from_secs(30) {
+                bail!("no `{words}` at http://{address}{path} after 30 s");
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let pid = self.0.id().to_string();
+        let _ = Command::new("sh").args(["-c", "kill -TERM \"$1\"", "sh", &pid]).status();
+        let _ = self.0.wait();
+    }
+}
+
+/// One answer, head and body.
+fn get(address: SocketAddr, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// Two ports that nobody listens on.
+fn free_ports() -> Result<[SocketAddr; 2]> {
+    let listeners = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
+    Ok([listeners[0].local_addr()?, listeners[1].local_addr()?])
+}
+
+fn sleep_until(moment: Instant) {
+    std::thread::sleep(moment.saturating_duration_since(Instant::now()));
+}

@@ -1,0 +1,157 @@
+//! What a process and all its descendants use, read from /proc.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Instant;
+
+/// What was used up to a moment, and what is held at it.
+#[derive(Clone, Debug)]
+pub(super) struct Reading {
+    /// The moment.
+    pub at: Instant,
+    /// CPU time, seconds, of living and ended processes.
+    pub cpu_s: f64,
+    /// Times that a thread slept and was woken.
+    pub wakeups: u64,
+    /// CPU time of the whole machine, seconds.
+    pub machine_s: f64,
+    /// Memory by process.
+    pub memory: Vec<Memory>,
+}
+
+/// Memory of one process, bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Memory {
+    /// The first word of its command line after the program.
+    pub command: String,
+    /// Anonymous memory.
+    pub anonymous: u64,
+    /// Its part of all memory it shares.
+    pub proportional: u64,
+}
+
+impl Reading {
+    /// Of process `root` and its descendants.
+    pub(super) fn of(root: u32) -> Self {
+        let (mut cpu_s, mut wakeups, mut memory) = (0.0, 0, Vec::new());
+        let at = Instant::now();
+        for pid in tree(root) {
+            for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+                let read = |name: &str| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+                let on_cpu = read("schedstat");
+                let ns: f64 = on_cpu.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0.0);
+                cpu_s += ns / 1e9;
+                wakeups += field(&read("status"), "voluntary_ctxt_switches:");
+            }
+            cpu_s += ended_children_s(&fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default());
+            let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+            memory.push(Memory {
+                command: read("cmdline").split('\0').nth(1).unwrap_or_default().to_owned(),
+                anonymous: field(&read("status"), "RssAnon:") * 1024,
+                proportional: field(&read("smaps_rollup"), "Pss:") * 1024,
+            });
+        }
+        let machine_s = machine_s(&fs::read_to_string("/proc/stat").unwrap_or_default());
+        Self { at, cpu_s, wakeups, machine_s, memory }
+    }
+
+    /// Percent of one core since `earlier`.
+    pub(super) fn cpu_percent_since(&self, earlier: &Self) -> f64 {
+        (self.cpu_s - earlier.cpu_s) * 100.0 / self.seconds_since(earlier)
+    }
+
+    /// Wake-ups per second since `earlier`.
+    pub(super) fn wakeups_per_second_since(&self, earlier: &Self) -> f64 {
+        self.wakeups.saturating_sub(earlier.wakeups) as f64 / self.seconds_since(earlier)
+    }
+
+    /// Cores that the whole machine kept busy since `earlier`.
+    pub(super) fn machine_cores_since(&self, earlier: &Self) -> f64 {
+        (self.machine_s - earlier.machine_s) / self.seconds_since(earlier)
+    }
+
+    fn seconds_since(&self, earlier: &Self) -> f64 {
+        self.at.duration_since(earlier.at).as_secs_f64().max(1e-9)
+    }
+
+    /// Anonymous bytes of the processes whose command is not `except`.
+    pub(super) fn anonymous_without(&self, except: &str) -> u64 {
+        self.memory.iter().filter(|memory| memory.command != except).map(|memory| memory.anonymous).sum()
+    }
+
+    /// Proportional bytes of all processes.
+    pub(super) fn proportional(&self) -> u64 {
+        self.memory.iter().map(|memory| memory.proportional).sum()
+    }
+}
+
+/// CPU time of the children that this process has waited for, seconds.
+pub(super) fn own_ended_children_s() -> f64 {
+    ended_children_s(&fs::read_to_string("/proc/self/stat").unwrap_or_default())
+}
+
+/// Process `root` and all its descendants.
+fn tree(root: u32) -> Vec<u32> {
+    let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+        if let Ok(parent) = u32::try_from(field(&status, "PPid:")) {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    let mut found = vec![root];
+    let mut next = 0;
+    while let Some(&pid) = found.get(next) {
+        found.extend(children.get(&pid).into_iter().flatten());
+        next += 1;
+    }
+    found
+}
+
+/// The number after `name` at a line's start.
+fn field(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+/// Fields 16 and 17 of a stat file; the kernel counts them in hundredths of a second.
+fn ended_children_s(stat: &str) -> f64 {
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks: Vec<f64> =
+        after_name.split_whitespace().skip(13).take(2).filter_map(|t| t.parse().ok()).collect();
+    ticks.iter().sum::<f64>() / 100.0
+}
+
+/// Time that processors were busy, of the first line of /proc/stat.
+fn machine_s(stat: &str) -> f64 {
+    let ticks: Vec<f64> =
+        stat.lines().next().unwrap_or("").split_whitespace().skip(1).filter_map(|t| t.parse().ok()).collect();
+    // user nice system idle iowait irq softirq steal
+    let busy = ticks.iter().enumerate().filter(|(which, _)| *which < 8 && ![3, 4].contains(which));
+    busy.map(|(_, ticks)| ticks).sum::<f64>() / 100.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_children_used_is_read_behind_a_hostile_name() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 0 1 2 3 4 50 60 70 30 20 0";
+        assert!((ended_children_s(stat) - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn idle_and_waiting_processors_are_not_busy() {
+        assert!((machine_s("cpu  100 0 100 999 999 0 50 50 7 7\ncpu0 1") - 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn we_find_ourselves() {
+        let reading = Reading::of(std::process::id());
+        assert!(reading.cpu_s > 0.0 && reading.memory[0].anonymous > 0 && reading.machine_s > 0.0);
+    }
+}
