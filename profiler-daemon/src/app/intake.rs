@@ -11,19 +11,29 @@ use crate::time::MonoNs;
 
 /// The processes that were asked for, with their descendants.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Family(HashSet<Pid>);
+pub(super) struct Family {
+    pids: HashSet<Pid>,
+    /// Who started them, if that was seen: what the kernel tells of their birth, sometimes twice, makes them no strangers.
+    starter: Option<Pid>,
+}
 
 impl Family {
+    /// Processes that are there already.
     pub(super) fn of(pids: impl IntoIterator<Item = Pid>) -> Self {
-        Self(pids.into_iter().collect())
+        Self { pids: pids.into_iter().collect(), starter: None }
+    }
+
+    /// A process that `starter` started after the kernel began to tell.
+    pub(super) fn started(pid: Pid, starter: Pid) -> Self {
+        Self { pids: HashSet::from([pid]), starter: Some(starter) }
     }
 
     fn follow(&mut self, event: &ProcessEvent) {
         if let ProcessChange::Forked { parent } = event.change {
-            if self.0.contains(&parent) {
-                self.0.insert(event.pid);
-            } else {
-                self.0.remove(&event.pid); // a number used again
+            if self.pids.contains(&parent) {
+                self.pids.insert(event.pid);
+            } else if self.starter != Some(parent) {
+                self.pids.remove(&event.pid); // a number used again
             }
         }
     }
@@ -67,7 +77,7 @@ impl Intake {
                 }
                 _ => {
                     let Some(sample) = samples.pop_front() else { return taken };
-                    if self.family.as_ref().is_some_and(|family| !family.0.contains(&sample.task.pid)) {
+                    if self.family.as_ref().is_some_and(|family| !family.pids.contains(&sample.task.pid)) {
                         taken.elsewhere += sample.weight;
                         continue;
                     }
@@ -88,4 +98,34 @@ pub(super) struct Taken {
     pub(super) gathered: Weight,
     pub(super) elsewhere: Weight,
     pub(super) full: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Follows forks (parent, child) and says whether process 10 is of the family then.
+    fn follows(mut family: Family, forks: &[(u32, u32)]) -> bool {
+        for &(parent, pid) in forks {
+            let change = ProcessChange::Forked { parent: Pid(parent) };
+            family.follow(&ProcessEvent { time: MonoNs(0), pid: Pid(pid), change });
+        }
+        family.pids.contains(&Pid(10))
+    }
+
+    #[test]
+    fn a_command_is_not_lost_by_its_own_birth() {
+        assert!(follows(Family::started(Pid(10), Pid(1)), &[(1, 10), (1, 10)]));
+    }
+
+    #[test]
+    fn a_number_used_again_by_a_stranger_is_a_stranger() {
+        assert!(!follows(Family::of([Pid(10)]), &[(1, 10)]));
+        assert!(!follows(Family::started(Pid(10), Pid(1)), &[(1, 10), (2, 10)]));
+    }
+
+    #[test]
+    fn descendants_belong() {
+        assert!(follows(Family::of([Pid(5)]), &[(5, 7), (7, 10)]));
+    }
 }

@@ -108,7 +108,7 @@ pub fn record(options: Options) -> Result<ExitCode, Failure> {
         Subject::Processes(pids) => Some(Family::of(pids.iter().copied())),
         Subject::Command(words) => {
             let child = start(words)?;
-            let family = Family::of([Pid(child.id())]);
+            let family = Family::started(Pid(child.id()), Pid(std::process::id()));
             command = Some(wait_for(child, &signals)?);
             Some(family)
         }
