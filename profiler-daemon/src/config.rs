@@ -55,6 +55,12 @@ struct Key {
     set: fn(&mut Config, &str) -> Option<()>,
 }
 
+/// Puts `value` in its place, if there is one.
+fn put<T>(place: &mut T, value: Option<T>) -> Option<()> {
+    *place = value?;
+    Some(())
+}
+
 /// Every key there is.
 const KEYS: [Key; 9] = [
     Key {
@@ -79,17 +85,17 @@ const KEYS: [Key; 9] = [
     Key {
         name: "frequency",
         accepted: "a whole number of Hz from 1 to 999",
-        set: |config, text| Some(config.frequency_hz = frequency(text)?),
+        set: |config, text| put(&mut config.frequency_hz, frequency(text)),
     },
     Key {
         name: "listen",
         accepted: "an address and a port, such as 127.0.0.1:4040",
-        set: |config, text| Some(config.listen = text.parse().ok()?),
+        set: |config, text| put(&mut config.listen, text.parse().ok()),
     },
     Key {
         name: "admin_listen",
         accepted: "an address and a port, such as 127.0.0.1:4041",
-        set: |config, text| Some(config.admin_listen = text.parse().ok()?),
+        set: |config, text| put(&mut config.admin_listen, text.parse().ok()),
     },
     Key {
         name: "data_dir",
@@ -99,7 +105,7 @@ const KEYS: [Key; 9] = [
     Key {
         name: "inlines",
         accepted: "true or false",
-        set: |config, text| Some(config.inlines = text.parse().ok()?),
+        set: |config, text| put(&mut config.inlines, text.parse().ok()),
     },
     Key {
         name: "hostname",
@@ -109,10 +115,7 @@ const KEYS: [Key; 9] = [
     Key {
         name: "kernel_log_level",
         accepted: "a number from 0 (off) to 5 (trace)",
-        set: |config, text| {
-            let level = text.parse().ok().filter(|level| *level <= 5)?;
-            Some(config.kernel_log_level = level)
-        },
+        set: |config, text| put(&mut config.kernel_log_level, text.parse().ok().filter(|level| *level <= 5)),
     },
 ];
 

@@ -34,6 +34,12 @@ impl MonoNs {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
+    /// This moment less `earlier`, or the first there is.
+    #[must_use]
+    pub fn minus(self, earlier: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(earlier.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
     /// This moment and `later` more.
     #[must_use]
     pub fn plus(self, later: Duration) -> Self {

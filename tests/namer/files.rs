@@ -126,7 +126,7 @@ fn the_vdso_is_named() {
         file: None,
     });
     let frames = (0..0x1000).map(|at| Frame::User { module: vdso.clone(), offset: FileOffset(at) });
-    let names = Rig::new(Config::default()).names(frames.collect());
+    let names = Rig::new(Config::default()).names(&frames.collect::<Vec<_>>());
     assert!(names.iter().any(|name| name.contains("clock_gettime")), "{names:?}");
     assert!(names[0].starts_with("[vdso]+0x"), "{}", names[0]);
 }
@@ -141,7 +141,7 @@ fn a_kernel_is_named_from_the_list_it_is_given() {
     let config = Config { kallsyms: list.path().to_owned(), ..Config::default() };
     let mut rig = Rig::new(config);
     let frames = [0xffff_ffff_8100_0123, 0xffff_ffff_c000_0008, 0xffff_ffff_9000_0000, 0x10];
-    let names = rig.names(frames.map(|address| Frame::Kernel(KernelAddr(address))).to_vec());
+    let names = rig.names(&frames.map(|address| Frame::Kernel(KernelAddr(address))));
     assert_eq!(names, ["do_it", "ext4_go", "[kernel]+0xf000000", "[kernel]"]);
 }
 

@@ -20,7 +20,7 @@ fn check(strange: &Arc<Module>, shown: &str) {
     let honest = module(&places.path);
     let mut rig = Rig::new(Config::default());
     let begun = Instant::now();
-    let names = rig.names(vec![at(strange, 0x123), at(&honest, places.offsets[0]), at(strange, 0x456)]);
+    let names = rig.names(&[at(strange, 0x123), at(&honest, places.offsets[0]), at(strange, 0x456)]);
     assert_eq!(names, [format!("{shown}+0x123"), "here".into(), format!("{shown}+0x456")]);
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     assert_eq!(rig.started(), 1, "it took a namer with it");
@@ -113,8 +113,8 @@ fn a_file_that_shrinks_while_it_is_read_ends_a_namer_and_nothing_else() {
     });
     let (mut asked, begun) = (0, Instant::now());
     while rig.count("profiler_namer_failures_total") == 0 && begun.elapsed() < Duration::from_secs(60) {
-        let frames = bad.offsets.iter().map(|&offset| at(&shrinking, offset)).collect();
-        assert!(rig.names(frames).iter().all(|name| !name.is_empty()));
+        let frames = bad.offsets.iter().map(|&offset| at(&shrinking, offset)).collect::<Vec<_>>();
+        assert!(rig.names(&frames).iter().all(|name| !name.is_empty()));
         asked += 1;
     }
     eprintln!("it went after {asked} questions");
@@ -155,9 +155,10 @@ fn damaged_files() {
         let path = folder.path().join(format!("damaged{round}"));
         std::fs::write(&path, &damaged).unwrap();
         let damaged = module(&path);
-        let mut frames: Vec<_> = places.offsets.iter().map(|&offset| at(&damaged, offset)).collect();
+        let mut frames: Vec<_> =
+            places.offsets.iter().map(|&offset| at(&damaged, offset)).collect::<Vec<_>>();
         frames.push(at(&honest, 0x1000 + round));
-        assert!(rig.names(frames).iter().all(|name| !name.is_empty()));
+        assert!(rig.names(&frames).iter().all(|name| !name.is_empty()));
     }
     eprintln!("{} namers for 150 damaged files", rig.started());
     assert_eq!(rig.name(at(&honest, places.offsets[1])), "inner<outer");

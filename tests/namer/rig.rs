@@ -47,15 +47,15 @@ impl Rig {
     }
 
     /// Their names, innermost first, with `<` between.
-    pub(crate) fn names(&mut self, frames: Vec<Frame>) -> Vec<String> {
+    pub(crate) fn names(&mut self, frames: &[Frame]) -> Vec<String> {
         let names = |functions: Vec<Arc<Function>>| {
             functions.iter().map(|function| function.name.to_string()).collect::<Vec<_>>().join("<")
         };
-        self.functions(&frames).into_iter().map(names).collect()
+        self.functions(frames).into_iter().map(names).collect()
     }
 
     pub(crate) fn name(&mut self, frame: Frame) -> String {
-        self.names(vec![frame]).remove(0)
+        self.names(&[frame]).remove(0)
     }
 
     /// The namer that was started last.

@@ -143,11 +143,7 @@ fn quoted_bytes(rest: &[u8], quote: u8) -> usize {
 /// Whether the quote at `at` opens a character, and not a lifetime.
 fn is_character(source: &str, at: usize) -> bool {
     let mut after = source[at + 1..].chars();
-    match (after.next(), after.next()) {
-        (Some('\\'), _) => true,
-        (Some(_), Some('\'')) => true,
-        _ => false,
-    }
+    matches!((after.next(), after.next()), (Some('\\'), _) | (Some(_), Some('\'')))
 }
 
 #[cfg(test)]

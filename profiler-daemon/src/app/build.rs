@@ -50,6 +50,7 @@ pub(super) fn symbolizer(inlines: bool, patience: Patience, meters: &Meters) -> 
         Patience::Window => (Duration::from_secs(5), Duration::from_secs(8)),
         Patience::Recording => (Duration::from_secs(30), Duration::from_secs(300)),
     };
-    let config = symbolize::Config { inlines, request_timeout, batch_timeout, ..symbolize::Config::default() };
+    let config =
+        symbolize::Config { inlines, request_timeout, batch_timeout, ..symbolize::Config::default() };
     Symbolizer::new(config, spawn, meters)
 }

@@ -174,11 +174,7 @@ impl Reader {
                 let before = MonoNs::now();
                 self.take_samples();
                 self.take_events();
-                let settled = if stop {
-                    MonoNs(u64::MAX)
-                } else {
-                    MonoNs(before.0.saturating_sub(WATERMARK.as_nanos() as u64))
-                };
+                let settled = if stop { MonoNs(u64::MAX) } else { before.minus(WATERMARK) };
                 loop {
                     let until = settled.min(if stop { settled } else { closes });
                     if self.take_until(until) {

@@ -13,10 +13,10 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use super::books::{Books, Room};
+use super::build::Patience;
 use super::intake::{Family, Intake};
 use super::reader::{Heartbeat, Plan, Reader};
 use super::{Failure, Signals, build};
-use super::build::Patience;
 use crate::aggregate::{Grain, aggregate};
 use crate::capture::{self, Kernel, recording};
 use crate::encode;
@@ -75,7 +75,7 @@ pub(super) fn format_of(path: &Path) -> Result<FileFormat, Failure> {
 }
 
 /// Profiles and writes; the exit code is the command's, if there is one.
-pub fn record(options: Options) -> Result<ExitCode, Failure> {
+pub fn record(options: &Options) -> Result<ExitCode, Failure> {
     let mut files = Vec::new();
     let mut writer = None;
     for path in &options.outputs {
@@ -203,10 +203,13 @@ impl Running {
     }
 }
 
+/// What makes two named traces the same.
+type Key = (Task, Arc<Labels>, Vec<Arc<Function>>);
+
 /// Everything recorded so far, equal stacks merged.
 #[derive(Debug, Default)]
 pub(super) struct Collected {
-    traces: FxHashMap<(Task, Arc<Labels>, Vec<Arc<Function>>), Weight>,
+    traces: FxHashMap<Key, Weight>,
     first: Option<Window>,
     last: Option<Window>,
     lost: Lost,

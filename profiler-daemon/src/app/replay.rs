@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
+use super::build::Patience;
 use super::intake::Intake;
 use super::record::{Collected, FileFormat, format_of};
 use super::{Failure, build};
-use super::build::Patience;
 use crate::capture::recording;
 use crate::encode;
 use crate::meters::Meters;

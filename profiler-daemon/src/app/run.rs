@@ -7,11 +7,11 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use super::books::{Books, Room};
+use super::build::Patience;
 use super::intake::Intake;
 use super::reader::{Heartbeat, Plan, Reader};
 use super::{Failure, Signals, build, ports, usage};
 use crate::admin::{self, Admin};
-use super::build::Patience;
 use crate::aggregate::{Grain, aggregate};
 use crate::capture::{self, Kernel};
 use crate::children::{self, Keeper};

@@ -60,7 +60,7 @@ pub enum AttachError {
 }
 
 impl AttachError {
-    pub(super) fn map(error: aya::maps::MapError) -> Self {
+    pub(super) fn map(error: &aya::maps::MapError) -> Self {
         Self::Object { what: format!("the eBPF object's maps are not the ones this daemon knows ({error})") }
     }
 
@@ -78,7 +78,8 @@ impl AttachError {
             ProgramError::LoadError { io_error, verifier_log } => {
                 let log = verifier_log.to_string();
                 // Its last line is statistics; the one before says what it did not like.
-                let last = log.lines().rev().find(|line| !line.trim().is_empty() && !line.starts_with("processed "));
+                let last =
+                    log.lines().rev().find(|line| !line.trim().is_empty() && !line.starts_with("processed "));
                 let last = last.unwrap_or("nothing said");
                 Self::refused(what, io_error, &format!("{io_error}; verifier: {last}"))
             }
@@ -200,8 +201,9 @@ pub fn bench(config: &Config, name: &str, duration: Duration) -> Result<ProgramC
     program(&mut ebpf, name)?;
     let _statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime).ok();
     let counts = aya::maps::PerCpuArray::<_, counters::Wire>::try_from(map(&mut ebpf, "COUNTERS")?)
-        .map_err(AttachError::map)?;
-    let mut ring = aya::maps::RingBuf::try_from(map(&mut ebpf, "SAMPLES")?).map_err(AttachError::map)?;
+        .map_err(|error| AttachError::map(&error))?;
+    let mut ring =
+        aya::maps::RingBuf::try_from(map(&mut ebpf, "SAMPLES")?).map_err(|error| AttachError::map(&error))?;
     let loaded = perf_program(&mut ebpf, name)?;
     let fd = loaded.fd().map_err(AttachError::program(name))?;
     let mut clocks = Vec::new();

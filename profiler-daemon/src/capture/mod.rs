@@ -122,8 +122,10 @@ impl Kernel {
         let mut ebpf = load::object(&config, settings, ring_bytes)?;
         load::program(&mut ebpf, samplers::cpu::PROGRAM)?;
 
-        let ring = RingBuf::try_from(load::map(&mut ebpf, "SAMPLES")?).map_err(AttachError::map)?;
-        let counters = PerCpuArray::try_from(load::map(&mut ebpf, "COUNTERS")?).map_err(AttachError::map)?;
+        let ring =
+            RingBuf::try_from(load::map(&mut ebpf, "SAMPLES")?).map_err(|error| AttachError::map(&error))?;
+        let counters = PerCpuArray::try_from(load::map(&mut ebpf, "COUNTERS")?)
+            .map_err(|error| AttachError::map(&error))?;
         let epoll =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(AttachError::system("epoll_create1"))?;
         // Edge-triggered: a level would wake at every record, though the kernel side signals only a filling ring.

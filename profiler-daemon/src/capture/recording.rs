@@ -400,7 +400,7 @@ pub struct Writer {
 #[derive(Debug)]
 enum Out {
     Plain(BufWriter<File>),
-    Gzip(GzEncoder<BufWriter<File>>),
+    Gzip(Box<GzEncoder<BufWriter<File>>>),
 }
 
 impl Out {
@@ -418,7 +418,7 @@ impl Writer {
         let file = |error| RecordingError::File { path: path.to_owned(), error };
         let out = BufWriter::new(File::create(path).map_err(file)?);
         let out = if path.extension().is_some_and(|end| end == "gz") {
-            Out::Gzip(GzEncoder::new(out, flate2::Compression::fast()))
+            Out::Gzip(Box::new(GzEncoder::new(out, flate2::Compression::fast())))
         } else {
             Out::Plain(out)
         };

@@ -123,35 +123,40 @@ impl PerfRing {
             self.copy(tail, &mut header);
             let kind = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]);
             let misc = u16::from_ne_bytes([header[4], header[5]]);
-            let size = u64::from(u16::from_ne_bytes([header[6], header[7]]));
-            if size < 8 {
+            let size = u16::from_ne_bytes([header[6], header[7]]);
+            let Some(body) = usize::from(size).checked_sub(header.len()) else {
                 tail = head; // cannot be, and there is no way to find the next record
                 break;
-            }
-            scratch.resize((size - 8) as usize, 0);
+            };
+            scratch.resize(body, 0);
             self.copy(tail + 8, scratch);
             each(kind, misc, scratch);
-            tail += size;
+            tail += u64::from(size);
         }
         self.position(TAIL_OFFSET).store(tail, Ordering::Release);
     }
 
     fn position(&self, offset: usize) -> &AtomicU64 {
-        // SAFETY: inside the first page of the mapping and aligned; the kernel reads and writes it atomically too.
-        unsafe { &*self.base.add(offset).cast::<AtomicU64>() }
+        // SAFETY: inside the first page of the mapping.
+        let position = unsafe { self.base.add(offset) };
+        // SAFETY: aligned, and the kernel reads and writes it atomically too.
+        unsafe { &*position.cast::<AtomicU64>() }
     }
 
     /// Copies from the ring at `position`, around its end if need be.
     fn copy(&self, position: u64, into: &mut [u8]) {
-        let at = (position as usize) & (self.bytes - 1);
+        let mask = self.bytes as u64 - 1;
+        let at = usize::try_from(position & mask).expect("less than the ring's length, which is a usize");
         let first = into.len().min(self.bytes - at);
         // SAFETY: the records follow the first page.
         let data = unsafe { self.base.add(rustix::param::page_size()) };
+        // SAFETY: less than the ring's length.
+        let from = unsafe { data.add(at) };
         // SAFETY: `at + first` lies inside the ring, and the kernel does not write between tail and head.
-        unsafe { std::ptr::copy_nonoverlapping(data.add(at), into.as_mut_ptr(), first) };
-        let rest = (into.len() - first).min(self.bytes);
-        // SAFETY: as above, from the ring's start; `into` has `rest` bytes left.
-        unsafe { std::ptr::copy_nonoverlapping(data, into.as_mut_ptr().add(first), rest) };
+        unsafe { std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), first) };
+        let rest = &mut into[first..];
+        // SAFETY: as above, from the ring's start: a record is shorter than the ring.
+        unsafe { std::ptr::copy_nonoverlapping(data, rest.as_mut_ptr(), rest.len().min(self.bytes)) };
     }
 }
 

@@ -52,5 +52,5 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         (false, false) => return Err(Failure::Usage("--pid and a command exclude each other".to_owned())),
     };
     let outputs = if output.is_empty() { vec![PathBuf::from("profile.pb.gz")] } else { output };
-    app::record::record(Options { frequency_hz: frequency, duration, subject, outputs, inlines })
+    app::record::record(&Options { frequency_hz: frequency, duration, subject, outputs, inlines })
 }
