@@ -3,8 +3,10 @@
 //!
 //! Not here: any test.
 
+pub mod agent;
 pub mod daemon;
 pub mod gate;
 pub mod profile;
+pub mod pyroscope;
 pub mod shares;
 pub mod workloads;

@@ -95,14 +95,30 @@ pub fn from_folded(text: &str) -> Profile {
     Profile { stacks: text.lines().map(stack).collect(), period_ns: 0 }
 }
 
-/// Reads gzipped pprof.
+/// Start and length of the window of a pprof, nanoseconds.
+///
+/// # Panics
+///
+/// When it is not that.
+pub fn window(bytes: &[u8]) -> (i64, i64) {
+    let message = message(bytes);
+    (message.time_nanos, message.duration_nanos)
+}
+
+/// A pprof, gzipped or not.
+fn message(bytes: &[u8]) -> pprof::Profile {
+    let gunzipped = bytes.starts_with(b"\x1f\x8b").then(|| pprof::gunzip(bytes, PPROF_BYTES_MAX));
+    let bytes = gunzipped.map_or_else(|| bytes.to_vec(), |bytes| bytes.expect("whole gzip"));
+    pprof::Profile::decode(bytes.as_slice()).expect("whole pprof")
+}
+
+/// Reads pprof, gzipped or not.
 ///
 /// # Panics
 ///
 /// When it is not that, or refers to what it does not hold.
 pub fn from_pprof(bytes: &[u8]) -> Profile {
-    let bytes = pprof::gunzip(bytes, PPROF_BYTES_MAX).expect("whole gzip");
-    let message = pprof::Profile::decode(bytes.as_slice()).expect("whole pprof");
+    let message = message(bytes);
     let functions: HashMap<u64, &pprof::Function> = message.function.iter().map(|f| (f.id, f)).collect();
     let mappings: HashMap<u64, &pprof::Mapping> = message.mapping.iter().map(|m| (m.id, m)).collect();
     let locations: HashMap<u64, &pprof::Location> = message.location.iter().map(|l| (l.id, l)).collect();

@@ -6,6 +6,7 @@
 mod books;
 mod build;
 mod intake;
+mod output;
 mod ports;
 mod reader;
 pub mod record;
@@ -39,6 +40,14 @@ pub enum Failure {
     /// A recording.
     #[error(transparent)]
     Recording(#[from] RecordingError),
+    /// The command to record.
+    #[error("{program} cannot be started: {error}")]
+    Command {
+        /// Its name, as given.
+        program: String,
+        /// Why.
+        error: std::io::Error,
+    },
     /// Nothing was sampled.
     #[error("nothing was sampled: {0}")]
     NothingSampled(String),
@@ -67,6 +76,9 @@ impl Failure {
             Self::Attach(_) => 3,
             Self::NothingSampled(_) => 4,
             Self::Port(_) => 5,
+            // As a shell does.
+            Self::Command { error, .. } if error.kind() == std::io::ErrorKind::NotFound => 127,
+            Self::Command { .. } => 126,
         }
     }
 }

@@ -2,11 +2,10 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitCode, ExitStatus};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use rustc_hash::FxHashMap;
 use super::books::{Books, Room};
 use super::build::Patience;
 use super::intake::{Family, Intake};
+use super::output::{FileFormat, Output, format_of};
 use super::reader::{Heartbeat, Plan, Reader};
 use super::{Failure, Signals, build};
 use crate::aggregate::{Grain, aggregate};
@@ -51,55 +51,44 @@ pub struct Options {
     pub outputs: Vec<PathBuf>,
     /// Whether debug information is read.
     pub inlines: bool,
+    /// Another eBPF object than the committed one.
+    pub object: Option<PathBuf>,
 }
 
-/// What a file's ending asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FileFormat {
-    Pprof,
-    Folded,
-    Recording,
-}
-
-/// The format that the ending of `path` names.
-pub(super) fn format_of(path: &Path) -> Result<FileFormat, Failure> {
-    let name = path.to_string_lossy();
-    match () {
-        () if name.ends_with(".pb.gz") => Ok(FileFormat::Pprof),
-        () if name.ends_with(".folded") => Ok(FileFormat::Folded),
-        () if name.ends_with(".jsonl") || name.ends_with(".jsonl.gz") => Ok(FileFormat::Recording),
-        () => Err(Failure::Usage(format!(
-            "{name}: the ending names the format, and must be .pb.gz (pprof), .folded (text) or .jsonl.gz (a recording for replay)"
-        ))),
-    }
-}
+/// How long a command may take to end by itself after a Ctrl-C, which a terminal sends to it too, before it is asked
+/// to end.
+const COMMAND_GRACE: Duration = Duration::from_secs(3);
 
 /// Profiles and writes; the exit code is the command's, if there is one.
 pub fn record(options: &Options) -> Result<ExitCode, Failure> {
-    let mut files = Vec::new();
-    let mut writer = None;
-    for path in &options.outputs {
-        match format_of(path)? {
-            FileFormat::Recording if writer.is_some() => {
-                return Err(Failure::Usage("only one recording can be written at a time".to_owned()));
-            }
-            FileFormat::Recording => writer = Some(recording::Writer::create(path)?),
-            format => {
-                // Fail now rather than after an hour of sampling.
-                let file = std::fs::File::create(path).map_err(Failure::other(path.display().to_string()))?;
-                files.push((path.clone(), format, file));
-            }
-        }
+    let formats = options.outputs.iter().map(|path| format_of(path)).collect::<Result<Vec<_>, _>>()?;
+    if formats.iter().filter(|format| **format == FileFormat::Recording).count() > 1 {
+        return Err(Failure::Usage("only one recording can be written at a time".to_owned()));
+    }
+    if let Subject::Processes(pids) = &options.subject {
+        pids.iter().try_for_each(|pid| exists(*pid))?;
     }
     let signals = Signals::install().map_err(Failure::other("taking over signals"))?;
-    let terminated = second_signal_ends_at_once().map_err(Failure::other("taking over signals"))?;
     let meters = Meters::default();
     let books = Books::new(&meters);
-    let capture_config = capture::Config { frequency_hz: options.frequency_hz, ..capture::Config::default() };
+    let capture_config = capture::Config {
+        frequency_hz: options.frequency_hz,
+        object: options.object.clone(),
+        ..capture::Config::default()
+    };
     let kind = SampleKind::CpuTime { period_ns: capture_config.period_ns() };
     let kernel = Kernel::open(capture_config, signals.waker())?;
     let (tracker, attributor) = build::tracking(None, true, &meters)?;
     let symbolizer = build::symbolizer(options.inlines, Patience::Recording, &meters);
+
+    let mut files = Vec::new();
+    let mut writer = None;
+    for (path, format) in options.outputs.iter().zip(formats) {
+        match format {
+            FileFormat::Recording => writer = Some(recording::Writer::create(path)?),
+            FileFormat::Pprof | FileFormat::Folded => files.push((format, Output::open(path)?)),
+        }
+    }
 
     // Everything listens by now: nothing of the command is missed.
     let mut command = None;
@@ -133,9 +122,11 @@ pub fn record(options: &Options) -> Result<ExitCode, Failure> {
         error: "the workshop ended with a bug; its message is above".to_owned(),
     })?;
     read?;
-    let code = command.map(|command| command.end(&terminated));
     report(&collected, &books, &options.outputs);
-    collected.write(kind, files)?;
+    let written = collected.write(kind, files);
+    // Only now: a command that takes its time to end must not keep the profile from being written.
+    let code = command.map(|command| command.end(&signals));
+    written?;
     match code {
         Some(code) => Ok(code),
         None if collected.weight() == Weight(0) => Err(Failure::NothingSampled(
@@ -146,17 +137,12 @@ pub fn record(options: &Options) -> Result<ExitCode, Failure> {
     }
 }
 
-/// The first signal stops the recording; the second one ends the process where it is. The flag is set by SIGTERM.
-fn second_signal_ends_at_once() -> std::io::Result<Arc<AtomicBool>> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let stopping = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stopping))?;
-        signal_hook::flag::register(signal, Arc::clone(&stopping))?;
+/// Fails if there is no such process.
+fn exists(pid: Pid) -> Result<(), Failure> {
+    if Path::new(&format!("/proc/{}/maps", pid.0)).exists() {
+        return Ok(());
     }
-    let terminated = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(SIGTERM, Arc::clone(&terminated))?;
-    Ok(terminated)
+    Err(Failure::Usage(format!("--pid {}: there is no such process; `ps -e` lists those that are", pid.0)))
 }
 
 fn start(words: &[OsString]) -> Result<Child, Failure> {
@@ -164,40 +150,50 @@ fn start(words: &[OsString]) -> Result<Child, Failure> {
     std::process::Command::new(program)
         .args(arguments)
         .spawn()
-        .map_err(Failure::other(format!("{}", program.display())))
+        .map_err(|error| Failure::Command { program: program.display().to_string(), error })
 }
 
 /// The command that is recorded.
 #[derive(Debug)]
 struct Running {
     pid: rustix::process::Pid,
-    waiter: std::thread::JoinHandle<std::io::Result<ExitStatus>>,
+    ended: Receiver<std::io::Result<ExitStatus>>,
 }
 
 /// Waits for `child` in a thread of its own, which then stops the recording.
 fn wait_for(mut child: Child, signals: &Signals) -> Result<Running, Failure> {
     let stopper = signals.stopper().map_err(Failure::other("waiting for the command"))?;
     let pid = rustix::process::Pid::from_child(&child);
-    let waiter = std::thread::Builder::new()
+    let (tell, ended) = sync_channel(1);
+    std::thread::Builder::new()
         .name("command".to_owned())
         .spawn(move || {
             let status = child.wait();
             stopper.stop();
-            status
+            // Nobody listens any more: the recording failed.
+            let _ = tell.send(status);
         })
         .map_err(Failure::other("starting a thread"))?;
-    Ok(Running { pid, waiter })
+    Ok(Running { pid, ended })
 }
 
 impl Running {
     /// Waits for its end and gives its code as a shell would: 128 and the signal's number if one ended it.
-    fn end(self, terminated: &AtomicBool) -> ExitCode {
+    fn end(self, signals: &Signals) -> ExitCode {
         use std::os::unix::process::ExitStatusExt;
+        let Self { pid, ended } = self;
         // A terminal's Ctrl-C has reached the command itself; a SIGTERM was for us alone, and is passed on.
-        if terminated.load(Ordering::Relaxed) && !self.waiter.is_finished() {
-            let _ = rustix::process::kill_process(self.pid, rustix::process::Signal::TERM);
-        }
-        let Ok(Ok(status)) = self.waiter.join() else { return ExitCode::FAILURE };
+        let patience = match (signals.came(), signals.terminated()) {
+            (false, _) => Duration::MAX,
+            (true, false) => COMMAND_GRACE,
+            (true, true) => Duration::ZERO,
+        };
+        let status = ended.recv_timeout(patience).or_else(|_| {
+            // Not reaped before the answer is there, or this very moment: then nobody has the number yet.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            ended.recv()
+        });
+        let Ok(Ok(status)) = status else { return ExitCode::FAILURE };
         let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
         ExitCode::from(u8::try_from(code).unwrap_or(1))
     }
@@ -260,20 +256,16 @@ impl Collected {
         aggregate(&NamedBatch { window: self.window(), kind, traces, lost: self.lost.clone() }, Grain::Task)
     }
 
-    pub(super) fn write(
-        &self,
-        kind: SampleKind,
-        files: Vec<(PathBuf, FileFormat, std::fs::File)>,
-    ) -> Result<(), Failure> {
+    pub(super) fn write(&self, kind: SampleKind, files: Vec<(FileFormat, Output)>) -> Result<(), Failure> {
         let profiles = self.profiles(kind);
-        for (path, format, mut file) in files {
+        for (format, file) in files {
             let bytes = match format {
                 FileFormat::Folded => encode::folded::encode(&profiles).into_bytes(),
                 FileFormat::Pprof | FileFormat::Recording => {
                     encode::pprof::file(&profiles, self.window(), kind.period_ns())
                 }
             };
-            file.write_all(&bytes).map_err(Failure::other(path.display().to_string()))?;
+            file.write(&bytes)?;
         }
         Ok(())
     }

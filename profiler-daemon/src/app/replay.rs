@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::build::Patience;
 use super::intake::Intake;
-use super::record::{Collected, FileFormat, format_of};
+use super::output::{FileFormat, Output, format_of};
+use super::record::Collected;
 use super::{Failure, build};
 use crate::capture::recording;
 use crate::encode;
@@ -23,8 +24,7 @@ pub fn replay(path: &Path, outputs: &[PathBuf]) -> Result<(), Failure> {
                 "a replay writes .pb.gz or .folded, not another recording".to_owned(),
             ));
         }
-        let file = std::fs::File::create(output).map_err(Failure::other(output.display().to_string()))?;
-        files.push((output.clone(), format, file));
+        files.push((format, Output::open(output)?));
     }
     let meters = Meters::default();
     let mut symbolizer = build::symbolizer(true, Patience::Recording, &meters);

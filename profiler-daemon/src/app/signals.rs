@@ -3,29 +3,53 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-/// The descriptor becomes readable, and stays so, at the first SIGINT or SIGTERM, or when [`Self::stop`] is called.
+/// What a process exits with when a second signal ends it.
+const EXIT_SECOND: i32 = 130;
+
+/// The descriptor becomes readable, and stays so, at the first SIGINT or SIGTERM, or when [`Stopper::stop`] is called.
+/// A second signal ends the process where it is: who asks twice does not want to wait.
 #[derive(Debug)]
 pub struct Signals {
     reader: UnixStream,
     writer: UnixStream,
+    came: Arc<AtomicBool>,
+    terminated: Arc<AtomicBool>,
 }
 
 impl Signals {
     /// Takes SIGINT and SIGTERM over.
     pub fn install() -> io::Result<Self> {
         let (reader, writer) = UnixStream::pair()?;
+        let came = Arc::new(AtomicBool::new(false));
+        let terminated = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
+            // In this order: the first signal must not find the flag it sets itself.
+            signal_hook::flag::register_conditional_shutdown(signal, EXIT_SECOND, Arc::clone(&came))?;
+            signal_hook::flag::register(signal, Arc::clone(&came))?;
             signal_hook::low_level::pipe::register(signal, writer.try_clone()?)?;
         }
-        Ok(Self { reader, writer })
+        signal_hook::flag::register(SIGTERM, Arc::clone(&terminated))?;
+        Ok(Self { reader, writer, came, terminated })
     }
 
     /// What becomes readable.
     pub fn waker(&self) -> BorrowedFd<'_> {
         self.reader.as_fd()
+    }
+
+    /// Whether a signal came.
+    pub fn came(&self) -> bool {
+        self.came.load(Ordering::Relaxed)
+    }
+
+    /// Whether it was a SIGTERM.
+    pub fn terminated(&self) -> bool {
+        self.terminated.load(Ordering::Relaxed)
     }
 
     /// Something that asks for the stop from another thread.

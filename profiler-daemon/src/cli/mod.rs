@@ -24,7 +24,9 @@ use crate::app::Failure;
     arg_required_else_help = true,
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a privilege or a kernel feature is \
                   missing, 4 nothing was sampled, 5 a port is taken, 6 the eBPF object is missing or damaged; \
-                  `record -- COMMAND` exits with the command's code.\n\
+                  `record -- COMMAND` exits with the command's code, \
+                  128 and the signal's number if one ended it, 127 if there is no such command and 126 if it cannot \
+                  be started; a second Ctrl-C ends at once with 130.\n\
                   PROFILER_LOG=error|warn|info|debug|trace sets how much is logged [default: info]."
 )]
 struct Cli {
@@ -38,6 +40,7 @@ enum Command {
     Record(record::Arguments),
     Serve(serve::Arguments),
     Replay(replay::Arguments),
+    /// Print the version of this program and of the kernel, for bug reports.
     Version,
     #[command(hide = true)]
     Namer(namer::Arguments),

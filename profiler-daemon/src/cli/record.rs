@@ -30,6 +30,9 @@ pub(super) struct Arguments {
     /// Read inlined functions, files and lines from debug information
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     inlines: bool,
+    /// Load this eBPF object instead of the one that is built in
+    #[arg(long, value_name = "FILE", hide = true)]
+    object: Option<PathBuf>,
     /// Command to run and profile with its descendants
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<std::ffi::OsString>,
@@ -44,7 +47,7 @@ fn parse_duration(text: &str) -> Result<Duration, &'static str> {
 }
 
 pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
-    let Arguments { frequency, duration, pid, output, inlines, command } = arguments;
+    let Arguments { frequency, duration, pid, output, inlines, object, command } = arguments;
     let subject = match (command.is_empty(), pid.is_empty()) {
         (true, true) => Subject::System,
         (true, false) => Subject::Processes(pid.into_iter().map(Pid).collect()),
@@ -52,5 +55,5 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         (false, false) => return Err(Failure::Usage("--pid and a command exclude each other".to_owned())),
     };
     let outputs = if output.is_empty() { vec![PathBuf::from("profile.pb.gz")] } else { output };
-    app::record::record(&Options { frequency_hz: frequency, duration, subject, outputs, inlines })
+    app::record::record(&Options { frequency_hz: frequency, duration, subject, outputs, inlines, object })
 }

@@ -18,6 +18,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4040")]
     listen: SocketAddr,
     /// Where history is kept; created if missing. This version keeps everything in memory and writes nothing there
+    /// [default: none]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Serve on the socket handed over as standard input
@@ -27,6 +28,9 @@ pub(super) struct Arguments {
 
 pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
     let Arguments { listen, data_dir, handed } = arguments;
+    if !listen.ip().is_loopback() {
+        return Err(Failure::Usage(server::ServeError::NotLoopback(listen).to_string()));
+    }
     if let Some(folder) = &data_dir {
         std::fs::create_dir_all(folder).map_err(Failure::other(folder.display().to_string()))?;
     }
