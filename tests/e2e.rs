@@ -99,7 +99,8 @@ fn a_recorded_command_gives_its_exit_code_and_nothing_but_itself_and_its_childre
     let recorded = record_command(FREQUENCY_HZ, &["sh", "-c", "\"$0\" 2; exit 7", &program]);
     assert_eq!(recorded.ended.status.code(), Some(7), "{}", recorded.ended.said);
     let samples = recorded.folded.of("wl-c").samples();
-    assert!((190..=210).contains(&samples), "{samples} samples of two CPU seconds at 99 Hz");
+    // A fifth is three standard deviations where the program has to share its processor.
+    assert!((158..=238).contains(&samples), "{samples} samples of two CPU seconds at 99 Hz");
     let strangers: Vec<_> = recorded
         .folded
         .stacks

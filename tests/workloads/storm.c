@@ -1,5 +1,5 @@
 /* Starts RATE processes a second for SECONDS, each living 5 to 50 ms, a fifth of it on a CPU, and prints what they spent
- * by the kernel's own accounts. Usage: storm SHORT RATE SECONDS */
+ * by the kernel's own accounts, and what of it they were told to spend in burn(). Usage: storm SHORT RATE SECONDS */
 #define _GNU_SOURCE
 #include <spawn.h>
 #include <stdint.h>
@@ -11,7 +11,7 @@
 
 extern char **environ;
 
-static uint64_t ended, cpu_ns;
+static uint64_t ended, cpu_ns, burn_ns;
 
 static int reap(int options) {
     struct rusage usage;
@@ -38,6 +38,7 @@ int main(int argc, char **argv) {
         clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &next, NULL);
         random ^= random << 13, random ^= random >> 7, random ^= random << 17;
         uint64_t life_us = 5000 + random % 45000;
+        burn_ns += life_us / 5 * 1000;
         char burn[24], rest[24];
         snprintf(burn, sizeof burn, "%llu", (unsigned long long)(life_us / 5));
         snprintf(rest, sizeof rest, "%llu", (unsigned long long)(life_us - life_us / 5));
@@ -50,5 +51,6 @@ int main(int argc, char **argv) {
     }
     while (reap(0))
         ;
-    printf("{\"processes\": %llu, \"cpu_ns\": %llu}\n", (unsigned long long)ended, (unsigned long long)cpu_ns);
+    printf("{\"processes\": %llu, \"cpu_ns\": %llu, \"stacks\": {\"main;burn\": %llu}}\n", (unsigned long long)ended,
+           (unsigned long long)cpu_ns, (unsigned long long)burn_ns);
 }

@@ -9,7 +9,9 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod build_ebpf;
+mod build_ui;
 mod host;
+mod kernels;
 mod run;
 mod test;
 
@@ -28,8 +30,16 @@ enum Verb {
     Test(test::Options),
     /// Build the kernel side into the object that the daemon embeds, or check the committed one
     BuildEbpf(build_ebpf::Options),
+    /// Make the page that the daemon embeds, or check the committed one
+    BuildUi {
+        /// Change nothing; fail if the committed page is not what its sources make
+        #[arg(long)]
+        check: bool,
+    },
     /// Measure what profiling costs, beside `perf`
     Bench(bench::Options),
+    /// Boot other kernels in an emulator and profile there: minutes per kernel, not part of `test`
+    Kernels(kernels::Options),
 }
 
 fn main() -> ExitCode {
@@ -37,7 +47,9 @@ fn main() -> ExitCode {
         Verb::Run(options) => run::run(&options),
         Verb::Test(options) => test::run(&options),
         Verb::BuildEbpf(options) => build_ebpf::run(&options),
+        Verb::BuildUi { check } => build_ui::run(check),
         Verb::Bench(options) => bench::run(&options),
+        Verb::Kernels(options) => kernels::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

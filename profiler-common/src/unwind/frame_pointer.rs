@@ -114,7 +114,8 @@ mod tests {
             frames.push(walk.regs.ip);
             let ended = walk.step(&mut read);
             if ended != CONTINUE {
-                let end = End::from_wire(u16::try_from(ended).unwrap()).unwrap();
+                let raw = u16::try_from(ended).expect("an end fits the wire");
+                let end = End::from_wire(raw).expect("a step ends with an end");
                 return (frames, end, reads);
             }
         }

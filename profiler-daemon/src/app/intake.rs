@@ -10,36 +10,26 @@ use crate::processes::Tracker;
 use crate::time::MonoNs;
 
 /// The processes that were asked for, with their descendants.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Family {
     members: HashSet<Pid>,
-    command: Option<Pid>,
+    asked: MonoNs,
 }
 
 impl Family {
-    /// These processes, which ran before us.
+    /// The processes that are `pids` at this moment.
     pub(super) fn of(pids: impl IntoIterator<Item = Pid>) -> Self {
-        Self { members: pids.into_iter().collect(), command: None }
-    }
-
-    /// The command that we have started: its birth, of a parent that was not asked for, is yet to be heard of.
-    pub(super) fn of_command(pid: Pid) -> Self {
-        Self { members: HashSet::from([pid]), command: Some(pid) }
+        Self { members: pids.into_iter().collect(), asked: MonoNs::now() }
     }
 
     fn follow(&mut self, event: &ProcessEvent) {
         if let ProcessChange::Forked { parent } = event.change {
             if self.members.contains(&parent) {
                 self.members.insert(event.pid);
-            } else if self.command != Some(event.pid) {
-                // A number used again. (The command's own is not, before it ends, and the recording with it.)
-                self.members.remove(&event.pid);
+            } else if event.time > self.asked {
+                self.members.remove(&event.pid); // a number used again; a fork before that is how a member began
             }
         }
-    }
-
-    fn contains(&self, pid: Pid) -> bool {
-        self.members.contains(&pid)
     }
 }
 
@@ -81,7 +71,7 @@ impl Intake {
                 }
                 _ => {
                     let Some(sample) = samples.pop_front() else { return taken };
-                    if self.family.as_ref().is_some_and(|family| !family.contains(sample.task.pid)) {
+                    if self.family.as_ref().is_some_and(|family| !family.members.contains(&sample.task.pid)) {
                         taken.elsewhere += sample.weight;
                         continue;
                     }
@@ -108,28 +98,31 @@ pub(super) struct Taken {
 mod tests {
     use super::*;
 
-    /// Whether pid 10 belongs to `family` after these births: pid and parent.
+    const ASKED: MonoNs = MonoNs(1000);
+
+    /// The family of process 10 after `forks`: when, who, by whom.
     #[track_caller]
-    fn check(mut family: Family, births: &[(u32, u32)], belongs: bool) {
-        for &(pid, parent) in births {
+    fn check(forks: &[(u64, u32, u32)], expected: &[u32]) {
+        let mut family = Family { members: HashSet::from([Pid(10)]), asked: ASKED };
+        for &(time, pid, parent) in forks {
             let change = ProcessChange::Forked { parent: Pid(parent) };
-            family.follow(&ProcessEvent { time: MonoNs(1), pid: Pid(pid), change });
+            family.follow(&ProcessEvent { time: MonoNs(time), pid: Pid(pid), change });
         }
-        assert_eq!(family.contains(Pid(10)), belongs);
+        assert_eq!(family.members, expected.iter().copied().map(Pid).collect());
     }
 
     #[test]
-    fn a_command_belongs_although_its_birth_comes_after_it() {
-        check(Family::of_command(Pid(10)), &[(10, 1)], true);
+    fn a_command_that_we_started_a_moment_ago_is_still_the_one_asked_for() {
+        check(&[(990, 10, 1)], &[10]);
     }
 
     #[test]
-    fn a_grandchild_belongs() {
-        check(Family::of([Pid(8)]), &[(9, 8), (10, 9)], true);
+    fn children_and_their_children_belong_to_it() {
+        check(&[(1001, 11, 10), (1002, 12, 11), (1003, 13, 1)], &[10, 11, 12]);
     }
 
     #[test]
-    fn a_number_that_a_stranger_uses_again_does_not_belong() {
-        check(Family::of([Pid(10)]), &[(10, 1)], false);
+    fn a_number_that_a_stranger_uses_again_does_not() {
+        check(&[(1001, 11, 10), (1002, 11, 1), (1003, 10, 1)], &[]);
     }
 }

@@ -97,7 +97,7 @@ pub fn record(options: &Options) -> Result<ExitCode, Failure> {
         Subject::Processes(pids) => Some(Family::of(pids.iter().copied())),
         Subject::Command(words) => {
             let child = start(words)?;
-            let family = Family::of_command(Pid(child.id()));
+            let family = Family::of([Pid(child.id())]);
             command = Some(wait_for(child, &signals)?);
             Some(family)
         }

@@ -77,11 +77,7 @@ impl AttachError {
         move |error| match &error {
             ProgramError::LoadError { io_error, verifier_log } => {
                 let log = verifier_log.to_string();
-                // Its last line is statistics; the one before says what it did not like.
-                let last =
-                    log.lines().rev().find(|line| !line.trim().is_empty() && !line.starts_with("processed "));
-                let last = last.unwrap_or("nothing said");
-                Self::refused(what, io_error, &format!("{io_error}; verifier: {last}"))
+                Self::refused(what, io_error, &format!("{io_error}; verifier: {}", complaint(&log)))
             }
             ProgramError::SyscallError(call) => Self::refused(what, &call.io_error, &error),
             _ => Self::Object { what: format!("cannot {what}: {error}") },
@@ -95,6 +91,13 @@ impl AttachError {
             _ => Self::Kernel { what, detail: detail.to_string() },
         }
     }
+}
+
+/// What the verifier complains of: the last thing it says before its statistics.
+fn complaint(log: &str) -> &str {
+    let statistics = ["processed ", "stack depth ", "verification time "];
+    let says = |line: &&str| !line.is_empty() && !statistics.iter().any(|start| line.starts_with(start));
+    log.lines().map(str::trim).rfind(says).unwrap_or("nothing said")
 }
 
 /// Whether a refusal can have another reason than a missing privilege: a verifier's EACCES, a locked-down kernel.
@@ -236,4 +239,28 @@ pub fn bench(config: &Config, name: &str, duration: Duration) -> Result<ProgramC
         ns_per_run: ratio(ns, runs),
         frames_per_run: ratio(sum.sent, sum.runs),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_complaint(log: &str, expected: &str) {
+        assert_eq!(complaint(log), expected);
+    }
+
+    #[test]
+    fn the_statistics_at_the_end_of_a_log_are_no_complaint() {
+        check_complaint(
+            "last insn is not an exit or jmp\nverification time 550 usec\nstack depth 0+0\nprocessed 0 insns\n\n",
+            "last insn is not an exit or jmp",
+        );
+    }
+
+    #[test]
+    fn a_verifier_may_say_nothing() {
+        check_complaint("", "nothing said");
+        check_complaint("processed 0 insns (limit 1000000)\n", "nothing said");
+    }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// `struct perf_event_attr`, as far as 5.12 knows it (`PERF_ATTR_SIZE_VER7`). See perf_event_open(2).
+/// `struct perf_event_attr`, as far as 5.13 knows it (`PERF_ATTR_SIZE_VER7`). See perf_event_open(2).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Attributes {

@@ -52,6 +52,8 @@ pub(super) fn read(object: &[u8]) -> Result<Contents> {
     let btf = section(&file, ".BTF")?;
     ensure!(btf.starts_with(&BTF_MAGIC), "the object's section .BTF is not BTF");
 
+    every_function_ends(&file)?;
+
     let mut contents = Contents { programs: Vec::new(), maps: Vec::new() };
     for symbol in file.symbols().filter(ObjectSymbol::is_global) {
         let Some(index) = symbol.section_index() else { continue };
@@ -85,6 +87,27 @@ fn whole(header: &FileHeader64<LittleEndian>, object: &[u8]) -> Result<()> {
         let end = section.sh_offset(LittleEndian).checked_add(section.sh_size(LittleEndian));
         let inside = end.is_some_and(|end| end <= object.len() as u64);
         ensure!(inside, "the object is truncated: a section lies beyond its end");
+    }
+    Ok(())
+}
+
+/// Whether every function's last instruction leaves it. A call that never returns does not: it is how a panic looks, and
+/// verifiers older than the one it was built beside refuse it ("last insn is not an exit or jmp").
+fn every_function_ends(file: &ElfFile64<'_, LittleEndian>) -> Result<()> {
+    const JUMP: u8 = 0x05;
+    const LONG_JUMP: u8 = 0x06;
+    const EXIT: u8 = 0x95;
+    for function in file.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.size() > 0) {
+        let name = function.name().context("a symbol has no name")?;
+        let index = function.section_index().with_context(|| format!("{name} lies in no section"))?;
+        let section = file.section_by_index(index).context("a symbol lies in no section")?;
+        let code = section.data_range(function.address(), function.size()).ok().flatten();
+        let code = code.with_context(|| format!("{name} does not lie in its section"))?;
+        let last = code.rchunks_exact(8).next().with_context(|| format!("{name} is no code"))?;
+        ensure!(
+            matches!(last[0], JUMP | LONG_JUMP | EXIT),
+            "{name} does not end with an exit or a jump, which old verifiers refuse: the code can panic"
+        );
     }
     Ok(())
 }
@@ -195,6 +218,25 @@ mod tests {
     #[test]
     fn an_object_without_maps_is_refused() {
         check_refused(|object| spoil(object, b"maps\0"), "no maps");
+    }
+
+    #[test]
+    fn an_object_whose_function_ends_with_a_call_is_refused() {
+        let empty = |object: &[u8]| {
+            let file = ElfFile64::<LittleEndian>::parse(object).unwrap();
+            let symbol = file.symbols().find(|symbol| symbol.name() == Ok("bench_empty")).unwrap();
+            let section = file.section_by_index(symbol.section_index().unwrap()).unwrap();
+            let end = section.file_range().unwrap().0 + symbol.address() + symbol.size();
+            usize::try_from(end).unwrap() - 8
+        };
+        check_refused(
+            |object| {
+                let exit = empty(object);
+                assert_eq!(object[exit], 0x95);
+                object[exit] = 0x85; // a call
+            },
+            "bench_empty does not end",
+        );
     }
 
     #[test]

@@ -33,8 +33,9 @@ pub(super) struct Bounds {
 
 /// A new segment is begun after this long: a twelfth of the hour, so that what is dropped at once is little.
 const SEGMENT_SPAN: Duration = Duration::from_secs(300);
-/// A segment is also ended when it takes this part of the memory, for the same reason.
-const SEGMENT_PART: usize = 8;
+/// A segment is also ended when it takes this part of the memory, for the same reason. A smaller part would make busy
+/// machines learn their stacks anew with every push.
+const SEGMENT_PART: usize = 4;
 
 /// What was dropped to make room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

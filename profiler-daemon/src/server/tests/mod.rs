@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod connections;
+mod cost;
 mod pushes;
 mod questions;
 
@@ -157,18 +158,23 @@ fn profile(stacks: &[(&str, i64)]) -> Profile {
         duration_nanos: 10_000_000_000,
         ..Profile::default()
     };
+    let mut known = std::collections::HashMap::new();
     for (stack, value) in stacks {
         let mut location_id = Vec::new();
         for frame in stack.split(';').filter(|frame| !frame.is_empty()) {
-            let (name, module) = frame.split_once('@').unwrap_or((frame, ""));
-            let id = profile.location.len() as u64 + 1;
-            let (name, filename) = (strings.intern(name), strings.intern(module));
-            profile.mapping.push(Mapping { id, filename, ..Mapping::default() });
-            profile.function.push(Function { id, name, start_line: 7, ..Function::default() });
-            let line = vec![Line { function_id: id, line: 9 }];
-            profile.location.push(Location { id, mapping_id: id, line, ..Location::default() });
-            location_id.insert(0, id);
+            let id = *known.entry(frame).or_insert_with(|| {
+                let (name, module) = frame.split_once('@').unwrap_or((frame, ""));
+                let id = profile.location.len() as u64 + 1;
+                let (name, filename) = (strings.intern(name), strings.intern(module));
+                profile.mapping.push(Mapping { id, filename, ..Mapping::default() });
+                profile.function.push(Function { id, name, start_line: 7, ..Function::default() });
+                let line = vec![Line { function_id: id, line: 9 }];
+                profile.location.push(Location { id, mapping_id: id, line, ..Location::default() });
+                id
+            });
+            location_id.push(id);
         }
+        location_id.reverse();
         profile.sample.push(Sample { location_id, value: vec![*value], label: vec![] });
     }
     profile.string_table = strings.finish();

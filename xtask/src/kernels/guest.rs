@@ -1,0 +1,112 @@
+//! A machine in an emulator: a kernel, an initramfs, a serial line.
+//!
+//! In: both files. Out: what each step said on the line. Not here: what was to be said (`findings`).
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::host;
+
+/// An emulated boot takes a minute; on a machine whose processors are taken, some.
+const BOOT_SECONDS_MAX: u32 = 900;
+
+/// What a step said and how it ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Step {
+    /// Its lines.
+    pub lines: Vec<String>,
+    /// Its exit code; `None` if the machine ended first.
+    pub code: Option<i32>,
+}
+
+/// What was said on the serial line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Transcript(BTreeMap<String, Step>);
+
+impl Transcript {
+    /// The steps in `text`; what is said outside of them is nobody's.
+    fn parse(text: &str) -> Self {
+        let mut steps: BTreeMap<String, Step> = BTreeMap::new();
+        let mut current: Option<String> = None;
+        for line in text.lines().map(|line| line.trim_end_matches('\r')) {
+            // A line may follow the terminal's control characters, or words without an end of line.
+            if let Some((_, name)) = line.split_once("@begin ") {
+                steps.insert(name.to_owned(), Step::default());
+                current = Some(name.to_owned());
+            } else if let (Some(name), Some((before, end))) = (&current, line.split_once("@end ")) {
+                let step = steps.entry(name.clone()).or_default();
+                step.lines.extend((!before.is_empty()).then(|| before.to_owned()));
+                step.code = end.rsplit(' ').next().and_then(|code| code.parse().ok());
+                current = None;
+            } else if let Some(name) = &current {
+                steps.entry(name.clone()).or_default().lines.push(line.to_owned());
+            }
+        }
+        Self(steps)
+    }
+
+    /// The step called `name`; an empty one without an end if it never began.
+    pub(super) fn step(&self, name: &str) -> Step {
+        self.0.get(name).cloned().unwrap_or_default()
+    }
+}
+
+/// Boots `image` with `initramfs` until the machine turns itself off, and keeps what it said in `log`.
+pub(super) fn boot(image: &Path, initramfs: &Path, log: &Path) -> Result<Transcript> {
+    let mut emulator = Command::new("timeout");
+    emulator.arg(BOOT_SECONDS_MAX.to_string()).arg("qemu-system-x86_64");
+    // Without KVM, so that it runs in a virtual machine too; a panic ends it.
+    emulator.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024"]);
+    emulator.args(["-nographic", "-nodefaults", "-serial", "stdio", "-no-reboot"]);
+    emulator.arg("-kernel").arg(image).arg("-initrd").arg(initramfs);
+    emulator.args(["-append", "console=ttyS0 quiet loglevel=1 panic=-1"]);
+    host::say(&format!("$ {}", host::typed(&emulator)));
+    let output = emulator.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let output = output.context("cannot start the emulator")?;
+    std::fs::write(log, &output.stdout).with_context(|| format!("cannot write {}", log.display()))?;
+    ensure!(
+        output.status.success(),
+        "the machine did not turn itself off within {BOOT_SECONDS_MAX} s ({}); what it said is in {}",
+        output.status,
+        log.display()
+    );
+    Ok(Transcript::parse(&String::from_utf8_lossy(&output.stdout)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, name: &str, lines: &[&str], code: Option<i32>) {
+        let step = Transcript::parse(text).step(name);
+        assert_eq!(
+            (step.lines.iter().map(String::as_str).collect::<Vec<_>>(), step.code),
+            (lines.to_vec(), code)
+        );
+    }
+
+    #[test]
+    fn a_step_is_what_lies_between_its_begin_and_its_end() {
+        let text = "boot\r\n\x1bc@begin a b\r\none\r\ntwo\r\n@end a b 3\r\nelse\r\n";
+        check(text, "a b", &["one", "two"], Some(3));
+    }
+
+    #[test]
+    fn words_without_an_end_of_line_belong_to_the_step() {
+        check("@begin x\nword@end x 0\n", "x", &["word"], Some(0));
+    }
+
+    #[test]
+    fn a_step_that_the_machine_did_not_survive_has_no_end() {
+        check("@begin x\nKernel panic\n", "x", &["Kernel panic"], None);
+    }
+
+    #[test]
+    fn a_step_that_never_began_said_nothing() {
+        check("", "x", &[], None);
+    }
+}

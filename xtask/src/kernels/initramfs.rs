@@ -1,0 +1,101 @@
+//! The little system that is booted: a shell, the daemon with its libraries, and programs to profile.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::host;
+
+/// What the first process of the machine does.
+const INIT: &str = include_str!("init.sh");
+/// As the end-to-end tests compile them, but without a library.
+const COMPILER_OPTIONS: [&str; 6] = [
+    "-static",
+    "-O2",
+    "-fno-omit-frame-pointer",
+    "-mno-omit-leaf-frame-pointer",
+    "-fno-optimize-sibling-calls",
+    "-pthread",
+];
+
+/// Builds the archive in `folder` around the binary `daemon`.
+pub(super) fn build(folder: &Path, daemon: &Path) -> Result<PathBuf> {
+    let root = folder.join("root");
+    if root.exists() {
+        fs::remove_dir_all(&root)?;
+    }
+    for directory in ["bin", "proc", "sys", "dev", "tmp"] {
+        fs::create_dir_all(root.join(directory))?;
+    }
+    let init = root.join("init");
+    fs::write(&init, INIT)?;
+    fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
+    let busybox = host::find("busybox").context("busybox is missing")?;
+    fs::copy(busybox, root.join("bin/busybox"))?;
+    fs::copy(daemon, root.join("bin/profiler-daemon"))
+        .with_context(|| format!("cannot copy {}", daemon.display()))?;
+    for library in libraries(daemon)? {
+        let inside = root.join(library.strip_prefix("/").context("ldd prints absolute paths")?);
+        fs::create_dir_all(inside.parent().context("a library lies in a folder")?)?;
+        fs::copy(&library, inside).with_context(|| format!("cannot copy {}", library.display()))?;
+    }
+    for (name, sources) in [("shop", ["shop.c", "one.c"]), ("till", ["shop.c", "threads.c"])] {
+        let mut compile = Command::new("cc");
+        compile.args(COMPILER_OPTIONS).arg("-o").arg(root.join("bin").join(name)).args(sources);
+        host::run(compile.current_dir(host::root().join("tests/workloads")))?;
+    }
+    pack(&root, &folder.join("initramfs.cpio"))
+}
+
+/// What `program` loads when it starts.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let needed = host::output(Command::new("ldd").arg(program)).context("ldd failed")?;
+    Ok(library_paths(&needed))
+}
+
+/// The files in what `ldd` prints: `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)`.
+fn library_paths(ldd: &str) -> Vec<PathBuf> {
+    ldd.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect()
+}
+
+/// Everything in `root` as an archive that the kernel unpacks, written to `archive`.
+fn pack(root: &Path, archive: &Path) -> Result<PathBuf> {
+    let mut names = Vec::new();
+    list(root, root, &mut names)?;
+    let output = fs::File::create(archive)?;
+    let mut cpio = Command::new("cpio");
+    cpio.args(["--quiet", "--create", "--format=newc", "--owner=0:0", "--null"]).current_dir(root);
+    let mut packer = cpio.stdin(Stdio::piped()).stdout(output).spawn().context("cannot start cpio")?;
+    packer.stdin.take().context("it was piped")?.write_all(&names)?;
+    ensure!(packer.wait()?.success(), "cpio failed");
+    Ok(archive.to_owned())
+}
+
+/// Appends the names below `folder`, relative to `root`, each with a zero behind it.
+fn list(root: &Path, folder: &Path, names: &mut Vec<u8>) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        names.extend(entry.path().strip_prefix(root)?.as_os_str().as_encoded_bytes());
+        names.push(0);
+        if entry.file_type()?.is_dir() {
+            list(root, &entry.path(), names)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_and_the_loader_are_what_ldd_gives_a_path_for() {
+        let ldd = "\tlinux-vdso.so.1 (0x00007f00)\n\tlibc.so.6 => /lib/libc.so.6 (0x00007f01)\n\t/lib64/ld.so (0x02)\n";
+        assert_eq!(library_paths(ldd), [Path::new("/lib/libc.so.6"), Path::new("/lib64/ld.so")]);
+        assert_eq!(library_paths("\tstatically linked\n"), [""; 0].map(PathBuf::from));
+    }
+}

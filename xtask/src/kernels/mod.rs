@@ -1,0 +1,111 @@
+//! `cargo xtask kernels`: the daemon on other kernels than this one, each in an emulated machine.
+//!
+//! A kernel's verifier, its records and its calls differ from version to version; a promise of many versions is worth what
+//! was seen. Not part of `cargo xtask test`: the emulator is slow, since it must run inside virtual machines too.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use crate::host::{self, Need};
+use findings::Finding;
+use image::Image;
+
+mod findings;
+mod guest;
+mod image;
+mod initramfs;
+
+/// Options of the verb.
+#[derive(clap::Args)]
+#[command(
+    long_about = "Boot other kernels in an emulator, and see that every program passes their verifiers, that `record` names \
+                  a workload's functions, and that `run` delivers to its embedded server.\n\nThe kernels are the newest of \
+                  each series that Debian has for virtual machines, and every --image. It takes minutes per kernel, so \
+                  `cargo xtask test` does not do it: run it after a change of profiler-ebpf, of capture/ or of children/."
+)]
+pub(crate) struct Options {
+    /// Only Debian's kernels whose package's name contains this, such as 6.1.0
+    #[arg(default_value = "")]
+    filter: String,
+    /// A kernel of your own (bzImage) with BTF, a serial console and an initramfs built in; may be given more than once
+    #[arg(long, value_name = "FILE")]
+    image: Vec<PathBuf>,
+    /// Only the kernels given by --image
+    #[arg(long, requires = "image")]
+    no_debian: bool,
+    /// Boot this daemon instead of building one
+    #[arg(long, value_name = "FILE")]
+    daemon: Option<PathBuf>,
+}
+
+/// What is needed to build a machine.
+const NEEDS: [Need; 6] = [
+    Need { program: "qemu-system-x86_64", package: "qemu-system-x86", purpose: "other kernels run in it" },
+    Need { program: "busybox", package: "busybox-static", purpose: "the emulated machine's shell" },
+    Need { program: "cpio", package: "cpio", purpose: "the emulated machine's files are packed with it" },
+    Need { program: "cc", package: "build-essential", purpose: "programs in C are profiled" },
+    Need { program: "dpkg-deb", package: "dpkg", purpose: "Debian's kernels are unpacked with it" },
+    Need { program: "timeout", package: "coreutils", purpose: "a machine that hangs is ended by it" },
+];
+
+/// Boots every kernel; an error if one of them shows something else than it should.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    host::install(&NEEDS)?;
+    let folder = host::target_dir().join("kernels");
+    std::fs::create_dir_all(&folder)?;
+    let daemon = match &options.daemon {
+        Some(daemon) => daemon.clone(),
+        None => {
+            host::run(host::cargo().args(["build", "--release", "--package", "profiler-daemon"]))?;
+            host::target_dir().join("release/profiler-daemon")
+        }
+    };
+    let initramfs = initramfs::build(&folder, &daemon)?;
+    let mut images = if options.no_debian { Vec::new() } else { image::debian(&folder, &options.filter)? };
+    images.extend(
+        options.image.iter().map(|file| Image { name: file.display().to_string(), file: file.clone() }),
+    );
+    if images.is_empty() {
+        bail!("there is no kernel to boot: give one by --image");
+    }
+
+    let mut faults = 0;
+    let mut text = String::new();
+    for (number, image) in images.iter().enumerate() {
+        let log = folder.join(format!("serial-{number}.log"));
+        let transcript = guest::boot(&image.file, &initramfs, &log).with_context(|| image.name.clone())?;
+        let release = transcript.step("release").lines.join(" ");
+        let findings = findings::all(&transcript);
+        faults += findings.iter().filter(|finding| !finding.well).count();
+        text += &table(&image.name, &release, &findings);
+        text += &format!("  all it said: {}\n", log.display());
+    }
+    print!("{text}");
+    match faults {
+        0 => Ok(()),
+        _ => bail!("{faults} things were not as they should be"),
+    }
+}
+
+/// What was seen on one kernel.
+fn table(name: &str, release: &str, findings: &[Finding]) -> String {
+    let mut text = format!("\nLinux {release} ({name})\n");
+    for Finding { what, seen, well } in findings {
+        let result = if *well { "ok" } else { "FAULT" };
+        text += &format!("  {result:<6}{what:<36} {seen}\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_seen_in_the_table() {
+        let finding = Finding { what: "program cpu".into(), seen: "refused".into(), well: false };
+        let text = table("own", "5.15.0", &[finding]);
+        assert!(text.contains("Linux 5.15.0 (own)") && text.contains("FAULT program cpu"), "{text}");
+    }
+}
