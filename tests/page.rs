@@ -316,6 +316,22 @@ fn demo_server() {
 }
 
 /// Pictures of the page in both themes and on a phone: `PICTURES=dir cargo test … -- --ignored pictures`.
+/// Pictures of the page at `PAGE_URL`, a daemon that runs, in the folder `PICTURES`: the ones of the README.
+#[test]
+#[ignore = "draws pictures of a running daemon for people"]
+fn pictures_of_a_running_daemon() {
+    let folder = std::env::var("PICTURES").expect("PICTURES names a folder");
+    let page = std::env::var("PAGE_URL").expect("PAGE_URL names a page, with its hash");
+    let Some(mut browser) = Browser::start() else { return };
+    for theme in ["dark", "light"] {
+        browser.window(1440, 960, theme);
+        browser.open("about:blank");
+        browser.open(&page);
+        browser.wait("window.__state?.frames.length > 20");
+        browser.picture(&Path::new(&folder).join(format!("page-{theme}.png")));
+    }
+}
+
 #[test]
 #[ignore = "makes pictures to look at"]
 fn pictures() {
