@@ -424,7 +424,9 @@ fn a_second_ctrl_c_does_not_wait() {
     server.wait_for_requests(1);
     let namer = agent.child("namer");
     agent.process().signal(Signal::INT);
-    std::thread::sleep(Duration::from_millis(300));
+    // One that follows at once is the same one, as `timeout` and `sudo` send it.
+    agent.process().signal(Signal::INT);
+    std::thread::sleep(Duration::from_millis(700));
     assert!(agent.process().is_alive(), "{}", agent.process().said());
     agent.process().signal(Signal::INT);
     let ended = agent.end(Duration::from_secs(2));
