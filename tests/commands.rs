@@ -60,7 +60,7 @@ fn values_out_of_bounds_are_said_with_what_would_be_accepted() {
     check(&["run", "--interval", "0s"], 2, &["--interval", "\"0s\"", "from 1s to 1h"]);
     check(&["run", "--interval", "soon"], 2, &["--interval", "\"soon\"", "such as 10s"]);
     check(&["run", "--server", "localhost:4040"], 2, &["--server", "\"localhost:4040\"", "http://"]);
-    check(&["run", "--server", "http://[::1"], 2, &["http://[::1"]);
+    check(&["run", "--server", "http://[::1", "--admin-listen", "127.0.0.1:0"], 2, &["http://[::1"]);
     check(&["run", "--listen", "0.0.0.0:4040"], 2, &["0.0.0.0:4040", "loopback only"]);
     check(&["serve", "--listen", "0.0.0.0:4040"], 2, &["0.0.0.0:4040", "loopback only"]);
     check(&["record", "-F", "0"], 2, &["--frequency", "from 1 to 999"]);

@@ -38,6 +38,14 @@ pub fn browser() -> Result<(), Missing> {
     program("chromium", "TEST_REQUIRE_BROWSER")
 }
 
+/// The address of a real Pyroscope, from `PYROSCOPE_URL`.
+pub fn pyroscope() -> Result<String, Missing> {
+    std::env::var("PYROSCOPE_URL").map_err(|_| Missing {
+        required_by: "TEST_REQUIRE_PYROSCOPE",
+        what: "PYROSCOPE_URL names no Pyroscope to push to".to_owned(),
+    })
+}
+
 fn program(name: &str, required_by: &'static str) -> Result<(), Missing> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     if std::env::split_paths(&path).any(|folder| folder.join(name).is_file()) {
