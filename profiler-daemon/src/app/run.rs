@@ -50,7 +50,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         ..capture::Config::default()
     };
     let kind = SampleKind::CpuTime { period_ns: capture_config.period_ns() };
-    // Before any thread runs: see `capture::load`.
+    // Before any thread runs that opens a file: see `capture::load`.
     let kernel = Kernel::open(capture_config, signals.waker())?;
 
     let books = Books::new(&meters);

@@ -1,15 +1,21 @@
 //! Signals become a readable descriptor, so that a thread that sleeps in the kernel wakes for them.
 
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use crate::time::MonoNs;
+
 /// What a process exits with when a second signal ends it.
 const EXIT_SECOND: i32 = 130;
+
+/// A signal that follows so soon is the same one: `timeout` and `sudo` send to the process and then to its group.
+const SECOND_AFTER: Duration = Duration::from_millis(500);
 
 /// The descriptor becomes readable, and stays so, at the first SIGINT or SIGTERM, or when [`Stopper::stop`] is called.
 /// A second signal ends the process where it is: who asks twice does not want to wait.
@@ -27,13 +33,15 @@ impl Signals {
         let (reader, writer) = UnixStream::pair()?;
         let came = Arc::new(AtomicBool::new(false));
         let terminated = Arc::new(AtomicBool::new(false));
+        let (bell, rope) = UnixStream::pair()?;
+        std::thread::Builder::new().name("signals".to_owned()).spawn(move || end_at_second(bell))?;
+        // The flags first: who is woken reads them.
+        signal_hook::flag::register(SIGTERM, Arc::clone(&terminated))?;
         for signal in [SIGINT, SIGTERM] {
-            // In this order: the first signal must not find the flag it sets itself.
-            signal_hook::flag::register_conditional_shutdown(signal, EXIT_SECOND, Arc::clone(&came))?;
             signal_hook::flag::register(signal, Arc::clone(&came))?;
+            signal_hook::low_level::pipe::register(signal, rope.try_clone()?)?;
             signal_hook::low_level::pipe::register(signal, writer.try_clone()?)?;
         }
-        signal_hook::flag::register(SIGTERM, Arc::clone(&terminated))?;
         Ok(Self { reader, writer, came, terminated })
     }
 
@@ -55,6 +63,17 @@ impl Signals {
     /// Something that asks for the stop from another thread.
     pub fn stopper(&self) -> io::Result<Stopper> {
         Ok(Stopper(self.writer.try_clone()?))
+    }
+}
+
+/// Reads a byte per signal, and ends the process at the second one. Sleeps until then.
+fn end_at_second(mut bell: UnixStream) {
+    let mut first = None;
+    while bell.read_exact(&mut [0]).is_ok() {
+        let now = MonoNs::now();
+        if now.since(*first.get_or_insert(now)) >= SECOND_AFTER {
+            signal_hook::low_level::exit(EXIT_SECOND);
+        }
     }
 }
 

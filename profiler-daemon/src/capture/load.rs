@@ -152,7 +152,7 @@ pub(super) fn object(config: &Config, settings: Settings, ring_bytes: u32) -> Re
 ///
 /// aya's loader parses all of `/sys/kernel/btf/vmlinux` when it is made, 0.1–0.3 CPU seconds and some 30 MB, though our object has
 /// no relocation that asks for it, and does without if it cannot be opened. There is no other way to ask for that
-/// before 0.15. Called before any other thread runs.
+/// before 0.15. Called before any other thread runs that opens a file.
 fn without_vmlinux_btf<T>(make: impl FnOnce() -> T) -> T {
     let limit = getrlimit(Resource::Nofile);
     let closed = rustix::process::Rlimit { current: Some(0), maximum: limit.maximum };
