@@ -11,12 +11,12 @@ use profiler_tests::need;
 const VERIFIED_INSTRUCTIONS_MAX: [u32; 2] = [5_000, 500_000];
 
 #[track_caller]
-fn check(program: &str, bounded_loop: bool) {
-    let config = Config { frequency_hz: 99, bounded_loop, ..Config::default() };
-    let cost = bench(&config, program, Duration::from_millis(300))
+fn check(program: &str, config: &Config) {
+    let cost = bench(config, program, Duration::from_millis(300))
         .unwrap_or_else(|error| panic!("{program} does not run: {error}"));
-    println!("{program}, bounded loop {bounded_loop}: {cost:?}");
-    assert!(cost.verified_instructions <= VERIFIED_INSTRUCTIONS_MAX[usize::from(bounded_loop)], "{cost:?}");
+    println!("{program}, bounded loop {}, log level {}: {cost:?}", config.bounded_loop, config.log_level);
+    let most = VERIFIED_INSTRUCTIONS_MAX[usize::from(config.bounded_loop)];
+    assert!(cost.verified_instructions <= most, "{cost:?}");
     assert!(cost.runs > 0, "{program} never ran");
 }
 
@@ -24,7 +24,14 @@ fn check(program: &str, bounded_loop: bool) {
 fn every_program_passes_the_verifier_and_runs() {
     need!(gate::bpf());
     for program in ["cpu", "bench_empty", "bench_get_stack", "bench_walk"] {
-        check(program, false);
-        check(program, true);
+        for bounded_loop in [false, true] {
+            check(program, &Config { frequency_hz: 99, bounded_loop, ..Config::default() });
+        }
     }
+}
+
+#[test]
+fn the_sampler_passes_with_its_diagnostics_on() {
+    need!(gate::bpf());
+    check("cpu", &Config { frequency_hz: 99, log_level: 5, ..Config::default() });
 }
