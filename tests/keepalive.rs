@@ -111,13 +111,14 @@ struct Sum {
 impl Sum {
     fn add(&mut self, meters: &Meters) {
         for line in meters.render().lines() {
-            let Some(line) = line.strip_prefix("profiler_push_attempts_total{") else { continue };
-            let (labels, count) = line.split_once("} ").unwrap();
-            let count: u32 = count.parse().unwrap();
-            match (labels.contains("result=\"ok\""), labels.contains("conn=\"reused\"")) {
-                (true, true) => self.reused += count,
-                (true, false) => self.fresh += count,
-                (false, _) => self.failed += count,
+            let Some((name, count)) = line.rsplit_once(' ') else { continue };
+            let count = || count.parse::<u32>().unwrap();
+            if name.starts_with("profiler_push_attempts_total{") && !name.contains("result=\"ok\"") {
+                self.failed += count();
+            } else if name == "profiler_push_connections_total{conn=\"fresh\"}" {
+                self.fresh += count();
+            } else if name == "profiler_push_connections_total{conn=\"reused\"}" {
+                self.reused += count();
             }
         }
     }

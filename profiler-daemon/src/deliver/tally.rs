@@ -15,6 +15,7 @@ type Value = Gauge<f64, std::sync::atomic::AtomicU64>;
 #[derive(Clone, Debug)]
 pub(super) struct Tally {
     attempts: Counters,
+    connections_used: Counters,
     retries: Counter,
     opened: Counters,
     closed: Counters,
@@ -41,6 +42,10 @@ impl Tally {
     pub(super) fn new(meters: &Meters, lost: Counters) -> Self {
         Self {
             attempts: meters.counters("profiler_push_attempts", "Pushes that were tried, by how each ended."),
+            connections_used: meters.counters(
+                "profiler_push_connections",
+                "Pushes that were tried, by the connection: a fresh one, or one that was reused.",
+            ),
             retries: meters.counter("profiler_push_retries", "Pushes that were tried again."),
             opened: meters
                 .counters("profiler_connections_opened", "Connections opened for a push, by reason."),
@@ -67,8 +72,8 @@ impl Tally {
     /// A push was tried and ended with `result`.
     pub(super) fn attempt(&self, result: &str, reused: bool) {
         let conn = if reused { "reused" } else { "fresh" };
-        let labels = vec![("result", result.to_owned()), ("conn", conn.to_owned())];
-        self.attempts.get_or_create(&labels).inc();
+        self.attempts.get_or_create(&label("result", result)).inc();
+        self.connections_used.get_or_create(&label("conn", conn)).inc();
     }
 
     /// A push is tried again.
