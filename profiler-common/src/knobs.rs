@@ -43,9 +43,9 @@ pub struct Counters {
     pub event_count: u64,
     /// Samples of the idle task, dropped.
     pub idle: u64,
-    /// Ticks that ran no program, followed by a sample of the idle task.
+    /// Ticks that ran no program, next to a sample of the idle task.
     pub skipped_idle: u64,
-    /// Ticks that ran no program, followed by a sample of any other task.
+    /// Ticks that ran no program, between two samples of other tasks.
     pub skipped_busy: u64,
     /// Samples that went into the ring.
     pub sent: u64,
@@ -55,13 +55,16 @@ pub struct Counters {
     pub no_scratch: u64,
     /// Samples in the kernel sent without kernel frames, because the kernel's own walk failed.
     pub no_kernel_stack: u64,
+    /// One if the last run met the idle task.
+    pub was_idle: u64,
 }
-wire!(Counters: 72 bytes, runs @ 0, event_count @ 8, idle @ 16, skipped_idle @ 24, skipped_busy @ 32, sent @ 40,
-    ring_full @ 48, no_scratch @ 56, no_kernel_stack @ 64);
+wire!(Counters: 80 bytes, runs @ 0, event_count @ 8, idle @ 16, skipped_idle @ 24, skipped_busy @ 32, sent @ 40,
+    ring_full @ 48, no_scratch @ 56, no_kernel_stack @ 64,
+    was_idle @ 72);
 
 impl Counters {
     /// Words of a value.
-    pub const WORDS: usize = 9;
+    pub const WORDS: usize = 10;
 
     /// From words, in the order of the fields: the form in which the loader reads a map's value.
     pub const fn from_words(words: [u64; Self::WORDS]) -> Self {
@@ -75,6 +78,7 @@ impl Counters {
             ring_full,
             no_scratch,
             no_kernel_stack,
+            was_idle,
         ] = words;
         Self {
             runs,
@@ -86,6 +90,7 @@ impl Counters {
             ring_full,
             no_scratch,
             no_kernel_stack,
+            was_idle,
         }
     }
 }

@@ -37,7 +37,9 @@ pub fn sample(context: &PerfEventContext) {
     if read == 0 {
         // Rounded, for a tick comes a little late or early: one period since the last run means none was skipped.
         let period = SETTINGS.load().period_ns;
-        let passed = value.counter.wrapping_sub(counters.event_count).wrapping_add(period / 2);
+        // A processor that came back has a new event, which counts from zero again.
+        let last = if value.counter < counters.event_count { value.counter } else { counters.event_count };
+        let passed = (value.counter - last).wrapping_add(period / 2);
         // (A plain division would bring a panic along, which has no place here.)
         if let Some(periods) = passed.checked_div(period)
             && periods > 1
@@ -50,9 +52,15 @@ pub fn sample(context: &PerfEventContext) {
     if tgid == 0 {
         counters.idle += 1;
         counters.skipped_idle += skipped;
+        counters.was_idle = 1;
         return;
     }
-    counters.skipped_busy += skipped;
+    if counters.was_idle == 0 {
+        counters.skipped_busy += skipped;
+    } else {
+        counters.skipped_idle += skipped;
+    }
+    counters.was_idle = 0;
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         counters.no_scratch += 1;
         return;
