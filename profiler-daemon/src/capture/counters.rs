@@ -28,12 +28,23 @@ pub struct Balance {
 
 /// Sums over all processors since the program was loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Totals(Counters);
+pub(super) struct Totals {
+    counters: Counters,
+    /// Ticks' worth of idle time since the start, by the kernel's own accounts; `None` where they cannot be read.
+    idle_accounted: Option<u64>,
+}
 
 impl Totals {
     /// `None` where the map cannot be read, which cannot be while it is open; the next reading makes up for it.
-    pub(super) fn read(map: &PerCpuArray<MapData, Wire>) -> Option<Self> {
-        Some(Self::sum(map.get(&0, 0).ok()?.iter().map(|words| Counters::from_words(*words))))
+    pub(super) fn read(
+        map: &PerCpuArray<MapData, Wire>,
+        period_ns: u64,
+        idle_at_start: Option<u64>,
+    ) -> Option<Self> {
+        let mut totals = Self::sum(map.get(&0, 0).ok()?.iter().map(|words| Counters::from_words(*words)));
+        let idle = idle_ns().zip(idle_at_start).map(|(now, then)| now.saturating_sub(then));
+        totals.idle_accounted = idle.map(|idle| idle / period_ns.max(1));
+        Some(totals)
     }
 
     fn sum(per_cpu: impl Iterator<Item = Counters>) -> Self {
@@ -49,13 +60,25 @@ impl Totals {
             sum.no_scratch += cpu.no_scratch;
             sum.no_kernel_stack += cpu.no_kernel_stack;
         }
-        Self(sum)
+        Self { counters: sum, idle_accounted: None }
+    }
+
+    /// A halted processor of a virtual machine may not tick at all, and its gap shows only when it wakes: what its idle
+    /// time lacks in samples are its skipped ticks. Without the kernel's accounts the neighbours of a gap have to tell.
+    fn skipped_idle(&self) -> u64 {
+        let Counters { idle, skipped_idle, skipped_busy, .. } = self.counters;
+        match self.idle_accounted {
+            Some(accounted) => accounted.saturating_sub(idle).min(skipped_idle + skipped_busy),
+            None => skipped_idle,
+        }
     }
 
     pub(super) fn since(&self, earlier: &Self) -> Balance {
-        let difference = |field: fn(&Counters) -> u64| field(&self.0).saturating_sub(field(&earlier.0));
-        let skipped_idle = difference(|counters| counters.skipped_idle);
-        let skipped_busy = difference(|counters| counters.skipped_busy);
+        let difference =
+            |field: fn(&Counters) -> u64| field(&self.counters).saturating_sub(field(&earlier.counters));
+        let skipped = difference(|counters| counters.skipped_idle + counters.skipped_busy);
+        let skipped_idle = self.skipped_idle().saturating_sub(earlier.skipped_idle()).min(skipped);
+        let skipped_busy = skipped - skipped_idle;
         let mut lost = Lost::default();
         lost.add(Reason::TickSkipped, Weight(skipped_busy));
         lost.add(Reason::RingFull, Weight(difference(|counters| counters.ring_full)));
@@ -71,9 +94,29 @@ impl Totals {
     }
 }
 
+/// Idle time of all processors since boot, nanoseconds: the fourth and fifth number of `/proc/stat`'s first line.
+pub(super) fn idle_ns() -> Option<u64> {
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    let mut fields = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().skip(3);
+    let ticks: u64 = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
+    ticks.checked_mul(1_000_000_000 / rustix::param::clock_ticks_per_second().max(1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn idle_time_without_samples_is_what_was_skipped_in_it() {
+        let mut before = Totals::sum(std::iter::empty());
+        before.idle_accounted = Some(0);
+        let counters = Counters { runs: 12, idle: 10, sent: 2, skipped_busy: 50, ..Counters::default() };
+        let mut after = Totals::sum([counters].into_iter());
+        after.idle_accounted = Some(55);
+        let balance = after.since(&before);
+        assert_eq!((balance.ticks, balance.idle), (62, 55));
+        assert_eq!(balance.lost.0[&Reason::TickSkipped], Weight(5));
+    }
 
     #[test]
     fn every_tick_is_idle_sent_or_lost() {

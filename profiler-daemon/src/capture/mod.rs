@@ -92,6 +92,8 @@ pub struct Kernel {
     ring: RingBuf<MapData>,
     counters: PerCpuArray<MapData, counters::Wire>,
     last: counters::Totals,
+    /// Idle time of all processors when the first clock was started, nanoseconds.
+    idle_at_start: Option<u64>,
     malformed: u64,
     epoll: OwnedFd,
     scratch: Vec<u8>,
@@ -140,6 +142,7 @@ impl Kernel {
             ring,
             counters,
             last: counters::Totals::default(),
+            idle_at_start: counters::idle_ns(),
             malformed: 0,
             epoll,
             scratch: Vec::new(),
@@ -236,7 +239,8 @@ impl Kernel {
 
     /// What the kernel side counted since the last call. To be called after [`Self::samples`].
     pub fn balance(&mut self) -> Balance {
-        let totals = counters::Totals::read(&self.counters).unwrap_or(self.last);
+        let totals = counters::Totals::read(&self.counters, self.config.period_ns(), self.idle_at_start)
+            .unwrap_or(self.last);
         let mut balance = totals.since(&self.last);
         self.last = totals;
         balance.lost.add(Reason::Malformed, Weight(std::mem::take(&mut self.malformed)));
