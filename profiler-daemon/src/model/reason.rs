@@ -34,13 +34,17 @@ pub enum Reason {
     SpoolFull,
     /// The server refused the payload for good.
     Refused,
+    /// It waited for longer than the server accepts.
+    TooOld,
+    /// Nobody can say whether the server has it, and it was asked to be sent at most once.
+    Unknown,
     /// It could not be sent before the daemon had to stop.
     Stopped,
 }
 
 impl Reason {
     /// Every reason for which weight is lost; the others stand in its place as frames.
-    pub const LOSSES: [Self; 8] = [
+    pub const LOSSES: [Self; 10] = [
         Self::RingFull,
         Self::TickSkipped,
         Self::NoScratch,
@@ -48,6 +52,8 @@ impl Reason {
         Self::QueueFull,
         Self::SpoolFull,
         Self::Refused,
+        Self::TooOld,
+        Self::Unknown,
         Self::Stopped,
     ];
 
@@ -67,6 +73,8 @@ impl Reason {
             Self::QueueFull => "queue full",
             Self::SpoolFull => "spool full",
             Self::Refused => "refused by server",
+            Self::TooOld => "too old for server",
+            Self::Unknown => "unknown if delivered",
             Self::Stopped => "stopped",
         }
     }
