@@ -15,6 +15,7 @@ mod parcel;
 mod pusher;
 mod retry;
 mod sinks;
+pub mod spool;
 mod tally;
 mod waiting;
 mod wire;
@@ -45,9 +46,14 @@ pub struct Config {
     /// How often payloads come. A request may take as long, but three seconds at least and ten at most: longer
     /// than any healthy server takes, short enough that what waits behind it is still fresh.
     pub interval: Duration,
-    /// Most memory for what waits to be pushed, bytes: some hours at a usual rate, for it is kept compressed.
-    /// The oldest goes when it is full, and is counted as a loss (`spool full`).
+    /// Most memory for what waits to be pushed and is not on disk, bytes: some hours at a usual rate, for it is kept
+    /// compressed. The oldest goes when it is full, and is counted as a loss (`spool full`).
     pub waiting_bytes_max: usize,
+    /// Where what waits is kept on disk; without it, it is kept in memory alone.
+    pub spool: Option<spool::Config>,
+    /// The server takes no window that began longer ago: it is not sent, and is counted as a loss (`too old for
+    /// server`). Zero: it takes all.
+    pub reject_older_than: Duration,
     /// How long the end may take, for what still waits.
     pub grace: Duration,
 }
@@ -58,6 +64,8 @@ impl Default for Config {
             server: "http://127.0.0.1:4040".to_owned(),
             interval: Duration::from_secs(10),
             waiting_bytes_max: 32 << 20,
+            spool: None,
+            reject_older_than: Duration::ZERO,
             grace: Duration::from_secs(5),
         }
     }

@@ -21,6 +21,7 @@ use super::journal::Journal;
 use super::parcel::Parcel;
 use super::retry::{Backoff, Step, step};
 use super::sinks::pyroscope;
+use super::spool::SpoolMeters;
 use super::tally::{By, Tally, status_result};
 use super::waiting::{Fate, Outcome, Waiting};
 use super::{Config, StartError};
@@ -60,9 +61,11 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Hands payloads over. Never waits: where there is no room, the oldest go and are counted.
+    /// Hands payloads over, encoded and on disk, if there is one, when this returns. Never waits for the network; for
+    /// the disk, within reason. Where there is no room, the oldest go and are counted.
     pub fn send(&self, payloads: Vec<Payload>) {
-        self.waiting.put(payloads);
+        let (parcels, useless) = pack(payloads);
+        self.waiting.put(parcels, useless);
     }
 
     /// Asks the pusher to send what is there and end, within `grace`.
@@ -77,7 +80,15 @@ impl Pusher {
         let address = pyroscope::push_address(&config.server)?;
         let client = Client::new(address, pyroscope::CONTENT_TYPE, config.request_timeout())?;
         let tally = Tally::new(meters, lost);
-        let waiting = Arc::new(Waiting::new(config.waiting_bytes_max, tally.clone()));
+        let waiting = Waiting::new(config.waiting_bytes_max, config.reject_older_than, tally.clone());
+        let waiting = match &config.spool {
+            None => waiting,
+            Some(spool) => {
+                let [meters] = SpoolMeters::new(meters, ["pyroscope"]);
+                waiting.on_disk(spool.clone(), meters).map_err(StartError::Thread)?
+            }
+        };
+        let waiting = Arc::new(waiting);
         let (closing, closing_seen) = watch::channel(None);
         let pusher = Self {
             waiting: Arc::clone(&waiting),
@@ -113,7 +124,7 @@ impl Pusher {
             }
             // Looked at first: what was put in before the end is found after it.
             let closing = self.closing.borrow().is_some();
-            match self.waiting.next(pack) {
+            match self.waiting.next().await {
                 Some(parcel) => self.push(parcel).await,
                 None if closing => return,
                 None => self.rest().await,
@@ -137,7 +148,7 @@ impl Pusher {
     }
 
     async fn push(&mut self, mut parcel: Parcel) {
-        let in_hand = (parcel.weight(), parcel.size());
+        let in_hand = parcel.weight();
         let carrier = self.keeper.begin(Instant::now().into_std());
         if let Carrier::Fresh(why) = carrier {
             self.close(By::Client);
@@ -169,8 +180,8 @@ impl Pusher {
         self.tally.attempt(name, reused);
         self.after(carrier, opened, &result);
         let fate = self.fate(parcel, step, &result);
-        self.waiting.settle(in_hand, fate);
-        let lost = in_hand.0 + self.refuse_the_rest();
+        self.waiting.settle(fate);
+        let lost = in_hand + self.refuse_the_rest();
         self.say(step, &result, lost);
     }
 
