@@ -21,7 +21,7 @@ use super::journal::Journal;
 use super::parcel::Parcel;
 use super::retry::{Backoff, Step, step};
 use super::sinks::pyroscope;
-use super::spool::SpoolMeters;
+use super::spool::{self, SpoolMeters};
 use super::tally::{By, Tally, status_result};
 use super::waiting::{Fate, Outcome, Waiting};
 use super::{Config, StartError};
@@ -85,7 +85,10 @@ impl Pusher {
             None => waiting,
             Some(spool) => {
                 let [meters] = SpoolMeters::new(meters, ["pyroscope"]);
-                waiting.on_disk(spool.clone(), meters).map_err(StartError::Thread)?
+                let folder = spool.folder.join("pyroscope");
+                waiting
+                    .on_disk(spool::Config { folder, ..spool.clone() }, meters)
+                    .map_err(StartError::Thread)?
             }
         };
         let waiting = Arc::new(waiting);

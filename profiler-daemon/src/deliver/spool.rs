@@ -36,7 +36,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// Where to keep what waits, and how much of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The folder. It is made if it is missing.
+    /// The folder, with one in it for each sink. It is made if it is missing.
     pub folder: PathBuf,
     /// Most bytes on disk, in whole blocks. The oldest goes when it is full, and is counted as a loss (`spool full`).
     pub bytes_max: u64,
