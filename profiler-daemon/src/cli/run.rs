@@ -30,10 +30,22 @@ pub(super) struct Arguments {
     /// Where the agent answers /metrics, /-/healthy and /-/ready [default: 127.0.0.1:4041]
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<String>,
-    /// Where state is kept; created if missing. This version keeps everything in memory and writes nothing there
-    /// [default: none]
+    /// Where state is kept; created if missing. What waits to be pushed is there before it is sent, so that a restart or
+    /// a crash loses nothing; so is, for a while, what the server refused [default: STATE_DIRECTORY, which systemd sets;
+    /// else none: memory only]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
+    /// Most disk for what waits to be pushed; when it is full, the oldest goes [default: 512MiB]
+    #[arg(long, value_name = "SIZE")]
+    spool_bytes_max: Option<String>,
+    /// Disk that is left free for others; when less is, what waits to be pushed takes no more than it has
+    /// [default: 256MiB]
+    #[arg(long, value_name = "SIZE")]
+    spool_free_bytes_min: Option<String>,
+    /// Age from which the server takes no profile (a Pyroscope's `reject-older-than`): older ones are not sent, 0 for no
+    /// limit [default: 1h]
+    #[arg(long, value_name = "DURATION")]
+    reject_older_than: Option<String>,
     /// Read inlined functions, files and lines from debug information, true or false [default: true]
     #[arg(long, value_name = "BOOL")]
     inlines: Option<String>,
@@ -56,6 +68,9 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         listen,
         admin_listen,
         data_dir,
+        spool_bytes_max,
+        spool_free_bytes_min,
+        reject_older_than,
         inlines,
         hostname,
         kernel_log_level,
@@ -68,6 +83,9 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         ("listen", listen),
         ("admin_listen", admin_listen),
         ("data_dir", data_dir),
+        ("spool_bytes_max", spool_bytes_max),
+        ("spool_free_bytes_min", spool_free_bytes_min),
+        ("reject_older_than", reject_older_than),
         ("inlines", inlines),
         ("hostname", hostname),
         ("kernel_log_level", kernel_log_level),

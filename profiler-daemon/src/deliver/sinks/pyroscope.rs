@@ -59,7 +59,7 @@ pub(in crate::deliver) fn encode(payload: Payload) -> Result<Piece, Payload> {
         Format::Folded => return Err(payload),
     }
     let id = id(&payload);
-    let Payload { labels, body, weight, .. } = payload;
+    let Payload { window, labels, body, weight, .. } = payload;
     let name = LabelPair { name: "__name__".to_owned(), value: PROFILE_NAME.to_owned() };
     let labels = labels
         .iter()
@@ -69,7 +69,7 @@ pub(in crate::deliver) fn encode(payload: Payload) -> Result<Piece, Payload> {
         labels: std::iter::once(name).chain(labels).collect(),
         samples: vec![RawSample { raw_profile: body.into(), id }],
     };
-    Ok(Piece { bytes: PushRequest { series: vec![series] }.encode_to_vec(), weight })
+    Ok(Piece { bytes: PushRequest { series: vec![series] }.encode_to_vec(), weight, time: window.start })
 }
 
 /// A UUID (version 8: our own making) that is the same for the same profile, so that sending it again changes no
