@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod hours;
 mod server;
 
 use std::sync::Arc;
