@@ -8,6 +8,7 @@
 
 mod answer;
 mod client;
+pub mod connect_error;
 pub mod connection;
 mod connector;
 mod hint;
