@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::connect_error::Code;
 use super::connection::Said;
 
 /// Longest quotation of a server, characters.
@@ -16,6 +17,8 @@ pub(super) struct Answer {
     pub(super) status: u16,
     /// It is a web page.
     pub(super) html: bool,
+    /// The code of its error, if it is one of the Connect protocol.
+    pub(super) code: Option<Code>,
     /// What it says of the connection.
     pub(super) said: Said,
     /// How long the server wishes to be left alone.
@@ -48,6 +51,17 @@ pub(super) struct Failure {
     pub(super) kind: FailureKind,
     /// The innermost cause, fit to be logged.
     pub(super) cause: String,
+    /// What the kernel knows of the request, where that could be asked.
+    pub(super) evidence: Option<Evidence>,
+}
+
+/// What became of the bytes that were written for a request, as far as the first machine on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Evidence {
+    /// Bytes that left us, those that left repeatedly included.
+    pub(super) sent: u64,
+    /// Bytes that were acknowledged.
+    pub(super) acked: u64,
 }
 
 /// How a request fails.
@@ -63,6 +77,8 @@ pub(super) enum FailureKind {
     Reset,
     /// The server had closed the connection already while we wrote.
     Pipe,
+    /// It was never written.
+    Canceled,
     /// What came is not HTTP.
     Garbage,
     /// Anything else.
@@ -78,6 +94,7 @@ impl FailureKind {
             Self::Eof => "eof",
             Self::Reset => "rst",
             Self::Pipe => "epipe",
+            Self::Canceled => "canceled",
             Self::Garbage => "garbage",
             Self::Other => "other",
         }

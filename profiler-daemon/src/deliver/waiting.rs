@@ -75,8 +75,8 @@ struct State {
 pub(super) enum Fate {
     /// The server has it.
     Delivered,
-    /// The server will never have it.
-    Refused,
+    /// It is given up.
+    Lost(Reason),
     /// It is sent again, in one piece or in several. What is not among them is refused.
     Back(Vec<Parcel>),
 }
@@ -188,7 +188,7 @@ impl Waiting {
                 state.outcome.delivered += hand.weight;
                 self.tally.delivered(hand.weight);
             }
-            Fate::Refused => self.lost(&mut state, Reason::Refused, hand.weight),
+            Fate::Lost(reason) => self.lost(&mut state, reason, hand.weight),
             Fate::Back(parcels) => {
                 let mut rest = hand.weight;
                 let entry = |parcel: Parcel| {
