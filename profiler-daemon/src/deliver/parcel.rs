@@ -92,6 +92,21 @@ impl Parcel {
         parcels
     }
 
+    /// Two parcels instead of one whose only piece is too large, of one `family`; `None` if there is nothing to divide.
+    pub(super) fn halve(
+        &self,
+        family: u32,
+        halve: impl Fn(&Piece) -> Option<[Piece; 2]>,
+    ) -> Option<Vec<Self>> {
+        let [(_, weight)] = *self.pieces else { return None };
+        let halves = halve(&Piece { bytes: self.unpack()?, weight, time: self.time })?;
+        let parcel = |Piece { bytes, weight, time }: Piece| Self {
+            family,
+            ..Self::new(&bytes, vec![(bytes.len(), weight)], time)
+        };
+        Some(halves.into_iter().map(parcel).collect())
+    }
+
     /// All pieces as they were, one after the other; `None` if that is not what is inside.
     pub(super) fn unpack(&self) -> Option<Vec<u8>> {
         let length = self.pieces.iter().try_fold(0_usize, |sum, &(length, _)| sum.checked_add(length))?;

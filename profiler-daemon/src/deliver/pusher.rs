@@ -301,8 +301,10 @@ impl Pusher {
             }
         };
         self.count_closed(id, &result);
+        let halves = if step == Step::Halved { self.halves(&parcel) } else { Vec::new() };
         let step = match step {
-            Step::ApartNow if self.refusing => Step::Refused,
+            Step::ApartNow | Step::Halved if self.refusing => Step::Refused,
+            Step::Halved if halves.is_empty() => Step::Refused,
             // Some of several may have been taken, and nobody says which.
             Step::Again | Step::ApartLater if self.may_be_taken(class, &parcel, step) => Step::GivenUp,
             step => step,
@@ -311,7 +313,7 @@ impl Pusher {
         self.settle_connections();
         // The connection was the reason: another need not wait.
         let at_once = reused && class != Class::Ambiguous && result.is_err();
-        let fate = self.fate(parcel, step, class, at_once, &result);
+        let fate = self.fate(parcel, halves, step, class, at_once, &result);
         self.waiting.settle(fate);
         let lost = in_hand + self.refuse_the_rest();
         self.say(step, &result, lost);
@@ -347,6 +349,7 @@ impl Pusher {
     fn fate(
         &mut self,
         parcel: Parcel,
+        halves: Vec<Parcel>,
         step: Step,
         class: Class,
         at_once: bool,
@@ -373,6 +376,10 @@ impl Pusher {
                 Fate::Back(self.apart(parcel, class))
             }
             Step::ApartNow => Fate::Back(self.apart(parcel, class)),
+            Step::Halved => {
+                halves.iter().for_each(|_| self.tally.retry(class));
+                Fate::Back(halves)
+            }
             Step::Refused => {
                 self.backoff.reset();
                 if parcel.family != 0 && parcel.family == self.family {
@@ -394,6 +401,15 @@ impl Pusher {
         let parcels = parcel.split(self.family);
         parcels.iter().for_each(|_| self.tally.retry(class));
         parcels
+    }
+
+    /// The two halves of a parcel that is too large; none if it cannot be halved. They belong to its family, or begin one.
+    fn halves(&mut self, parcel: &Parcel) -> Vec<Parcel> {
+        if parcel.family == 0 || parcel.family != self.family {
+            self.family = self.family.wrapping_add(1).max(1);
+            self.refused_in_a_row = 0;
+        }
+        parcel.halve(self.family, pyroscope::halve).unwrap_or_default()
     }
 
     /// Refuses what is left of the parcel that was split last, if enough of it was refused. Its weight.
@@ -435,7 +451,7 @@ impl Pusher {
                 }
             }
             // Whether anything of it is lost will be known when each was tried alone.
-            (Step::ApartNow, _) => {}
+            (Step::ApartNow | Step::Halved, _) => {}
             (_, Ok(answer)) => {
                 if let Some(line) = self.journal.turned_away(now, answer, waiting) {
                     warn!("{line}");

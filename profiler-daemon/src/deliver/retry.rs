@@ -96,6 +96,8 @@ pub(super) enum Step {
     ApartLater,
     /// Its payloads are sent again now, each alone.
     ApartNow,
+    /// Its only payload is sent again now, in two halves.
+    Halved,
     /// It is given up: the server does not want it.
     Refused,
     /// It is given up: the server may have it.
@@ -112,7 +114,8 @@ pub(super) const fn step(meaning: Meaning, payloads: usize, turned_away: u32) ->
         Meaning::SomeNotNow | Meaning::SomeBroken if several => Step::ApartLater,
         Meaning::SomeNotNow if turned_away < PUT_OFF_MAX => Step::Again,
         Meaning::SomeBroken if turned_away < BROKEN_MAX => Step::Again,
-        Meaning::SomeNever if several => Step::ApartNow,
+        Meaning::SomeNever | Meaning::TooLarge if several => Step::ApartNow,
+        Meaning::TooLarge => Step::Halved,
         Meaning::SomeNotNow | Meaning::SomeBroken | Meaning::SomeNever | Meaning::WrongServer => {
             Step::Refused
         }
@@ -211,6 +214,12 @@ mod tests {
     fn one_that_is_larger_than_the_limit_is_given_up() {
         check(Meaning::SomeNotNow, 1, 29, Step::Again);
         check(Meaning::SomeNotNow, 1, 30, Step::Refused);
+    }
+
+    #[test]
+    fn what_is_too_large_is_taken_apart_and_then_halved() {
+        check(Meaning::TooLarge, 2, 1, Step::ApartNow);
+        check(Meaning::TooLarge, 1, 1, Step::Halved);
     }
 
     #[test]
