@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use tokio::runtime;
 
+pub(crate) use client::tls;
 pub use pusher::{Outbox, Pusher};
 pub use waiting::Outcome;
 
