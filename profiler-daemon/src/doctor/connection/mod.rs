@@ -11,7 +11,7 @@ pub mod report;
 pub mod seen;
 pub mod verdict;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,13 +114,15 @@ impl Found {
 pub struct Doctor {
     question: Question,
     tls: Option<Arc<ClientConfig>>,
+    proxied: bool,
 }
 
 impl Doctor {
     /// Reads the machine's certificates, where they are needed.
     pub fn new(question: Question) -> Result<Self, StartError> {
         let tls = question.address.encrypted.then(|| deliver::tls(true)).transpose()?;
-        Ok(Self { question, tls: tls.map(Arc::new) })
+        let proxied = !is_loopback(&question.address.host) && proxy_is_set(question.address.encrypted);
+        Ok(Self { question, tls: tls.map(Arc::new), proxied })
     }
 
     /// What is asked.
@@ -132,11 +134,28 @@ impl Doctor {
     pub async fn examine(&self, tell: &dyn Fn(Event)) -> Found {
         let Question { address, interval, patience } = &self.question;
         let seen = probe::probe(address, self.tls.as_ref(), *patience, tell).await;
-        Found {
-            result: seen.map(|seen| {
-                let verdict = judge(&seen, *interval);
-                (seen, verdict)
-            }),
-        }
+        let result = seen.map(|seen| {
+            let mut verdict = judge(&seen, *interval);
+            if self.proxied {
+                verdict.notes.push(
+                    "the environment names a proxy, by which the daemon may go; this check went straight to the server"
+                        .to_owned(),
+                );
+            }
+            (seen, verdict)
+        });
+        Found { result }
     }
+}
+
+/// Nobody goes to this very machine by a proxy.
+fn is_loopback(host: &str) -> bool {
+    host.parse::<IpAddr>().map_or(host == "localhost" || host.ends_with(".localhost"), |ip| ip.is_loopback())
+}
+
+/// Whether the environment names a proxy for this kind of address. Whom it excepts is not looked at.
+fn proxy_is_set(encrypted: bool) -> bool {
+    let names = if encrypted { ["https_proxy", "HTTPS_PROXY"] } else { ["http_proxy", "HTTP_PROXY"] };
+    let names = names.into_iter().chain(["all_proxy", "ALL_PROXY"]);
+    names.into_iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
 }

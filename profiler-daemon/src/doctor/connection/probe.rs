@@ -170,8 +170,8 @@ struct Asked {
     path: fn(&Address) -> &str,
 }
 
-const PUSH: Asked = Asked { method: Method::HEAD, path: |address| &address.push_path };
-const READY: Asked = Asked { method: Method::GET, path: |address| &address.ready_path };
+static PUSH: Asked = Asked { method: Method::HEAD, path: |address| &address.push_path };
+static READY: Asked = Asked { method: Method::GET, path: |address| &address.ready_path };
 
 trait Stream: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
@@ -179,6 +179,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
 /// A connection over which was asked.
 struct Line {
     stream: Box<dyn Stream>,
+    asked: &'static Asked,
     /// A second descriptor of its socket.
     socket: OwnedFd,
     begun: Instant,
@@ -247,7 +248,7 @@ impl Asker<'_> {
         &self,
         (stream, connect): Fresh,
         peer: SocketAddr,
-        asked: &Asked,
+        asked: &'static Asked,
         number: usize,
     ) -> Result<Line, Trouble> {
         let broken = |error: io::Error| Trouble::Connect { peer, cause: error.to_string() };
@@ -269,6 +270,7 @@ impl Asker<'_> {
         (self.tell)(Event::Answered { number, opened, answer: Box::new(answer.clone()) });
         Ok(Line {
             stream,
+            asked,
             socket,
             begun,
             answered,
@@ -316,12 +318,13 @@ impl Asker<'_> {
         // Nobody closed it. Whether it is alive only a request can tell: what sits in between may have forgotten it.
         let idle = line.begun.elapsed();
         let stream = std::mem::replace(&mut line.stream, Box::new(tokio::io::empty()));
-        match exchange(stream, self.address, &PUSH, line.opened.peer).await {
+        match exchange(stream, self.address, line.asked, line.opened.peer).await {
             Ok(_) => Ending::Open { idle },
             // It may have been closed at this very moment.
-            Err(_) => match closed_until(&line.socket, Instant::now()).await {
-                Some(closed) => line.ended(closed),
-                None => Ending::Dead { idle },
+            Err(trouble) => match (closed_until(&line.socket, Instant::now()).await, trouble) {
+                (Some(closed), _) => line.ended(closed),
+                (None, Trouble::Silent { .. }) => Ending::Dead { idle },
+                (None, _) => Ending::Spoilt { idle },
             },
         }
     }

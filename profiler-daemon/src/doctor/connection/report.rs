@@ -79,6 +79,9 @@ pub fn step(at: Duration, event: &Event) -> String {
                     };
                     format!("{who} sent {} first after {:.3} s idle{before}", name(*how), idle.as_secs_f64())
                 }
+                Ending::Spoilt { .. } => {
+                    "more came after the answer than was asked for: nobody can use it again".to_owned()
+                }
                 Ending::Open { idle } => {
                     format!("still open after {:.3} s idle, and it answers", idle.as_secs_f64())
                 }
@@ -258,6 +261,10 @@ impl Connection {
                 connection.unasked_bytes = unasked_bytes;
             }
             Ending::Open { idle } => connection.idle_ms = Some(ms(idle)),
+            Ending::Spoilt { idle } => {
+                connection.ending = "spoilt";
+                connection.idle_ms = Some(ms(idle));
+            }
             Ending::Dead { idle } => {
                 connection.ending = "dead";
                 connection.idle_ms = Some(ms(idle));

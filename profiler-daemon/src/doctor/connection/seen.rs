@@ -75,6 +75,11 @@ pub enum Ending {
         /// Bytes that came before the end and that nobody had asked for.
         unasked_bytes: u64,
     },
+    /// More came after the answer than was asked for, so that it cannot carry another request.
+    Spoilt {
+        /// When that was looked at.
+        idle: Duration,
+    },
     /// It was there at the end, and still carried a request.
     Open {
         /// After so long.

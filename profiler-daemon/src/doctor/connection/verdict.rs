@@ -97,6 +97,8 @@ pub fn judge(seen: &[Seen], interval: Duration) -> Verdict {
     for connection in seen {
         match connection.ending {
             Ending::WithAnswer { by, how } => spent = Some((by, how)),
+            // Whoever sees that gives the connection up.
+            Ending::Spoilt { .. } => spent = Some((End::Client, How::Fin)),
             Ending::Closed { by, how, idle, .. } => closes.push((idle, by, how)),
             Ending::Open { idle } => open = open.max(Some(idle)),
             Ending::Dead { idle } => dead = dead.max(Some(idle)),
@@ -274,6 +276,12 @@ impl Found {
         }
         if !closes.is_empty() && closes.len() < seen.len() {
             notes.push(format!("{} of {} connections were closed while idle", closes.len(), seen.len()));
+        }
+        if seen.iter().any(|connection| matches!(connection.ending, Ending::Spoilt { .. })) {
+            notes.push(
+                "more comes after the answer than was asked for: no client can use the connection again"
+                    .to_owned(),
+            );
         }
         let resets = closes.iter().filter(|(_, _, how)| *how == How::Rst).count();
         if resets > 0 {

@@ -178,3 +178,10 @@ fn an_interval_below_the_smallest_is_not_advised() {
     let advice = check_closes(None, 1_000, Kind::NoReuse).advice.unwrap_or_default();
     assert!(!advice.contains("--interval"), "{advice}");
 }
+
+#[test]
+fn bytes_that_nobody_asked_for_spoil_a_connection() {
+    let verdict = check(None, [Ending::Spoilt { idle: ms(15_000) }; 3], Kind::ClosesEach);
+    assert_eq!(verdict.closed, Some((End::Client, How::Fin)));
+    assert!(verdict.notes[0].contains("no client can use"), "{:?}", verdict.notes);
+}
