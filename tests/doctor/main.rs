@@ -95,6 +95,7 @@ fn a_go_server_with_read_timeouts_only_closes_at_the_interval() {
     let found = check(&url, 1, "race");
     check_closed(&found, "fin", 1_000);
     check_words(&found, "advice", "-server.http-idle-timeout=2s");
+    check_words(&found, "advice", "http.Server{IdleTimeout: 2 * time.Second}");
     assert_eq!((&found["advertised_timeout_ms"], &found["interval_ms"]), (&Value::Null, &Value::from(1_000)));
     assert_eq!((&found["url"], &found["notes"]), (&Value::from(url.clone()), &Value::Array(vec![])));
     for time in ["rtt_ms", "connect_ms", "first_byte_ms", "guard_ms"] {

@@ -42,33 +42,18 @@ enum Sign {
 }
 
 /// `{s}` is the timeout that is needed in seconds, `{ms}` in milliseconds.
+#[rustfmt::skip] // a line each
 const FAMILIES: &[(Sign, &str, &str)] = &[
     (Sign::Via("varnish"), "Varnish", "varnishd -p timeout_idle={s}"),
     (Sign::Via("squid"), "Squid", "client_idle_pconn_timeout {s} seconds"),
-    (
-        Sign::Via("google"),
-        "a Google load balancer",
-        "gcloud compute target-https-proxies update PROXY --http-keep-alive-timeout-sec={s}",
-    ),
+    (Sign::Via("google"), "a Google load balancer", "gcloud compute target-https-proxies update PROXY --http-keep-alive-timeout-sec={s}"),
     (Sign::Via("caddy"), "Caddy", "servers { timeouts { idle {s}s } } in the global options"),
     (Sign::Server("nginx"), "nginx", "keepalive_timeout {s}s {s}s; (only the second value is advertised)"),
-    (
-        Sign::Server("openresty"),
-        "OpenResty",
-        "keepalive_timeout {s}s {s}s; (only the second value is advertised)",
-    ),
+    (Sign::Server("openresty"), "OpenResty", "keepalive_timeout {s}s {s}s; (only the second value is advertised)"),
     (Sign::Server("apache-coyote"), "Tomcat", "keepAliveTimeout=\"{ms}\" of its Connector"),
     (Sign::Server("apache"), "Apache", "KeepAliveTimeout {s} (and KeepAlive On)"),
-    (
-        Sign::Server("envoy"),
-        "Envoy",
-        "common_http_protocol_options.idle_timeout: {s}s of its HTTP connection manager",
-    ),
-    (
-        Sign::Server("istio-envoy"),
-        "Istio's Envoy",
-        "common_http_protocol_options.idle_timeout: {s}s, by an EnvoyFilter",
-    ),
+    (Sign::Server("envoy"), "Envoy", "common_http_protocol_options.idle_timeout: {s}s of its HTTP connection manager"),
+    (Sign::Server("istio-envoy"), "Istio's Envoy", "common_http_protocol_options.idle_timeout: {s}s, by an EnvoyFilter"),
     (Sign::Server("awselb"), "an AWS load balancer", "idle_timeout.timeout_seconds={s} of the load balancer"),
     (Sign::Server("caddy"), "Caddy", "servers { timeouts { idle {s}s } } in the global options"),
     (Sign::Server("lighttpd"), "lighttpd", "server.max-keep-alive-idle = {s}"),
@@ -81,32 +66,12 @@ const FAMILIES: &[(Sign, &str, &str)] = &[
     (Sign::Server("kestrel"), "Kestrel", "Limits.KeepAliveTimeout = TimeSpan.FromSeconds({s})"),
     (Sign::Server("microsoft-iis"), "IIS", "connectionTimeout of the site's limits, {s} seconds"),
     (Sign::Server("jetty"), "Jetty", "jetty.http.idleTimeout={ms}"),
-    (
-        Sign::Server("ats"),
-        "Apache Traffic Server",
-        "proxy.config.http.keep_alive_no_activity_timeout_in: {s}",
-    ),
+    (Sign::Server("ats"), "Apache Traffic Server", "proxy.config.http.keep_alive_no_activity_timeout_in: {s}"),
     (Sign::Advertises, "Node.js, by its looks", "server.keepAliveTimeout = {ms}"),
-    (
-        Sign::Pyroscope,
-        "Grafana Pyroscope, by its looks",
-        "-server.http-idle-timeout={s}s; with HAProxy before it, timeout http-keep-alive {s}s",
-    ),
-    (
-        Sign::ClosesAfter(30),
-        "hyper or axum, by its looks",
-        "header_read_timeout(Duration::from_secs({s})), which also runs while a connection is idle; in Go, http.Server{IdleTimeout: {s} * time.Second}",
-    ),
-    (
-        Sign::Silent,
-        "Go, by its looks",
-        "http.Server{IdleTimeout: {s} * time.Second} (left at 0 it is ReadTimeout); if HAProxy is before it, timeout http-keep-alive {s}s",
-    ),
-    (
-        Sign::Any,
-        "whatever server or proxy comes first on the way",
-        "its idle or keep-alive timeout, {s} s (HAProxy: timeout http-keep-alive; Envoy: common_http_protocol_options.idle_timeout; AWS ALB: idle_timeout.timeout_seconds)",
-    ),
+    (Sign::Pyroscope, "Grafana Pyroscope, by its looks", "-server.http-idle-timeout={s}s (another server in Go: http.Server{IdleTimeout: {s} * time.Second}; HAProxy before it: timeout http-keep-alive {s}s)"),
+    (Sign::ClosesAfter(30), "hyper or axum, by its looks", "header_read_timeout(Duration::from_secs({s})), which also runs while a connection is idle; in Go, http.Server{IdleTimeout: {s} * time.Second}"),
+    (Sign::Silent, "Go, by its looks", "http.Server{IdleTimeout: {s} * time.Second} (left at 0 it is ReadTimeout; HAProxy before it: timeout http-keep-alive {s}s)"),
+    (Sign::Any, "whatever server or proxy comes first on the way", "its idle or keep-alive timeout, {s} s (HAProxy: timeout http-keep-alive; Envoy: common_http_protocol_options.idle_timeout; AWS ALB: idle_timeout.timeout_seconds)"),
 ];
 
 /// The family's name, and the setting with which it keeps idle connections for `needed`, whole seconds.

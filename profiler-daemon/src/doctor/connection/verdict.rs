@@ -241,7 +241,11 @@ impl Found {
             }
         };
         if let Some(longest) = self.timeout.and_then(|timeout| interval_that_fits(timeout, self.guard)) {
-            advice += &format!("; or push every {} or more often (--interval)", Seconds(longest));
+            advice += &format!(
+                "; or push every {} or more often (--interval {}ms)",
+                Seconds(longest),
+                longest.as_millis()
+            );
         }
         Some(advice)
     }
@@ -295,6 +299,12 @@ impl Found {
             (None, status @ (401 | 403 | 407)) => {
                 notes.push(format!(
                     "status {status}: this check sends no credentials and needs none, any answer will do"
+                ));
+            }
+            (None, status @ (502 | 504)) => {
+                notes.push(format!(
+                    "status {status}: a proxy answers, and the server behind it does not, or had closed the idle \
+                     connection between them: let the server keep connections for longer than the proxy does"
                 ));
             }
             (None, status) => {

@@ -73,7 +73,7 @@ fn a_timeout_that_is_the_interval_is_a_race() {
     assert_eq!(verdict.guard, GUARD);
     let advice = verdict.advice.unwrap_or_default();
     assert!(advice.contains("-server.http-idle-timeout=12s"), "{advice}");
-    assert!(advice.ends_with("or push every 9.7 s or more often (--interval)"), "{advice}");
+    assert!(advice.ends_with("or push every 9.7 s or more often (--interval 9700ms)"), "{advice}");
 }
 
 #[test]
@@ -171,6 +171,8 @@ fn what_is_no_pyroscope_is_noted() {
     other[0].answer.pushable = None;
     other[0].answer.status = 401;
     assert!(judge(&other, INTERVAL).notes[0].contains("no credentials"));
+    other[0].answer.status = 502;
+    assert!(judge(&other, INTERVAL).notes[0].contains("longer than the proxy does"));
 }
 
 #[test]
