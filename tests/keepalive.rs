@@ -113,11 +113,14 @@ impl Sum {
         for line in meters.render().lines() {
             let Some((name, count)) = line.rsplit_once(' ') else { continue };
             let count = || count.parse::<u32>().unwrap();
-            if name.starts_with("profiler_push_attempts_total{") && !name.contains("result=\"ok\"") {
+            if !name.starts_with("profiler_push_attempts_total{") {
+                continue;
+            }
+            if !name.contains("result=\"ok\"") {
                 self.failed += count();
-            } else if name == "profiler_push_connections_total{conn=\"fresh\"}" {
+            } else if name.contains("conn=\"fresh\"") {
                 self.fresh += count();
-            } else if name == "profiler_push_connections_total{conn=\"reused\"}" {
+            } else {
                 self.reused += count();
             }
         }

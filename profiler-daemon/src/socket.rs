@@ -11,6 +11,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::{RecvFlags, Shutdown, SocketAddrAny, getpeername, getsockname, recv, shutdown};
@@ -125,6 +126,13 @@ pub fn hang_up(socket: impl AsFd) {
     let _ = shutdown(socket, Shutdown::Both);
 }
 
+/// Makes the close, whenever it comes, a reset: what is not acknowledged by then is thrown away instead of being sent
+/// for some time yet.
+pub fn reset_when_closed(socket: impl AsFd) {
+    // Where it cannot be set, the kernel goes on sending: nothing is lost by that.
+    let _ = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
+}
+
 /// Which end closed a connection first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum End {
@@ -165,8 +173,9 @@ pub struct Closed {
 }
 
 /// Completes when the connection is closed by either end. Fails where it cannot be watched at all.
-pub async fn closed(socket: OwnedFd) -> io::Result<Closed> {
-    // SAFETY: an `OwnedFd` has one number for as long as it lives, and is closed by nobody else.
+pub async fn closed(socket: impl Into<Arc<OwnedFd>>) -> io::Result<Closed> {
+    let socket = socket.into();
+    // SAFETY: an `OwnedFd` has one number for as long as it lives, and lives for as long as it is shared here.
     let watched = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE | Interest::ERROR) }?;
     loop {
         let mut guard = watched.ready(Interest::READABLE | Interest::ERROR).await?;

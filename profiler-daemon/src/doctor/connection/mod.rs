@@ -120,7 +120,7 @@ pub struct Doctor {
 impl Doctor {
     /// Reads the machine's certificates, where they are needed.
     pub fn new(question: Question) -> Result<Self, StartError> {
-        let tls = question.address.encrypted.then(|| deliver::tls(true)).transpose()?;
+        let tls = question.address.encrypted.then(|| deliver::tls(true, false)).transpose()?;
         let proxied = !is_loopback(&question.address.host) && proxy_is_set(question.address.encrypted);
         Ok(Self { question, tls: tls.map(Arc::new), proxied })
     }
