@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::app::{self, Failure};
-use crate::config;
 
 /// Profile every process of this machine and push to a Pyroscope server; without one, to the embedded server, whose
 /// page shows a live flame graph.
@@ -93,11 +92,7 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
     .into_iter()
     .filter_map(|(key, text)| Some((key, text?)))
     .collect();
-    let file = file.or_else(|| std::env::var_os("PROFILER_CONFIG").map(PathBuf::from));
-    let environment = std::env::vars_os()
-        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.to_string_lossy().into_owned())));
-    let config = config::resolve(file.as_deref(), environment, &flags)
-        .map_err(|problems| Failure::Usage(problems.to_string()))?;
+    let config = super::configuration(file, &flags)?;
     app::run::run(&config)?;
     Ok(ExitCode::SUCCESS)
 }
