@@ -31,6 +31,8 @@ struct Orders {
     server: String,
     client: String,
     interval: Duration,
+    /// Over how long their moments within an interval are spread.
+    spread: Duration,
     agents: u32,
     pushes: u32,
 }
@@ -62,10 +64,12 @@ impl Orders {
     fn read(value: &Value) -> Self {
         let text = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
         let number = |name: &str| u32::try_from(value[name].as_u64().expect(name)).expect(name);
+        let time = |name: &str| Duration::from_micros(value[name].as_u64().expect(name));
         Self {
             server: text("server"),
             client: text("client"),
-            interval: Duration::from_micros(value["interval_us"].as_u64().expect("interval_us")),
+            interval: time("interval_us"),
+            spread: time("spread_us"),
             agents: number("agents"),
             pushes: number("pushes"),
         }
@@ -141,7 +145,7 @@ async fn feed(orders: &Orders, agent: u32, outbox: &Outbox, meters: &Meters, see
 }
 
 fn first(orders: &Orders, agent: u32) -> Instant {
-    Instant::now() + orders.interval.mul_f64(f64::from(agent) / f64::from(orders.agents))
+    Instant::now() + orders.spread.mul_f64(f64::from(agent) / f64::from(orders.agents))
 }
 
 fn payload(since: WallNs, agent: u32, push: u32) -> Payload {

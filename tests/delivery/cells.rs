@@ -8,12 +8,21 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::experiment::{Experiment, Orders};
 use crate::pairs;
 use crate::relay::{Break, Mischief};
 use crate::servers::{LONG, Program, Protocol, Setting};
 
 /// The interval, where nothing else decides it.
-pub(crate) const INTERVAL: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_secs(1);
+/// The interval of the world outside, and what every server written in Go in ten minutes has for a timeout.
+const INTERVAL_REAL: Duration = Duration::from_secs(10);
+
+/// The least guard, to scale and in the world outside.
+const GUARD: Duration = Duration::from_millis(15);
+const GUARD_REAL: Duration = Duration::from_millis(50);
+/// A second more than a request may take.
+const STALL: Duration = Duration::from_secs(4);
 
 /// What the `Keep-Alive` header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,7 +46,7 @@ pub(crate) enum Fault {
     AnswerLost,
     /// Half an answer.
     AnswerHalf,
-    /// The request is held up in its middle, for two intervals.
+    /// The request is held up in its middle, for longer than its sender waits.
     Stall,
     /// Idle connections are forgotten in silence.
     BlackHole,
@@ -47,6 +56,13 @@ pub(crate) enum Fault {
     Restart,
     /// Nobody listens for 30 intervals.
     Outage,
+}
+
+impl Fault {
+    /// The wire breaks something, and can say how often.
+    pub(crate) fn is_of_the_wire(self) -> bool {
+        !matches!(self, Self::None | Self::Storm | Self::BlackHole)
+    }
 }
 
 /// What to do where pushes come too seldom.
@@ -97,6 +113,8 @@ const FAULTS: [Fault; 9] = [
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Cell {
     pub(crate) program: Program,
+    /// How often profiles come, where the server's timeout need not be in whole seconds.
+    unit: Duration,
     /// Idle timeout by interval.
     pub(crate) ratio: f64,
     /// Milliseconds beside it.
@@ -112,6 +130,17 @@ pub(crate) struct Cell {
 pub(crate) fn all() -> Vec<Cell> {
     let mut cells = select(&RATIOS, &[Fault::None]);
     cells.extend(select(&RATIOS_OF_FAULTS, &FAULTS));
+    cells.extend(POLICIES.map(|policy| Cell {
+        program: Program::GoRead,
+        unit: INTERVAL_REAL,
+        ratio: 1.0,
+        beside_ms: 0,
+        header: Header::Silent,
+        protocol: Protocol::Http1,
+        rtt_ms: 0,
+        fault: Fault::None,
+        policy,
+    }));
     cells.sort_by_key(|cell| std::cmp::Reverse(cell.interval() * cell.pushes(1)));
     cells
 }
@@ -119,6 +148,7 @@ pub(crate) fn all() -> Vec<Cell> {
 fn select(ratios: &[(f64, i64)], faults: &[Fault]) -> Vec<Cell> {
     let cell = |row: &[usize]| Cell {
         program: Program::ALL[row[0]],
+        unit: INTERVAL,
         ratio: ratios[row[1]].0,
         beside_ms: ratios[row[1]].1,
         header: HEADERS[row[2]],
@@ -183,14 +213,14 @@ impl Cell {
                 least.max(if self.ratio >= 1.5 { 2 } else { 1 })
             });
         }
-        let ms = INTERVAL.mul_f64(self.ratio).as_millis();
+        let ms = self.unit.mul_f64(self.ratio).as_millis();
         Duration::from_millis(u64::try_from(ms).unwrap_or(0).saturating_add_signed(self.beside_ms))
     }
 
     /// How often profiles come.
     pub(crate) fn interval(&self) -> Duration {
         if !self.is_in_seconds() {
-            return INTERVAL;
+            return self.unit;
         }
         let interval = self.idle_timeout().div_f64(self.ratio);
         match u64::try_from(self.beside_ms) {
@@ -199,10 +229,22 @@ impl Cell {
         }
     }
 
+    /// At the scale of the world outside, and therefore with few pushes.
+    fn is_real(&self) -> bool {
+        self.unit == INTERVAL_REAL
+    }
+
+    /// Over how long the agents' moments of pushing are spread. What a proxy keeps it keeps for all who push through
+    /// it: only where they come at once, each connection is idle for an interval.
+    fn spread(&self) -> Duration {
+        if self.program.is_proxy() { Duration::from_millis(4) } else { self.interval() }
+    }
+
     /// How many profiles each agent gets, where `times` as many are wanted as usual.
-    pub(crate) fn pushes(&self, times: u32) -> u32 {
+    fn pushes(&self, times: u32) -> u32 {
         let usual = match self.fault {
             Fault::Outage => 40,
+            _ if self.is_real() => return 7,
             // As many as take half a minute.
             _ => (30_000 / u32::try_from(self.interval().as_millis()).unwrap_or(u32::MAX)).clamp(6, 14),
         };
@@ -219,7 +261,31 @@ impl Cell {
         }
     }
 
-    pub(crate) fn setting(&self, agents: u32) -> Setting {
+    /// The experiment with so many agents where nothing else decides it, each of which pushes `times` as often as
+    /// usual.
+    pub(crate) fn experiment(&self, agents: u32, times: u32) -> Experiment {
+        let agents = if self.is_real() { 16 } else { agents };
+        let client = match self.policy {
+            Policy::Retire => "retire",
+            Policy::Trim => "trim",
+        };
+        Experiment {
+            setting: self.setting(agents),
+            rtt: Duration::from_millis(self.rtt_ms),
+            mischief: self.mischief(agents),
+            restarts: self.fault == Fault::Restart,
+            orders: Orders {
+                client: client.to_owned(),
+                interval: self.interval(),
+                spread: self.spread(),
+                agents,
+                pushes: self.pushes(times),
+                guard: if self.is_real() { GUARD_REAL } else { GUARD },
+            },
+        }
+    }
+
+    fn setting(&self, agents: u32) -> Setting {
         let refused = match self.fault {
             Fault::Storm => u64::from(agents) * 3..u64::from(agents) * 5,
             _ => 0..0,
@@ -231,7 +297,7 @@ impl Cell {
         }
     }
 
-    pub(crate) fn mischief(&self, agents: u32) -> Mischief {
+    fn mischief(&self, agents: u32) -> Mischief {
         let agents = u64::from(agents);
         // Not a multiple of the agents, so that each is hit.
         let often = |what| Mischief::Often(what, agents * 2 + 1);
@@ -241,7 +307,7 @@ impl Cell {
             Fault::AnswerReset => often(Break::AnswerReset),
             Fault::AnswerLost => often(Break::AnswerLost),
             Fault::AnswerHalf => often(Break::AnswerHalf),
-            Fault::Stall => often(Break::Stall(INTERVAL * 2)),
+            Fault::Stall => often(Break::Stall(STALL)),
             Fault::BlackHole => Mischief::BlackHole(self.interval().mul_f64(0.7)),
             Fault::Restart => Mischief::Cut(agents * 5, Duration::from_millis(300)),
             Fault::Outage => Mischief::Cut(agents * 5, self.interval() * 30),
@@ -256,9 +322,13 @@ impl Cell {
 
 impl fmt::Display for Cell {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { program, ratio, beside_ms, header, protocol, rtt_ms, fault, policy } = self;
+        let Self { program, unit, ratio, beside_ms, header, protocol, rtt_ms, fault, policy } = self;
         let beside = if *beside_ms == 0 { String::new() } else { format!("{beside_ms:+}ms") };
-        write!(out, "{program:?} {ratio}{beside} {header:?} {protocol:?} rtt={rtt_ms} {fault:?} {policy:?}")
+        let unit = if *unit == INTERVAL_REAL { " real" } else { "" };
+        write!(
+            out,
+            "{program:?}{unit} {ratio}{beside} {header:?} {protocol:?} rtt={rtt_ms} {fault:?} {policy:?}"
+        )
     }
 }
 

@@ -29,9 +29,7 @@ const REQUEST_BYTES_MAX: usize = 1 << 20;
 pub(crate) struct Books {
     /// By labels and time: the bodies that came, by their hash, each with how often.
     profiles: Mutex<HashMap<(String, i64), HashMap<u64, u64>>>,
-    /// Connections that were accepted, where the test's own server did so.
-    connections: AtomicU64,
-    /// Requests, the refused ones too.
+    /// Requests to the test's own server, the refused ones too.
     requests: AtomicU64,
 }
 
@@ -95,7 +93,6 @@ pub(crate) async fn serve(books: Arc<Books>, manners: Manners) -> SocketAddr {
     tokio::spawn(async move {
         loop {
             let Ok((socket, _)) = listener.accept().await else { continue };
-            books.connections.fetch_add(1, Ordering::Relaxed);
             tokio::spawn(converse(socket, Arc::clone(&books), manners.clone()));
         }
     });

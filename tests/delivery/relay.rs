@@ -1,8 +1,8 @@
 //! A wire between client and server: it delays what goes over it, and breaks on request.
 //!
 //! In: connections. Out: the same bytes and the same ends (FIN as FIN, RST as RST), all of them later by the same
-//! time. Not here: HTTP. The relay knows a request only as bytes that come from a client after bytes from the server,
-//! or first of all; with TLS that is true of parts of a handshake too, which may break as well.
+//! time. Not here: HTTP. The relay knows a request only as many bytes that come from a client after bytes from the
+//! server, or first of all; what TLS says to shake hands is none.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,6 +14,11 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
+
+/// Fewer bytes are no request: they end a handshake, or a connection, or acknowledge something.
+const REQUEST_BYTES_MIN: usize = 200;
+/// The first byte of a TLS record that shakes hands.
+const HANDSHAKE: u8 = 22;
 
 /// What the wire does to one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +62,7 @@ struct Shared {
     server: SocketAddr,
     delay: Duration,
     mischief: Mischief,
+    connections: AtomicU64,
     requests: AtomicU64,
     broken: AtomicU64,
     /// True while nobody listens.
@@ -72,6 +78,7 @@ impl Relay {
             server,
             delay,
             mischief,
+            connections: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             broken: AtomicU64::new(0),
             down: watch::Sender::new(false),
@@ -80,7 +87,12 @@ impl Relay {
         Self { address, shared }
     }
 
-    /// How many requests it has broken.
+    /// How many connections it has carried.
+    pub(crate) fn connections(&self) -> u64 {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// How many requests it has broken, or connections it has forgotten.
     pub(crate) fn broken(&self) -> u64 {
         self.shared.broken.load(Ordering::Relaxed)
     }
@@ -108,6 +120,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         tokio::select! {
             accepted = open.accept() => {
                 if let Ok((client, _)) = accepted {
+                    shared.connections.fetch_add(1, Ordering::Relaxed);
                     tokio::spawn(carry(client, Arc::clone(&shared)));
                 }
                 listener = Some(open);
@@ -188,7 +201,7 @@ struct Talk {
     to_client: Line,
     to_server: Line,
     shared: Arc<Shared>,
-    /// The last bytes came from the client.
+    /// A request is under way.
     asking: bool,
     broken: Option<Break>,
     last: Instant,
@@ -203,7 +216,7 @@ impl Talk {
         if self.mute {
             return true;
         }
-        if !self.asking {
+        if !self.asking && bytes.len() >= REQUEST_BYTES_MIN && bytes[0] != HANDSHAKE {
             self.asking = true;
             let number = 1 + self.shared.requests.fetch_add(1, Ordering::Relaxed);
             match self.shared.mischief {
@@ -263,8 +276,9 @@ impl Talk {
     fn notices_silence(&mut self) {
         if let Mischief::BlackHole(after) = self.shared.mischief
             && self.last.elapsed() > after
+            && !std::mem::replace(&mut self.mute, true)
         {
-            self.mute = true;
+            self.shared.broken.fetch_add(1, Ordering::Relaxed);
         }
     }
 
