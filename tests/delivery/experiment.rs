@@ -49,7 +49,7 @@ pub(crate) struct Orders {
 pub(crate) struct Outcome {
     pub(crate) seen: Vec<Seen>,
     pub(crate) received: Received,
-    /// Connections that the wire carried; none if there was no wire.
+    /// Connections that were opened.
     pub(crate) connections: u64,
     /// What the wire broke.
     pub(crate) broken: u64,
@@ -96,8 +96,13 @@ impl Experiment {
         while server.received().profiles < fed && waited.elapsed() < BOOKS_MAX {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let received = server.received();
-        Outcome { seen, received, connections: relay.connections(), broken: relay.broken() }
+        let fresh = seen.iter().map(|seen| seen.used("fresh")).sum();
+        Outcome {
+            received: server.received(),
+            connections: if straight { fresh } else { relay.connections() },
+            broken: relay.broken(),
+            seen,
+        }
     }
 }
 

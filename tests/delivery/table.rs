@@ -57,10 +57,10 @@ fn foes() -> Vec<Foe> {
     };
     vec![
         foe("Go, closes after 1 s", Program::GoRead, 1_000, 0),
-        foe("the same, 10 ms away", Program::GoRead, 1_000, 10),
+        foe("Go, closes after 0.996 s, 10 ms away", Program::GoRead, 996, 10),
         foe("Go, closes after 2 s, 10 ms away", Program::GoIdle, 2_000, 10),
         says(foe("nginx, says and keeps 1 s, 2 ms away", Program::Nginx, 1_000, 2), 1),
-        foe("HAProxy before Go that closes after 1 s", Program::HaProxyBefore, 1_000, 0),
+        foe("HAProxy before Go that closes after 0.999 s", Program::HaProxyBefore, 999, 0),
         Foe {
             mischief: Mischief::Often(Break::AnswerLost, 17),
             ..says(foe("one answer in 17 lost", Program::GoIdle, 5_000, 2), 5)
