@@ -20,5 +20,6 @@ pub mod pprof;
 pub mod processes;
 pub mod procfs;
 pub mod server;
+pub mod socket;
 pub mod symbolize;
 pub mod time;

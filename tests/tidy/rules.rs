@@ -11,7 +11,7 @@ const DAEMON: &str = "profiler-daemon/src/";
 /// Modules that know every room, and that no room may know.
 const KNOW_ALL: [&str; 5] = ["app", "cli", "config", "lib", "main"];
 /// Modules that know nobody.
-const GROUND_FLOOR: [&str; 4] = ["time", "meters", "procfs", "pprof"];
+const GROUND_FLOOR: [&str; 5] = ["time", "meters", "procfs", "pprof", "socket"];
 /// The corridor and the rooms, each with what it may name beside itself.
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("model", &["time"]),
@@ -28,8 +28,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("doctor", ROOM),
     ("server", &["pprof", "meters", "time"]),
 ];
-const ROOM: &[&str] = &["model", "time", "meters", "procfs", "pprof"];
-const ROOM_WITH_PROCESSES: &[&str] = &["model", "time", "meters", "procfs", "pprof", "processes"];
+const ROOM: &[&str] = &["model", "time", "meters", "procfs", "pprof", "socket"];
+const ROOM_WITH_PROCESSES: &[&str] = &["model", "time", "meters", "procfs", "pprof", "socket", "processes"];
 
 /// Crates with an owner, and where under the daemon's sources the owner lives.
 const OWNERS: &[(&str, &[&str])] = &[
@@ -46,8 +46,11 @@ const OWNERS: &[(&str, &[&str])] = &[
 const NOT_IN_MODEL: &[&str] = &["fs", "net", "io", "Mutex", "RwLock", "serde", "async", "tokio"];
 
 /// Files with unsafe code, beside the kernel side. Each says why at its top.
-pub(crate) const UNSAFE_FILES: &[&str] =
-    &["profiler-daemon/src/capture/sys.rs", "profiler-daemon/src/children.rs"];
+pub(crate) const UNSAFE_FILES: &[&str] = &[
+    "profiler-daemon/src/capture/sys.rs",
+    "profiler-daemon/src/children.rs",
+    "profiler-daemon/src/socket.rs",
+];
 /// Where unsafe needs no list: the kernel side, and programs that are profiled.
 const UNSAFE_FOLDERS: &[&str] = &["profiler-ebpf/src/", "tests/workloads/"];
 

@@ -48,6 +48,17 @@ pub(super) struct Failure {
     pub(super) kind: FailureKind,
     /// The innermost cause, fit to be logged.
     pub(super) cause: String,
+    /// What the kernel knows of the request, where that could be asked.
+    pub(super) evidence: Option<Evidence>,
+}
+
+/// What became of the bytes that were written for a request, as far as the first machine on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Evidence {
+    /// Bytes that left us, those that left repeatedly included.
+    pub(super) sent: u64,
+    /// Bytes that were acknowledged.
+    pub(super) acked: u64,
 }
 
 /// How a request fails.
@@ -63,6 +74,8 @@ pub(super) enum FailureKind {
     Reset,
     /// The server had closed the connection already while we wrote.
     Pipe,
+    /// It was never written.
+    Canceled,
     /// What came is not HTTP.
     Garbage,
     /// Anything else.
@@ -78,6 +91,7 @@ impl FailureKind {
             Self::Eof => "eof",
             Self::Reset => "rst",
             Self::Pipe => "epipe",
+            Self::Canceled => "canceled",
             Self::Garbage => "garbage",
             Self::Other => "other",
         }

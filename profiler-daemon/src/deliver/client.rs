@@ -1,7 +1,7 @@
-//! One HTTP client with at most one connection: the only place that sends anything.
+//! HTTP clients with one connection each: the only place that sends anything.
 //!
-//! In: bodies, and the word when to open and close. Out: answers and failures. Not here: when that is
-//! (`connection`), and what is sent.
+//! In: bodies, and the word when to open and close. Out: answers and failures with the evidence the kernel has, and
+//! word of connections that the other end closed. Not here: when to open and close (`connection`), and what is sent.
 //!
 //! A lease is a `reqwest::Client` that is made for one connection and dropped to close it, since nothing else in
 //! that library closes a connection at a moment of our choosing. With its TLS settings made before, a client
@@ -10,9 +10,9 @@
 use std::error::Error;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use reqwest::header::{
@@ -20,13 +20,16 @@ use reqwest::header::{
 };
 use reqwest::{Response, Url, Version, redirect};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
-use tower::util::MapRequestLayer;
 
 use super::StartError;
-use super::answer::{Answer, Failure, FailureKind, quotable};
-use super::connection::Said;
-use super::keep_alive::KeepAlive;
+use super::answer::{Answer, Evidence, Failure, FailureKind, quotable};
+use super::connection::{ConnectionId, Said};
+use super::connector::{Made, Noting};
+use super::keep_alive::{KeepAlive, retry_after};
+use crate::socket::{self, Closed, TcpInfo};
 
 /// Most of an answer that is read, bytes: the rest says nothing new, and a connection is cheaper.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
@@ -39,67 +42,157 @@ const USER_AGENT: &str = concat!("profiler-daemon/", env!("CARGO_PKG_VERSION"));
 /// How a request went.
 #[derive(Debug)]
 pub(super) struct Exchange {
+    /// When it was begun to be written: for a fresh connection, when that was there.
+    pub(super) sent: Instant,
     /// When the head of the answer was there.
     pub(super) first_byte: Option<Instant>,
     /// What came.
     pub(super) result: Result<Answer, Failure>,
-    /// A connection was opened for it.
-    pub(super) opened: bool,
+    /// Another connection than the one that was there carried it.
+    pub(super) replaced: bool,
 }
 
-/// Sends to one address.
+/// What all leases have in common.
 #[derive(Debug)]
-pub(super) struct Client {
+struct Settings {
     address: Url,
     content_type: &'static str,
     timeout: Duration,
     tls: ClientConfig,
     proxied: bool,
-    lease: Option<Lease>,
+    http2: bool,
+}
+
+/// Sends to one address.
+#[derive(Debug)]
+pub(super) struct Client {
+    settings: Settings,
+    leases: Vec<Lease>,
+    closed: UnboundedReceiver<(ConnectionId, Closed)>,
+    closed_by: UnboundedSender<(ConnectionId, Closed)>,
 }
 
 #[derive(Debug)]
 struct Lease {
+    id: ConnectionId,
     client: reqwest::Client,
-    /// How many connections it has begun to open.
-    opened: Arc<AtomicU64>,
+    noting: Noting,
+    connection: Option<Watched>,
+    begun: u64,
+}
+
+/// A connection that is there. Dropped, it is closed.
+#[derive(Debug)]
+struct Watched {
+    socket: Arc<OwnedFd>,
+    watch: AbortHandle,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.watch.abort();
+        socket::hang_up(&*self.socket);
+    }
 }
 
 impl Client {
-    /// A client for `address`, without a connection yet.
+    /// A client for `address`, without a connection yet. With `http2`, that version is spoken where the server can.
     pub(super) fn new(
         address: Url,
         content_type: &'static str,
         timeout: Duration,
+        http2: bool,
     ) -> Result<Self, StartError> {
         // A proxy has no business between us and this very machine.
         let proxied = !is_loopback(&address);
         let encrypted = address.scheme() == "https" || (proxied && proxy_is_set());
-        let tls = tls(encrypted)?;
-        let mut client = Self { address, content_type, timeout, tls, proxied, lease: None };
+        let tls = tls(encrypted, http2)?;
+        let (closed_by, closed) = unbounded_channel();
+        let settings = Settings { address, content_type, timeout, tls, proxied, http2 };
         // What cannot be built at all is known now.
-        client.lease = Some(client.lease()?);
-        client.close();
-        Ok(client)
+        settings.lease(Noting::default())?;
+        Ok(Self { settings, leases: Vec::new(), closed, closed_by })
     }
 
-    /// Makes ready for a new connection, which the next request will open. An old one is closed.
-    pub(super) fn open(&mut self) {
-        self.close();
+    /// Makes ready for a new connection of this name, which the next request will open.
+    pub(super) fn open(&mut self, id: ConnectionId) {
+        let noting = Noting::default();
         // It was built once with the same settings; if it cannot be now, the request says so.
-        self.lease = self.lease().ok();
+        if let Ok(client) = self.settings.lease(noting.clone()) {
+            self.leases.push(Lease { id, client, noting, connection: None, begun: 0 });
+        }
     }
 
-    /// Closes the connection, if there is one.
-    pub(super) fn close(&mut self) -> bool {
-        self.lease.take().is_some_and(|lease| lease.opened.load(Ordering::Relaxed) > 0)
+    /// Closes the connection of this name. True if there was one.
+    pub(super) fn close(&mut self, id: ConnectionId) -> bool {
+        let Some(place) = self.leases.iter().position(|lease| lease.id == id) else { return false };
+        self.leases.swap_remove(place).begun > 0
     }
 
-    fn lease(&self) -> Result<Lease, StartError> {
-        let opened = Arc::new(AtomicU64::new(0));
-        let count = Arc::clone(&opened);
+    /// Closes all of them. How many there were.
+    pub(super) fn close_all(&mut self) -> usize {
+        self.leases.drain(..).filter(|lease| lease.begun > 0).count()
+    }
+
+    /// Completes when the other end closes a connection. Those that carry a request are told of too.
+    pub(super) async fn closed(&mut self) -> (ConnectionId, Closed) {
+        // One sender is ours, so there is always another word to wait for.
+        self.closed.recv().await.unwrap_or_else(|| unreachable!("a sender is ours"))
+    }
+
+    /// What [`Self::closed`] would say without waiting.
+    pub(super) fn closed_already(&mut self) -> Option<(ConnectionId, Closed)> {
+        self.closed.try_recv().ok()
+    }
+
+    /// Whether something lies on this connection that nobody has read: an end, or bytes nobody asked for.
+    pub(super) fn is_doubtful(&self, id: ConnectionId) -> bool {
+        let lease = self.leases.iter().find(|lease| lease.id == id);
+        let connection = lease.and_then(|lease| lease.connection.as_ref());
+        connection.is_some_and(|connection| !socket::is_quiet(&*connection.socket))
+    }
+
+    /// Posts `body`, gzipped already, over the connection of this name.
+    pub(super) async fn post(&mut self, id: ConnectionId, body: Bytes) -> Exchange {
+        let Self { settings, leases, closed_by, .. } = self;
+        let sent = Instant::now();
+        let Some(lease) = leases.iter_mut().find(|lease| lease.id == id) else {
+            let cause = "no HTTP client could be made".to_owned();
+            let result = Err(Failure { kind: FailureKind::Canceled, cause, evidence: None });
+            return Exchange { sent, first_byte: None, result, replaced: false };
+        };
+        let before = lease.info();
+        let request = lease.client.post(settings.address.clone()).body(body);
+        let answered = settings.dress(request).send().await;
+        let at = Instant::now();
+        let made = lease.note(closed_by);
+        let (sent, before) = made.unwrap_or((sent, before));
+        let replaced = made.is_some() && lease.begun > 1;
+        let (first_byte, result) = match answered {
+            Ok(response) => (Some(at), Ok(answer(response).await)),
+            Err(error) => {
+                let moved = |(before, after): (TcpInfo, TcpInfo)| Evidence {
+                    sent: after.bytes_sent.saturating_sub(before.bytes_sent),
+                    acked: after.bytes_acked.saturating_sub(before.bytes_acked),
+                };
+                let evidence = before.zip(lease.info()).map(moved);
+                let failure = failure(&error, evidence);
+                if failure.kind == FailureKind::Timeout
+                    && let Some(connection) = &lease.connection
+                {
+                    // What was not acknowledged yet is not to arrive later, beside the next attempt.
+                    socket::reset_when_closed(&*connection.socket);
+                }
+                (None, Err(failure))
+            }
+        };
+        Exchange { sent, first_byte, result, replaced }
+    }
+}
+
+impl Settings {
+    fn lease(&self, noting: Noting) -> Result<reqwest::Client, StartError> {
         let mut builder = reqwest::Client::builder()
-            .http1_only()
             .pool_max_idle_per_host(1)
             // Only we say when it is closed; and no timer runs for it.
             .pool_idle_timeout(None)
@@ -108,40 +201,59 @@ impl Client {
             .referer(false)
             .user_agent(USER_AGENT)
             .tls_backend_preconfigured(self.tls.clone())
-            .connector_layer(MapRequestLayer::new(move |request| {
-                count.fetch_add(1, Ordering::Relaxed);
-                request
-            }));
+            .connector_layer(noting);
+        builder = match (self.http2, self.address.scheme()) {
+            (false, _) => builder.http1_only(),
+            // The two ends agree on it while they set up the encryption.
+            (true, "https") => builder,
+            (true, _) => builder.http2_prior_knowledge(),
+        };
         if !self.proxied {
             builder = builder.no_proxy();
         }
-        let client = builder.build().map_err(StartError::Client)?;
-        Ok(Lease { client, opened })
+        builder.build().map_err(StartError::Client)
     }
 
-    /// Posts `body`, gzipped already, over the connection that is there, or a new one.
-    pub(super) async fn post(&mut self, body: Bytes) -> Exchange {
-        let Some(lease) = &self.lease else {
-            let cause = "no HTTP client could be made".to_owned();
-            let result = Err(Failure { kind: FailureKind::Other, cause });
-            return Exchange { first_byte: None, result, opened: false };
-        };
-        let before = lease.opened.load(Ordering::Relaxed);
-        let sent = lease
-            .client
-            .post(self.address.clone())
-            // The default of HTTP/1.1, but some servers advertise their timeout only to those who say it.
-            .header(CONNECTION, HeaderValue::from_static("keep-alive"))
+    fn dress(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        let request = request
             .header(CONTENT_TYPE, HeaderValue::from_static(self.content_type))
-            .header(CONTENT_ENCODING, HeaderValue::from_static("gzip"))
-            .body(body)
-            .send()
-            .await;
-        let (first_byte, result) = match sent {
-            Ok(response) => (Some(Instant::now()), Ok(answer(response).await)),
-            Err(error) => (None, Err(failure(&error))),
-        };
-        Exchange { first_byte, result, opened: lease.opened.load(Ordering::Relaxed) != before }
+            .header(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        if self.http2 {
+            // HTTP/2 forbids the header.
+            return request;
+        }
+        // The default of HTTP/1.1, but some servers advertise their timeout only to those who say it.
+        request.header(CONNECTION, HeaderValue::from_static("keep-alive"))
+    }
+}
+
+impl Lease {
+    fn info(&self) -> Option<TcpInfo> {
+        self.connection.as_ref().and_then(|connection| socket::info(&*connection.socket))
+    }
+
+    /// Watches the connection that was made since the last time, if one was. When that was, and what the kernel knew
+    /// of it then.
+    fn note(
+        &mut self,
+        closed_by: &UnboundedSender<(ConnectionId, Closed)>,
+    ) -> Option<(Instant, Option<TcpInfo>)> {
+        let mut notes = self.noting.notes();
+        self.begun = notes.begun;
+        let Made { at, socket, info } = notes.made.take()?;
+        drop(notes);
+        self.connection = socket.map(|socket| {
+            let socket = Arc::new(socket);
+            let (id, watched, closed_by) = (self.id, Arc::clone(&socket), closed_by.clone());
+            let watch = tokio::spawn(async move {
+                if let Ok(closed) = socket::closed(watched).await {
+                    // The other end of the channel goes only with all connections.
+                    let _ = closed_by.send((id, closed));
+                }
+            });
+            Watched { socket, watch: watch.abort_handle() }
+        });
+        Some((at, info))
     }
 }
 
@@ -156,7 +268,8 @@ async fn answer(mut response: Response) -> Answer {
     };
     let keep_alive = KeepAlive::read(headers.get_all(KEEP_ALIVE).iter().map(HeaderValue::as_bytes));
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let retry_after = text(RETRY_AFTER).and_then(|value| value.trim().parse().ok()).map(Duration::from_secs);
+    let retry_after =
+        headers.get(RETRY_AFTER).and_then(|value| retry_after(value.as_bytes(), SystemTime::now()));
     let html = text(CONTENT_TYPE).is_some_and(|value| value.trim_start().starts_with("text/html"));
     let location = headers.get(LOCATION).map(|to| to.as_bytes().to_vec());
     let status = response.status().as_u16();
@@ -190,7 +303,7 @@ fn contains(headers: &HeaderMap, name: HeaderName, wanted: &str) -> bool {
 }
 
 /// Finds out how a request failed: the kind is somewhere down the chain of causes.
-fn failure(error: &reqwest::Error) -> Failure {
+fn failure(error: &reqwest::Error, evidence: Option<Evidence>) -> Failure {
     let mut kind = if error.is_timeout() {
         FailureKind::Timeout
     } else if error.is_connect() {
@@ -207,13 +320,14 @@ fn failure(error: &reqwest::Error) -> Failure {
         next = inner.source();
     }
     // Where the time was up, the chain ends with words that add nothing.
-    Failure { kind, cause: quotable(cause.as_bytes()) }
+    Failure { kind, cause: quotable(cause.as_bytes()), evidence }
 }
 
 fn kind_of(error: &(dyn Error + 'static)) -> FailureKind {
     if let Some(error) = error.downcast_ref::<hyper::Error>() {
         return match () {
             () if error.is_incomplete_message() => FailureKind::Eof,
+            () if error.is_canceled() => FailureKind::Canceled,
             () if error.is_parse() => FailureKind::Garbage,
             () => FailureKind::Other,
         };
@@ -243,7 +357,7 @@ fn proxy_is_set() -> bool {
 
 /// TLS settings that all leases share, sessions included. The machine's certificates are read only where they
 /// are needed: that takes milliseconds and stays in memory.
-fn tls(encrypted: bool) -> Result<ClientConfig, StartError> {
+fn tls(encrypted: bool, http2: bool) -> Result<ClientConfig, StartError> {
     let mut roots = RootCertStore::empty();
     if encrypted {
         let found = rustls_native_certs::load_native_certs();
@@ -259,7 +373,8 @@ fn tls(encrypted: bool) -> Result<ClientConfig, StartError> {
         .expect("ring has the ciphers of the default versions")
         .with_root_certificates(roots)
         .with_no_client_auth();
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let versions: &[&[u8]] = if http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
+    tls.alpn_protocols = versions.iter().map(|version| version.to_vec()).collect();
     Ok(tls)
 }
 
@@ -268,6 +383,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
     use super::*;
+    use crate::deliver::connection::{Carrier, Config, Keeper, WhenShort};
 
     #[track_caller]
     fn check_loopback(address: &str, loopback: bool) {
@@ -289,10 +405,20 @@ mod tests {
     #[test]
     fn a_lease_costs_next_to_nothing() {
         let address = Url::parse("http://127.0.0.1:4040").unwrap();
-        let mut client = Client::new(address, "application/proto", Duration::from_secs(3)).unwrap();
+        let mut client = Client::new(address, "application/proto", Duration::from_secs(3), false).unwrap();
+        let mut keeper = Keeper::new(Config {
+            interval: Duration::from_secs(10),
+            guard_min: Duration::ZERO,
+            timeout: None,
+            when_short: WhenShort::Retire,
+            hint: None,
+        });
         let begun = std::time::Instant::now();
         for _ in 0..1_000 {
-            client.open();
+            if let Carrier::Fresh(id, _) = keeper.begin(begun) {
+                client.open(id);
+                client.close(id);
+            }
         }
         // Microseconds in truth; what this must catch is certificates being read again each time.
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());

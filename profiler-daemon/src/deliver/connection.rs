@@ -1,7 +1,7 @@
 //! The keeper of the connection: whether the next request may go over the one that is there.
 //!
-//! In: moments, and what the server said. Out: reuse or open, and when to close. Not here: sockets, clocks,
-//! waiting; all of it can be computed, and `tests` does so for whole grids of servers.
+//! In: moments, what the server said, and who closed what. Out: reuse or open, and when to close. Not here:
+//! sockets, clocks, waiting; all of it can be computed, and `tests` does so for whole grids of servers.
 //!
 //! A server closes a connection that was idle for its timeout `T`. A request that is under way when it does is
 //! lost, and nothing on our side can see the FIN coming: over a network every second push failed where the
@@ -14,31 +14,74 @@
 //! is for timers that tick coarsely and a process that is not scheduled at once, the second for path and server
 //! load. The time of a handshake is too small (a proxy may answer it), the shortest time to first byte too.
 //!
-//! What the server says is believed. One that closes earlier than it says costs failed attempts, which are tried
-//! again on a fresh connection, and counted.
-//!
-//! Where a server says nothing, each request has its own connection, closed by us once it is answered.
+//! T is what was configured; else what the server says, unless it was seen to close earlier; else what it was seen
+//! to do. To see that without risking a push, each goes over a fresh connection while up to three earlier ones stay
+//! open and idle as *sentinels*: one that is still there after one and a quarter intervals proves that there is
+//! room, three that the server closed at the same age say what T is. A first contact costs two to four connections.
+
+mod fit;
+#[cfg(test)]
+mod grid;
+mod learned;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::time::{Duration, Instant};
 
+pub use fit::{Basis, Fit, Notice};
+pub use learned::{Bound, Hint};
+
+use self::learned::{Learned, Margin, Verdict};
 use super::keep_alive::KeepAlive;
 
 /// How many times to first byte are remembered. A stall is over after as many pushes.
 const FIRST_BYTES_MAX: usize = 16;
-/// The smallest guard: what a busy machine may take to get from the decision to the write.
-const GUARD_MIN: Duration = Duration::from_millis(50);
-/// The guard grows with the timeout, because servers with long ones look at them seldom.
-const GUARD_SHARE: u32 = 50;
+/// Connections that are left idle to see when they are closed.
+pub const SENTINELS_MAX: usize = 3;
+/// A push may be moved forward by a tenth of the interval: a machine's load differs more from minute to minute.
+const TRIM_SHARE_MAX: u32 = 10;
+/// A push that is late by up to a hundredth of the interval is allowed for when the interval is trimmed.
+const LATENESS_SHARE_MAX: u32 = 100;
+/// What a trimmed interval keeps clear beside the guard and what pushes were late by.
+const TRIM_SLACK: Duration = Duration::from_millis(3);
+
+/// What the keeper is told before it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How often pushes come.
+    pub interval: Duration,
+    /// The smallest guard: what a busy machine may take to get from the decision to the write.
+    pub guard_min: Duration,
+    /// The server's idle timeout, where the operator knows better.
+    pub timeout: Option<Duration>,
+    /// What to do where the interval does not fit.
+    pub when_short: WhenShort,
+    /// What was learned of this server before.
+    pub hint: Option<Hint>,
+}
+
+/// What to do where pushes come too seldom for the server's timeout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenShort {
+    /// Each push has its own connection, which we close.
+    #[default]
+    Retire,
+    /// Pushes come a little earlier, by a tenth of the interval at most.
+    Trim,
+}
+
+/// Names a connection between the keeper and whoever holds the sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(u64);
 
 /// What carries the next request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carrier {
     /// The connection that is there.
-    Kept,
-    /// A new one. If there was another, it is to be closed before.
-    Fresh(Opened),
+    Kept(ConnectionId),
+    /// A new one, which has this name.
+    Fresh(ConnectionId, Opened),
 }
 
 /// Why a connection is opened.
@@ -46,18 +89,22 @@ pub enum Carrier {
 pub enum Opened {
     /// It is the first.
     First,
-    /// The server does not say how long it would have kept the last one.
-    NotAdvertised,
+    /// It is not known yet how long the server keeps the last one.
+    Probing,
     /// The last one was too close to the server's timeout, or would have been.
     PastTimeout,
+    /// The last one was of an age at which the server was seen to close connections.
+    DangerBand,
     /// The server takes no more requests on the last one.
     RequestsSpent,
     /// The server said that it closes the last one.
     ServerCloses,
-    /// The server had closed the last one before the time it advertises.
-    Gone,
+    /// The server had closed the last one.
+    ServerClosed,
+    /// The last one turned out to be closed when it was to be used.
+    PeekDead,
     /// The last one failed.
-    Failed,
+    Retry,
 }
 
 impl Opened {
@@ -65,12 +112,14 @@ impl Opened {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::First => "first",
-            Self::NotAdvertised => "not_advertised",
-            Self::PastTimeout => "past_timeout",
+            Self::Probing => "probing",
+            Self::PastTimeout => "past_advertised",
+            Self::DangerBand => "danger_band",
             Self::RequestsSpent => "requests_spent",
             Self::ServerCloses => "server_closes",
-            Self::Gone => "gone",
-            Self::Failed => "failed",
+            Self::ServerClosed => "server_closed",
+            Self::PeekDead => "peek_dead",
+            Self::Retry => "retry",
         }
     }
 }
@@ -84,235 +133,431 @@ pub struct Said {
     pub closes: bool,
 }
 
-/// A change worth a line of log.
+/// What a failed request says of idle connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// Pushes come too seldom for this server's timeout.
-    Mismatch(Fit),
-    /// The server's timeout has changed and there is room now.
-    Fits(Fit),
-}
-
-/// How interval and timeout go together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fit {
-    /// How long the server keeps an idle connection.
-    pub timeout: Duration,
-    /// How much of that is kept clear of requests.
-    pub guard: Duration,
-    /// How often we push.
-    pub interval: Duration,
-}
-
-impl Fit {
-    fn fits(self) -> bool {
-        self.interval + self.guard <= self.timeout
-    }
+pub enum Omen {
+    /// Nothing: the request had arrived, or the connection was no idle one.
+    None,
+    /// The server had closed the connection before the request arrived.
+    Closed,
+    /// The request was never acknowledged.
+    Silent,
 }
 
 /// Decides which connection carries a request, and when the one that is there has to go.
 #[derive(Debug)]
 pub struct Keeper {
-    interval: Duration,
+    config: Config,
+    learned: Learned,
     first_bytes: VecDeque<Duration>,
-    /// When the last request was begun.
+    /// When pushes were begun, and by how much they were late.
     begun: Option<Instant>,
-    /// The connection that is there while it may be used again.
-    held: Option<Held>,
+    lateness: VecDeque<Duration>,
+    /// The connection that may be used again.
+    held: Option<Idle>,
+    /// What the last answer advertised.
+    advertised: Option<Duration>,
+    flight: Option<Flight>,
+    sentinels: Vec<Idle>,
+    /// Connections that have to be closed by whoever holds them.
+    closing: Vec<ConnectionId>,
     /// Why there is none, if so.
     opened: Opened,
-    /// What the last answer advertised.
-    timeout: Option<Duration>,
-    /// The timeout that the last reported mismatch was about.
-    reported: Option<Duration>,
+    /// The age at which a connection seemed to have fallen silent: to be confirmed by an answer on a fresh one.
+    suspect: Option<Duration>,
+    next: u64,
+    told: Told,
 }
 
+/// A connection that nothing is under way on.
 #[derive(Clone, Copy, Debug)]
-struct Held {
+struct Idle {
+    id: ConnectionId,
     /// When its last request was begun: the server cannot have started its clock earlier.
     begun: Instant,
-    timeout: Duration,
+    timeout: Option<Duration>,
     /// Requests that the server still takes on it.
     requests: Option<u64>,
 }
 
+/// The request that is under way.
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    id: ConnectionId,
+    begun: Instant,
+    /// How long the connection had been idle; `None` for a fresh one.
+    age: Option<Duration>,
+    requests: Option<u64>,
+}
+
+/// What the log knows.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    /// The timeout that the last mismatch was about.
+    mismatch: Option<Duration>,
+    basis: Option<Basis>,
+    disagrees: Option<Duration>,
+}
+
 impl Keeper {
-    /// A keeper for pushes that come every `interval`.
-    pub fn new(interval: Duration) -> Self {
+    /// A keeper that has seen nothing yet.
+    pub fn new(config: Config) -> Self {
         Self {
-            interval,
+            config,
+            learned: Learned::new(config.hint),
             first_bytes: VecDeque::with_capacity(FIRST_BYTES_MAX),
             begun: None,
+            lateness: VecDeque::with_capacity(FIRST_BYTES_MAX),
             held: None,
+            advertised: None,
+            flight: None,
+            sentinels: Vec::with_capacity(SENTINELS_MAX),
+            closing: Vec::new(),
             opened: Opened::First,
-            timeout: None,
-            reported: None,
+            suspect: None,
+            next: 0,
+            told: Told::default(),
         }
     }
 
     /// A request is begun now. Says what carries it.
     pub fn begin(&mut self, now: Instant) -> Carrier {
-        self.begun = Some(now);
-        if self.held.is_some_and(|held| self.safe_until(held).is_none_or(|until| now > until)) {
-            self.drop_for(Opened::PastTimeout);
+        self.learned.pushed();
+        self.release(now);
+        self.note_lateness(now);
+        if let Some(held) = self.held.take() {
+            let age = now.saturating_duration_since(held.begun);
+            match self.decide(held, age) {
+                Decision::Reuse => {
+                    let Idle { id, requests, .. } = held;
+                    self.flight = Some(Flight { id, begun: now, age: Some(age), requests });
+                    return Carrier::Kept(id);
+                }
+                Decision::Close(why) => self.close(held.id, why),
+                Decision::Leave(why) => self.leave(held, why),
+            }
         }
-        match self.held {
-            Some(_) => Carrier::Kept,
-            None => Carrier::Fresh(self.opened),
+        let id = ConnectionId(self.next);
+        self.next += 1;
+        self.flight = Some(Flight { id, begun: now, age: None, requests: None });
+        Carrier::Fresh(id, self.opened)
+    }
+
+    fn decide(&self, held: Idle, age: Duration) -> Decision {
+        let margin = self.margin();
+        let safe = |timeout: Duration| age + margin.of(timeout) <= timeout;
+        if let Some(timeout) = self.config.timeout {
+            return if safe(timeout) { Decision::Reuse } else { Decision::Close(Opened::PastTimeout) };
+        }
+        if held.timeout.is_some_and(|timeout| !safe(timeout)) {
+            return Decision::Close(Opened::PastTimeout);
+        }
+        match self.learned.verdict(age, margin) {
+            Verdict::Safe => Decision::Reuse,
+            Verdict::Danger => Decision::Close(Opened::DangerBand),
+            Verdict::Suspect => Decision::Leave(Opened::DangerBand),
+            Verdict::Unproven if held.timeout.is_some() => Decision::Reuse,
+            Verdict::Unproven => Decision::Leave(Opened::Probing),
         }
     }
 
-    /// The first byte of the answer to the request that was begun last came now.
-    pub fn first_byte(&mut self, now: Instant) {
-        let Some(begun) = self.begun else { return };
+    /// The answer to the request that is under way has come, in full or as much of it as we care to read. `sent` is
+    /// when the request was begun to be written, which for a fresh connection is when it was there.
+    pub fn answered(&mut self, sent: Instant, first_byte: Instant, said: Said) {
+        let Some(flight) = self.flight.take() else { return };
         if self.first_bytes.len() == FIRST_BYTES_MAX {
             self.first_bytes.pop_front();
         }
-        self.first_bytes.push_back(now.saturating_duration_since(begun));
-    }
-
-    /// The answer has come in full, or as much of it as we care to read.
-    pub fn answered(&mut self, said: Said) -> Option<Notice> {
+        self.first_bytes.push_back(first_byte.saturating_duration_since(sent));
+        let margin = self.margin();
+        match flight.age {
+            Some(age) => self.learned.survived(age, margin),
+            None => {
+                if let Some(age) = self.suspect.take() {
+                    self.learned.fell_silent(age);
+                }
+            }
+        }
         let KeepAlive { timeout, requests } = said.keep_alive;
         // A server that says the same number in every answer means it for the connection as a whole.
-        let left = self.held.and_then(|held| held.requests).map(|left| left.saturating_sub(1));
+        let left = flight.requests.map(|left| left.saturating_sub(1));
         let requests = match (requests, left) {
             (Some(said), Some(left)) => Some(said.min(left)),
             (said, left) => said.or(left),
         };
-        self.timeout = timeout;
-        match (timeout, self.begun) {
-            _ if said.closes => self.drop_for(Opened::ServerCloses),
-            _ if requests == Some(0) => self.drop_for(Opened::RequestsSpent),
-            (Some(timeout), Some(begun)) => self.held = Some(Held { begun, timeout, requests }),
-            (None, _) | (_, None) => self.drop_for(Opened::NotAdvertised),
+        self.advertised = timeout;
+        if said.closes {
+            self.close(flight.id, Opened::ServerCloses);
+        } else if requests == Some(0) {
+            self.close(flight.id, Opened::RequestsSpent);
+        } else {
+            self.held = Some(Idle { id: flight.id, begun: sent.max(flight.begun), timeout, requests });
         }
-        self.notice()
     }
 
-    /// The request failed: whatever carried it is not to be used again.
-    pub fn failed(&mut self) {
-        self.drop_for(Opened::Failed);
+    /// The request that is under way failed: whatever carried it is not to be used again.
+    pub fn failed(&mut self, omen: Omen) {
+        let Some(Flight { id, age, .. }) = self.flight.take() else { return };
+        self.suspect = match (age, omen) {
+            (Some(age), Omen::Silent) => Some(age),
+            _ => None,
+        };
+        if let (Some(age), Omen::Closed) = (age, omen) {
+            self.learned.closed(age, self.margin());
+        }
+        self.close(id, Opened::Retry);
     }
 
-    /// The kept connection had gone before the request that was answered last, and another carried it.
-    pub fn gone(&mut self) {
-        self.drop_for(Opened::Gone);
+    /// The connection that was to carry the request had gone before it was written, and another carries it.
+    pub fn replaced(&mut self) {
+        let margin = self.margin();
+        if let Some(flight) = &mut self.flight
+            && let Some(age) = flight.age.take()
+        {
+            flight.requests = None;
+            self.learned.closed(age, margin);
+        }
     }
 
-    /// A connection is there and may be used again.
-    pub const fn holds(&self) -> bool {
-        self.held.is_some()
+    /// The other end closed this connection at `at`. Its age, if it was idle: what happens to the one that carries a
+    /// request is known from how that ends.
+    pub fn closed(&mut self, id: ConnectionId, at: Instant) -> Option<Duration> {
+        let sentinel = self.sentinels.iter().position(|sentinel| sentinel.id == id);
+        let idle = match sentinel {
+            Some(place) => self.sentinels.swap_remove(place),
+            None => match self.held.take_if(|held| held.id == id) {
+                Some(held) => {
+                    self.opened = Opened::ServerClosed;
+                    held
+                }
+                None => return None,
+            },
+        };
+        let age = at.saturating_duration_since(idle.begun);
+        self.learned.closed(age, self.margin());
+        Some(age)
+    }
+
+    /// The connection that is there is not as it should be, and nobody knows since when.
+    pub fn doubted(&mut self) {
+        if let Some(held) = self.held.take() {
+            self.close(held.id, Opened::PeekDead);
+        }
+    }
+
+    /// When [`Self::time_passed`] has something to do, if nothing else happens before.
+    pub fn deadline(&self) -> Option<Instant> {
+        let sentinels = self.sentinels.iter().map(|sentinel| sentinel.begun + self.patience());
+        self.retire_at().into_iter().chain(sentinels).min()
+    }
+
+    /// Closes what is due: the held connection before the server can, sentinels that have outlived what they are
+    /// left for.
+    pub fn time_passed(&mut self, now: Instant) {
+        if self.retire_at().is_some_and(|at| at <= now)
+            && let Some(held) = self.held.take()
+        {
+            let learned = self.basis() == Basis::Bounded;
+            self.close(held.id, if learned { Opened::DangerBand } else { Opened::PastTimeout });
+        }
+        self.release(now);
+    }
+
+    /// Lets sentinels go that have outlived what they are left for.
+    fn release(&mut self, now: Instant) {
+        let (patience, margin) = (self.patience(), self.margin());
+        let Self { sentinels, learned, closing, .. } = self;
+        sentinels.retain(|sentinel| {
+            let outlived = now >= sentinel.begun + patience;
+            if outlived {
+                learned.survived(patience, margin);
+                closing.push(sentinel.id);
+            }
+            !outlived
+        });
+    }
+
+    /// Connections that have to be closed now, by whoever holds them.
+    pub fn take_closing(&mut self) -> Vec<ConnectionId> {
+        std::mem::take(&mut self.closing)
+    }
+
+    /// The connection that would carry the next request, if one is there.
+    pub fn holds(&self) -> Option<ConnectionId> {
+        self.held.map(|held| held.id)
+    }
+
+    /// Connections that are there, at most: one that is held or carries a request, and the sentinels.
+    pub fn connections(&self) -> usize {
+        usize::from(self.held.is_some()) + usize::from(self.flight.is_some()) + self.sentinels.len()
     }
 
     /// When the connection that is there has to be closed by us, if no request comes before. Where the next one
     /// will come too late anyway, that is at once.
-    pub fn retire_at(&self) -> Option<Instant> {
+    fn retire_at(&self) -> Option<Instant> {
         let held = self.held?;
-        let fit = Fit { timeout: held.timeout, guard: self.guard(held.timeout), interval: self.interval };
-        Some(if fit.fits() { self.safe_until(held).unwrap_or(held.begun) } else { held.begun })
+        let fit = self.fit()?;
+        if self.interval() <= fit.window() {
+            return Some(held.begun + fit.window());
+        }
+        // Now and then one is left, to see whether it is still so.
+        let looks = fit.basis == Basis::Bounded && self.learned.may_probe();
+        (!looks).then_some(held.begun)
     }
 
-    /// The connection that is there was closed by us, as [`Self::retire_at`] asked.
-    pub fn retired(&mut self) {
-        self.drop_for(Opened::PastTimeout);
-    }
-
-    /// How interval and timeout go together, if the server says its timeout.
+    /// How interval and timeout go together, if there is a timeout.
     pub fn fit(&self) -> Option<Fit> {
-        let timeout = self.timeout?;
-        Some(Fit { timeout, guard: self.guard(timeout), interval: self.interval })
+        let advertised = self.advertised.map(|timeout| (timeout, Basis::Advertised));
+        let bounded = self.learned.bound().map(|bound| (bound.timeout, Basis::Bounded));
+        let known = match self.config.timeout {
+            Some(timeout) => Some((timeout, Basis::Configured)),
+            None => match (advertised, bounded) {
+                (Some(advertised), Some(bounded)) => {
+                    // A band that agrees with the header is the header's.
+                    let earlier = bounded.0 + self.margin().of(advertised.0) < advertised.0;
+                    Some(if earlier { bounded } else { advertised })
+                }
+                (advertised, bounded) => advertised.or(bounded),
+            },
+        };
+        known.map(|(timeout, basis)| {
+            let guard = self.margin().of(timeout);
+            Fit { timeout, basis, guard, interval: self.config.interval }
+        })
+    }
+
+    /// Where what is known of the server comes from.
+    pub fn basis(&self) -> Basis {
+        match self.fit() {
+            Some(fit) => fit.basis,
+            None if self.learned.proven() >= self.config.interval => Basis::Proven,
+            None => Basis::Probing,
+        }
+    }
+
+    /// The longest age at which a connection may carry a request, as far as that is known.
+    pub fn window(&self) -> Option<Duration> {
+        match self.fit() {
+            Some(fit) => Some(fit.window()),
+            None => Some(self.learned.proven()).filter(|proven| !proven.is_zero()),
+        }
     }
 
     /// True where pushes come too seldom for the server's timeout.
     pub fn mismatch(&self) -> bool {
-        self.fit().is_some_and(|fit| !fit.fits())
+        self.fit().is_some_and(|fit| self.interval() > fit.window())
     }
 
-    /// A mismatch is told once per timeout that the server advertises. Slow answers alone, which come and go, are
-    /// not told again.
-    fn notice(&mut self) -> Option<Notice> {
-        let fit = self.fit()?;
-        if self.reported == Some(fit.timeout) {
+    /// How often pushes should come: as configured, or a little earlier where that is wanted and enough.
+    pub fn interval(&self) -> Duration {
+        let wanted = self.config.interval;
+        match (self.config.when_short, self.fit()) {
+            (WhenShort::Trim, Some(fit)) => {
+                let late = self.lateness.iter().max().copied().unwrap_or_default();
+                let trimmed = fit.window().saturating_sub(TRIM_SLACK + late);
+                if trimmed < wanted - wanted / TRIM_SHARE_MAX { wanted } else { trimmed.min(wanted) }
+            }
+            _ => wanted,
+        }
+    }
+
+    /// What is worth remembering of this server.
+    pub fn hint(&self) -> Option<Hint> {
+        self.learned.hint()
+    }
+
+    /// What has changed since it was asked last and is worth a line of log. A mismatch is told once per timeout: slow
+    /// answers alone, which come and go, are not told again.
+    pub fn notice(&mut self) -> Option<Notice> {
+        let (basis, fit) = (self.basis(), self.fit());
+        if let Some(bound) = self.disagreement() {
+            self.told.disagrees = Some(bound.timeout);
+            let timeout = self.config.timeout.or(self.advertised).unwrap_or_default();
+            let (basis, guard) = match self.config.timeout {
+                Some(_) => (Basis::Configured, self.margin().of(timeout)),
+                None => (Basis::Advertised, self.margin().of(timeout)),
+            };
+            return Some(Notice::Disagrees(
+                Fit { timeout, basis, guard, interval: self.config.interval },
+                bound,
+            ));
+        }
+        let before = self.told.basis.replace(basis);
+        let Some(fit) = fit else {
+            self.told.mismatch = None;
+            let new = basis == Basis::Proven && before != Some(basis);
+            return new.then_some(Notice::Proven(self.learned.proven(), self.config.interval));
+        };
+        // What is measured differs by a little each time.
+        let same = |told: Duration| told.abs_diff(fit.timeout) <= fit.timeout / 20;
+        if self.told.mismatch.is_some_and(same) {
             return None;
         }
-        if !fit.fits() {
-            self.reported = Some(fit.timeout);
-            return Some(Notice::Mismatch(fit));
+        if fit.fits() {
+            let learned = basis == Basis::Bounded && before != Some(basis);
+            return (self.told.mismatch.take().is_some() || learned).then_some(Notice::Fits(fit));
         }
-        self.reported.take().map(|_| Notice::Fits(fit))
+        self.told.mismatch = Some(fit.timeout);
+        let interval = self.interval();
+        Some(if interval < fit.interval { Notice::Trimmed(fit, interval) } else { Notice::Mismatch(fit) })
     }
 
-    fn guard(&self, timeout: Duration) -> Duration {
-        GUARD_MIN.max(timeout / GUARD_SHARE) + self.first_bytes.iter().max().copied().unwrap_or_default()
+    /// A timeout that closes have shown and that is shorter than what was said, if that was not told yet.
+    fn disagreement(&self) -> Option<Bound> {
+        let bound = self.learned.bound()?;
+        let said = self.config.timeout.or(self.advertised)?;
+        let earlier = bound.timeout + bound.spread + self.margin().of(said) < said;
+        let new = self.told.disagrees.is_none_or(|told| told.abs_diff(bound.timeout) > told / 20);
+        (earlier && new).then_some(bound)
     }
 
-    /// The last moment at which a request may be written; `None` if there is none.
-    fn safe_until(&self, held: Held) -> Option<Instant> {
-        held.timeout.checked_sub(self.guard(held.timeout)).map(|age| held.begun + age)
+    /// What is left for later comes this far before the guard of a timeout.
+    fn margin(&self) -> Margin {
+        let net = self.first_bytes.iter().max().copied().unwrap_or_default();
+        Margin { least: self.config.guard_min, net }
     }
 
-    fn drop_for(&mut self, next: Opened) {
-        self.held = None;
+    /// How long a sentinel has to last to prove that there is room for the interval.
+    fn patience(&self) -> Duration {
+        let Config { interval, guard_min, .. } = self.config;
+        interval + (interval / 4).max(guard_min) + self.margin().net
+    }
+
+    fn note_lateness(&mut self, now: Instant) {
+        let interval = self.interval();
+        if let Some(begun) = self.begun.replace(now) {
+            let late = now.saturating_duration_since(begun).saturating_sub(interval);
+            // More is not jitter but a pause, or a push that came by the interval of before.
+            if late < self.config.interval / LATENESS_SHARE_MAX {
+                if self.lateness.len() == FIRST_BYTES_MAX {
+                    self.lateness.pop_front();
+                }
+                self.lateness.push_back(late);
+            }
+        }
+    }
+
+    /// Leaves a connection idle to see when it is closed, if there are not enough of them.
+    fn leave(&mut self, held: Idle, why: Opened) {
+        if self.sentinels.len() < SENTINELS_MAX {
+            self.learned.probed();
+            self.sentinels.push(held);
+            self.opened = why;
+        } else {
+            self.close(held.id, why);
+        }
+    }
+
+    fn close(&mut self, id: ConnectionId, next: Opened) {
+        self.closing.push(id);
         self.opened = next;
     }
 }
 
-/// The line that goes to the log, with what can be done about it.
-impl fmt::Display for Notice {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Mismatch(fit) => {
-                let Fit { timeout, guard, interval } = *fit;
-                write!(
-                    out,
-                    "keep-alive: the server keeps idle connections {}, pushes come every {} (guard {}): each push \
-                     opens its own connection, closed by us before the server can; set the server's idle timeout \
-                     to {} or more",
-                    Seconds(timeout),
-                    Seconds(interval),
-                    Seconds(guard),
-                    Seconds(timeout_needed(interval, guard)),
-                )?;
-                match interval_that_fits(*fit) {
-                    Some(interval) => write!(out, ", or --interval to {} or less", Seconds(interval)),
-                    None => Ok(()),
-                }
-            }
-            Self::Fits(Fit { timeout, guard, interval }) => write!(
-                out,
-                "keep-alive: the server keeps idle connections {} now, pushes every {} fit (guard {}): connections \
-                 are kept",
-                Seconds(*timeout),
-                Seconds(*interval),
-                Seconds(*guard),
-            ),
-        }
-    }
+/// What becomes of the connection that is there when a request is begun.
+#[derive(Clone, Copy, Debug)]
+enum Decision {
+    Reuse,
+    Close(Opened),
+    Leave(Opened),
 }
-
-/// A fifth more than the interval, so that a slow answer does not spoil it again; whole seconds, as servers want.
-fn timeout_needed(interval: Duration, guard: Duration) -> Duration {
-    let needed = (interval + interval / 5).max(interval + guard);
-    Duration::from_secs(needed.as_secs() + u64::from(needed.subsec_nanos() > 0))
-}
-
-/// The longest interval that fits, in tenths of a second, if that is near to the one that was wanted.
-fn interval_that_fits(fit: Fit) -> Option<Duration> {
-    let tenths = fit.timeout.checked_sub(fit.guard)?.as_millis() / 100;
-    let longest = Duration::from_millis(u64::try_from(tenths).ok()?.saturating_mul(100));
-    (longest >= fit.interval.mul_f64(0.8)).then_some(longest)
-}
-
-/// A duration in seconds, as short as it can be written to the millisecond.
-struct Seconds(Duration);
-
-impl fmt::Display for Seconds {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = format!("{:.3}", self.0.as_secs_f64());
-        write!(out, "{} s", text.trim_end_matches('0').trim_end_matches('.'))
-    }
-}
-
-#[cfg(test)]
-mod tests;

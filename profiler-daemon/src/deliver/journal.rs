@@ -29,6 +29,7 @@ struct Trouble {
 enum Kind {
     Failed(FailureKind),
     Status(u16),
+    GivenUp,
 }
 
 impl Journal {
@@ -67,7 +68,7 @@ impl Journal {
             FailureKind::Garbage => {
                 format!("{address} does not answer in HTTP/1.1 ({cause}): is this the right port?")
             }
-            FailureKind::Other => format!("cannot push to {address}: {cause}"),
+            FailureKind::Canceled | FailureKind::Other => format!("cannot push to {address}: {cause}"),
         };
         Some(format!("{what}; {} samples wait and are tried again", waiting.0))
     }
@@ -89,6 +90,17 @@ impl Journal {
             _ => format!("{address} cannot take pushes now (status {status}{words})"),
         };
         Some(format!("{what}; {} samples wait and are tried again", waiting.0))
+    }
+
+    /// A push got no answer, may have been carried out, and is given up. The line to be told at level warn, if any.
+    pub(super) fn given_up(&mut self, now: Instant, cause: &str, lost: Weight) -> Option<String> {
+        self.is_new(now, Kind::GivenUp).then(|| {
+            format!(
+                "nobody knows whether {} has the last push ({cause}); it is not sent again, as was asked for \
+                 (--delivery at-most-once): {} samples may be lost",
+                self.address, lost.0
+            )
+        })
     }
 
     /// A push was refused for good. The line to be told at level warn, if any.
@@ -149,7 +161,7 @@ mod tests {
     }
 
     fn failure(kind: FailureKind) -> Failure {
-        Failure { kind, cause: "Connection refused".to_owned() }
+        Failure { kind, cause: "Connection refused".to_owned(), evidence: None }
     }
 
     fn answer(status: u16, words: &str) -> Answer {

@@ -1,12 +1,13 @@
-//! Reads the `Keep-Alive` header, with which a server says how long it keeps an idle connection.
+//! Reads the headers with which a server speaks of time: `Keep-Alive`, how long it keeps an idle connection, and
+//! `Retry-After`, how long it wants to be left alone.
 //!
-//! In: the values of the header, any bytes. Out: a timeout and a number of requests, where they were said.
-//! Not here: what to make of them; that is `connection`.
+//! In: the values of a header, any bytes. Out: a timeout and a number of requests, or a pause, where they were said.
+//! Not here: what to make of them; that is `connection` and `retry`.
 //!
-//! No living standard describes the header, so servers write it as they like. What cannot be understood is
+//! No living standard describes the first, so servers write it as they like. What cannot be understood is
 //! ignored, and of two numbers the smaller is believed, since believing less only costs a connection.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Longest timeout that is believed: a day. No push waits longer, and a moment this far ahead can be computed.
 const TIMEOUT_MAX: Duration = Duration::from_hours(24);
@@ -65,9 +66,44 @@ fn number(value: &[u8]) -> Option<u64> {
     )
 }
 
+/// Reads the value of a `Retry-After` header: whole seconds, or a date (RFC 9110, 10.2.3), which `now` makes a pause of.
+/// A date that is past is no pause.
+pub fn retry_after(value: &[u8], now: SystemTime) -> Option<Duration> {
+    if let Some(seconds) = number(value) {
+        return Some(Duration::from_secs(seconds).min(TIMEOUT_MAX));
+    }
+    let date = httpdate::parse_http_date(str::from_utf8(value).ok()?.trim()).ok()?;
+    Some(date.duration_since(now).unwrap_or_default().min(TIMEOUT_MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[track_caller]
+    fn check_retry_after(value: &str, seconds: Option<u64>) {
+        // Sun, 06 Nov 1994 08:49:37 GMT.
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        assert_eq!(retry_after(value.as_bytes(), now), seconds.map(Duration::from_secs), "{value}");
+    }
+
+    #[test]
+    fn a_pause_is_seconds_or_a_date() {
+        check_retry_after("120", Some(120));
+        check_retry_after("Sun, 06 Nov 1994 08:50:07 GMT", Some(30));
+        check_retry_after("Sunday, 06-Nov-94 08:50:07 GMT", Some(30));
+        check_retry_after("Sun Nov  6 08:50:07 1994", Some(30));
+        check_retry_after("Sun, 06 Nov 1994 08:00:00 GMT", Some(0));
+        check_retry_after("Fri, 31 Dec 9999 23:59:59 GMT", Some(86_400));
+        check_retry_after("99999999999999999999999", Some(86_400));
+    }
+
+    #[test]
+    fn a_pause_that_cannot_be_understood_is_none() {
+        for value in ["", "-1", "soon", "1h", "Sun, 99 Nov 1994 08:49:37 GMT", "\u{fffd}"] {
+            check_retry_after(value, None);
+        }
+    }
 
     #[track_caller]
     fn check(values: &[&str], timeout_s: Option<u64>, requests: Option<u64>) {

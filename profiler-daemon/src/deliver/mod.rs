@@ -9,8 +9,11 @@
 mod answer;
 mod client;
 pub mod connection;
+mod connector;
+mod hint;
 mod journal;
 pub mod keep_alive;
+mod pace;
 mod parcel;
 mod pusher;
 mod retry;
@@ -23,12 +26,15 @@ mod wire;
 mod tests;
 
 use std::io;
+use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime;
 
-pub use pusher::{Outbox, Pusher};
+pub use connection::WhenShort;
+pub use pusher::{Cadence, Outbox, Pusher};
+pub use retry::Ambiguous;
 pub use waiting::Outcome;
 
 use crate::meters::{Counters, Meters};
@@ -45,6 +51,18 @@ pub struct Config {
     /// How often payloads come. A request may take as long, but three seconds at least and ten at most: longer
     /// than any healthy server takes, short enough that what waits behind it is still fresh.
     pub interval: Duration,
+    /// The server's idle timeout, where the operator knows better than the server says or shows.
+    pub keepalive_timeout: Option<Duration>,
+    /// What to do where pushes come too seldom for the server's timeout.
+    pub when_short: WhenShort,
+    /// How much of the server's timeout is kept clear of pushes at least, beside what the path takes.
+    pub guard_min: Duration,
+    /// What is worse where nobody knows whether the server has a profile.
+    pub ambiguous: Ambiguous,
+    /// Speak HTTP/2: over TLS where the server offers it, else from the first byte.
+    pub http2: bool,
+    /// Where what was learned of servers is remembered.
+    pub hint_file: Option<PathBuf>,
     /// Most memory for what waits to be pushed, bytes: some hours at a usual rate, for it is kept compressed.
     /// The oldest goes when it is full, and is counted as a loss (`spool full`).
     pub waiting_bytes_max: usize,
@@ -57,6 +75,12 @@ impl Default for Config {
         Self {
             server: "http://127.0.0.1:4040".to_owned(),
             interval: Duration::from_secs(10),
+            keepalive_timeout: None,
+            when_short: WhenShort::default(),
+            guard_min: Duration::from_millis(50),
+            ambiguous: Ambiguous::default(),
+            http2: false,
+            hint_file: None,
             waiting_bytes_max: 32 << 20,
             grace: Duration::from_secs(5),
         }
@@ -136,6 +160,11 @@ impl Uploader {
     /// Hands payloads over. Never waits for the network: where there is no room, the oldest go and are counted.
     pub fn send(&self, payloads: Vec<Payload>) {
         self.outbox.send(payloads);
+    }
+
+    /// How often payloads should come, kept up to date.
+    pub fn cadence(&self) -> Cadence {
+        self.outbox.cadence()
     }
 
     /// Pushes what waits, for as long as the configured grace, and says what became of everything. What is left

@@ -92,6 +92,11 @@ impl Parcel {
         self.body.len() + size_of_val(self.pieces.as_slice()) + size_of::<Self>()
     }
 
+    /// What it is before compression, bytes.
+    pub(super) fn raw_size(&self) -> usize {
+        self.pieces.iter().map(|&(length, _)| length).sum()
+    }
+
     /// How many payloads are inside.
     pub(super) fn len(&self) -> usize {
         self.pieces.len()

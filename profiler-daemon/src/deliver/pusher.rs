@@ -3,11 +3,12 @@
 //! In: parcels from `waiting`. Out: requests, one at a time. Not here: rules; they are in `connection`, `retry`
 //! and the sink, and can be read and tested without a network.
 //!
-//! Nothing wakes it but a new payload, an answer, the end of a pause, the moment to close a connection, and the
-//! end of the daemon.
+//! Nothing wakes it but a new payload, an answer, the end of a pause, a connection that is closed or has to be, and
+//! the end of the daemon.
 
 use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -16,16 +17,19 @@ use tracing::{info, warn};
 
 use super::answer::{Answer, Failure, FailureKind, Meaning};
 use super::client::{Client, Exchange};
-use super::connection::{Carrier, Keeper, Notice, Opened};
+use super::connection::{self, Carrier, ConnectionId, Keeper, Omen, Opened};
+use super::hint::HintFile;
 use super::journal::Journal;
+use super::pace::Pace;
 use super::parcel::Parcel;
-use super::retry::{Backoff, Step, step};
+use super::retry::{Ambiguous, Backoff, Class, Step, step};
 use super::sinks::pyroscope;
-use super::tally::{By, Tally, status_result};
+use super::tally::{By, Ended, Phase, Tally, status_result};
 use super::waiting::{Fate, Outcome, Waiting};
 use super::{Config, StartError};
 use crate::meters::{Counters, Meters};
-use crate::model::{Payload, Weight};
+use crate::model::{Payload, Reason, Weight};
+use crate::socket::{Closed, How};
 
 /// After so many refusals in a row among the payloads of one parcel, the rest of it is refused unsent, and until
 /// something is delivered no other parcel is taken apart. What makes a server refuse all of them (they waited for
@@ -39,9 +43,13 @@ pub struct Pusher {
     closing: watch::Receiver<Option<Duration>>,
     client: Client,
     keeper: Keeper,
+    hints: Option<HintFile>,
     backoff: Backoff,
+    pace: Pace,
+    ambiguous: Ambiguous,
     /// No request before this moment.
     pause_until: Option<Instant>,
+    interval: Cadence,
     journal: Journal,
     tally: Tally,
     /// Number of the parcel that was split last.
@@ -52,17 +60,45 @@ pub struct Pusher {
     refusing: bool,
 }
 
+/// How often payloads should come, kept up to date: as configured, or a little earlier. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Cadence(Arc<AtomicU64>);
+
+impl Cadence {
+    /// A cadence that stays as it is until someone changes it.
+    pub fn new(interval: Duration) -> Self {
+        let cadence = Self(Arc::new(AtomicU64::new(0)));
+        cadence.set(interval);
+        cadence
+    }
+
+    /// The interval as it should be now.
+    pub fn interval(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+    }
+
+    fn set(&self, interval: Duration) {
+        self.0.store(u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
 /// The other end of a [`Pusher`]: what is put in here is pushed. When it is dropped, the pusher ends at once.
 #[derive(Debug)]
 pub struct Outbox {
     waiting: Arc<Waiting>,
     closing: watch::Sender<Option<Duration>>,
+    interval: Cadence,
 }
 
 impl Outbox {
     /// Hands payloads over. Never waits: where there is no room, the oldest go and are counted.
     pub fn send(&self, payloads: Vec<Payload>) {
         self.waiting.put(payloads);
+    }
+
+    /// How often payloads should come.
+    pub fn cadence(&self) -> Cadence {
+        self.interval.clone()
     }
 
     /// Asks the pusher to send what is there and end, within `grace`.
@@ -75,24 +111,44 @@ impl Pusher {
     /// A pusher to `config.server`, and its other end. `lost` is the family of all losses.
     pub fn new(config: &Config, meters: &Meters, lost: Counters) -> Result<(Self, Outbox), StartError> {
         let address = pyroscope::push_address(&config.server)?;
-        let client = Client::new(address, pyroscope::CONTENT_TYPE, config.request_timeout())?;
+        let shown = pyroscope::without_secret(&config.server);
+        let client = Client::new(address, pyroscope::CONTENT_TYPE, config.request_timeout(), config.http2)?;
         let tally = Tally::new(meters, lost);
         let waiting = Arc::new(Waiting::new(config.waiting_bytes_max, tally.clone()));
         let (closing, closing_seen) = watch::channel(None);
+        let interval = Cadence::new(config.interval);
+        let (hints, hint) = match &config.hint_file {
+            Some(path) => {
+                let (file, hint) = HintFile::open(path.clone(), shown.clone());
+                (Some(file), hint)
+            }
+            None => (None, None),
+        };
+        let keeper = Keeper::new(connection::Config {
+            interval: config.interval,
+            guard_min: config.guard_min,
+            timeout: config.keepalive_timeout,
+            when_short: config.when_short,
+            hint,
+        });
         let pusher = Self {
             waiting: Arc::clone(&waiting),
             closing: closing_seen,
             client,
-            keeper: Keeper::new(config.interval),
+            keeper,
+            hints,
             backoff: Backoff::new(config.interval),
+            pace: Pace::default(),
+            ambiguous: config.ambiguous,
             pause_until: None,
-            journal: Journal::new(pyroscope::without_secret(&config.server)),
+            interval: interval.clone(),
+            journal: Journal::new(shown),
             tally,
             family: 0,
             refused_in_a_row: 0,
             refusing: false,
         };
-        Ok((pusher, Outbox { waiting, closing }))
+        Ok((pusher, Outbox { waiting, closing, interval }))
     }
 
     /// Pushes until its other end is closed and nothing waits, or the grace given for that is over.
@@ -102,7 +158,9 @@ impl Pusher {
             () = self.work() => {}
             () = grace_over => {}
         }
-        self.close(By::Client);
+        for _ in 0..self.client.close_all() {
+            self.tally.closed(By::Client, Ended::Fin, Phase::Idle);
+        }
         self.waiting.stop()
     }
 
@@ -122,111 +180,205 @@ impl Pusher {
     }
 
     /// Waits for the next thing to happen: the end of the pause, or if there is none, a new payload; meanwhile
-    /// the connection may have to be closed. The end of the daemon ends a pause too: this may be the last chance.
+    /// connections are closed by the other end, or have to be by us. The end of the daemon ends a pause too: this may
+    /// be the last chance.
     async fn rest(&mut self) {
-        let Self { waiting, closing, keeper, pause_until, .. } = self;
+        let Self { waiting, closing, client, keeper, pause_until, .. } = self;
         tokio::select! {
             () = moment(*pause_until) => *pause_until = None,
             () = waiting.filled(), if pause_until.is_none() => {}
             () = changed(closing) => *pause_until = None,
-            () = moment(keeper.retire_at().map(Instant::from_std)) => {
-                self.keeper.retired();
-                self.close(By::Client);
+            () = moment(keeper.deadline().map(Instant::from_std)) => {
+                self.keeper.time_passed(Instant::now().into_std());
             }
+            (id, closed) = client.closed() => self.closed(id, closed),
+        }
+        self.settle_connections();
+    }
+
+    /// A connection was closed by the other end.
+    fn closed(&mut self, id: ConnectionId, closed: Closed) {
+        if let Some(age) = self.keeper.closed(id, closed.at.into_std()) {
+            let how = match closed.how {
+                How::Fin => Ended::Fin,
+                How::Rst => Ended::Rst,
+            };
+            self.client.close(id);
+            self.tally.closed(By::Server, how, Phase::Idle);
+            self.tally.close_age(age);
+        }
+    }
+
+    /// Closes what the keeper wants closed, and tells what has changed.
+    fn settle_connections(&mut self) {
+        for id in self.keeper.take_closing() {
+            if self.client.close(id) {
+                self.tally.closed(By::Client, Ended::Fin, Phase::Idle);
+            }
+        }
+        while let Some(notice) = self.keeper.notice() {
+            if notice.is_trouble() {
+                warn!("{notice}");
+            } else {
+                info!("{notice}");
+            }
+        }
+        self.interval.set(self.keeper.interval());
+        self.tally.keep_alive(&self.keeper);
+        if let Some(hints) = &mut self.hints
+            && let Err(error) = hints.keep(self.keeper.hint())
+        {
+            warn!("what was learned of the server's idle timeout cannot be remembered: {error}");
+        }
+    }
+
+    /// Hears of connections that were closed meanwhile, and looks at the one that is to be used.
+    async fn look_at_connections(&mut self) {
+        if self.keeper.holds().is_some_and(|id| self.client.is_doubtful(id)) {
+            // Whoever watches it, and the library, are told in this turn.
+            tokio::task::yield_now().await;
+        }
+        while let Some((id, closed)) = self.client.closed_already() {
+            self.closed(id, closed);
+        }
+        if self.keeper.holds().is_some_and(|id| self.client.is_doubtful(id)) {
+            self.keeper.doubted();
         }
     }
 
     async fn push(&mut self, mut parcel: Parcel) {
         let in_hand = (parcel.weight(), parcel.size());
+        self.look_at_connections().await;
         let carrier = self.keeper.begin(Instant::now().into_std());
-        if let Carrier::Fresh(why) = carrier {
-            self.close(By::Client);
-            self.client.open();
-            self.tally.opened(why);
+        self.settle_connections();
+        let (id, kept) = match carrier {
+            Carrier::Kept(id) => (id, true),
+            Carrier::Fresh(id, why) => {
+                self.client.open(id);
+                self.tally.opened(why);
+                (id, false)
+            }
+        };
+        let body = parcel.body();
+        let bytes = body.len();
+        let Exchange { sent, first_byte, result, replaced } = self.client.post(id, body).await;
+        if replaced {
+            // The kept one had been closed by the server before the request was written; the client replaced it.
+            self.tally.closed(By::Server, Ended::Fin, Phase::Idle);
+            self.tally.opened(Opened::PeekDead);
+            self.keeper.replaced();
         }
-        let Exchange { first_byte, result, opened } = self.client.post(parcel.body()).await;
-        if let Some(at) = first_byte {
-            self.keeper.first_byte(at.into_std());
-        }
-        let reused = carrier == Carrier::Kept && !opened;
-        let (name, step) = match &result {
+        let reused = kept && !replaced;
+        let (name, class, step) = match &result {
             Ok(answer) => {
                 let meaning = pyroscope::meaning(answer);
-                tell(self.keeper.answered(answer.said));
+                self.keeper.answered(sent.into_std(), first_byte.unwrap_or(sent).into_std(), answer.said);
                 parcel.turned_away += u32::from(matches!(meaning, Meaning::SomeBroken | Meaning::SomeNotNow));
                 let name = match meaning {
                     Meaning::WrongServer if answer.status < 300 => "not_pyroscope",
                     _ => status_result(answer.status),
                 };
-                (name, step(meaning, parcel.len(), parcel.turned_away))
+                (name, Class::of_status(answer.status), step(meaning, parcel.len(), parcel.turned_away))
             }
             Err(failure) => {
-                self.keeper.failed();
-                (failure.kind.as_str(), Step::Again)
+                let class = Class::of(failure.kind, failure.evidence, bytes);
+                self.keeper.failed(omen(failure, reused));
+                (failure.kind.as_str(), class, Step::Again)
             }
         };
-        let step = if step == Step::ApartNow && self.refusing { Step::Refused } else { step };
+        self.count_closed(id, &result);
+        let step = match step {
+            Step::ApartNow if self.refusing => Step::Refused,
+            // Some of several may have been taken, and nobody says which.
+            Step::Again | Step::ApartLater if self.may_be_taken(class, &parcel, step) => Step::GivenUp,
+            step => step,
+        };
         self.tally.attempt(name, reused);
-        self.after(carrier, opened, &result);
-        let fate = self.fate(parcel, step, &result);
+        self.settle_connections();
+        // The connection was the reason: another need not wait.
+        let at_once = reused && class != Class::Ambiguous && result.is_err();
+        let fate = self.fate(parcel, step, class, at_once, &result);
         self.waiting.settle(in_hand, fate);
         let lost = in_hand.0 + self.refuse_the_rest();
         self.say(step, &result, lost);
     }
 
-    /// Closes the connection unless it is kept, and counts who did.
-    fn after(&mut self, carrier: Carrier, opened: bool, result: &Result<Answer, Failure>) {
-        if carrier == Carrier::Kept && opened {
-            // The kept one had been closed by the server before its time; the client has replaced it. Which of
-            // the two it keeps now, and since when, is not known for sure.
-            self.tally.closed(By::Server);
-            self.tally.opened(Opened::Gone);
-            self.keeper.gone();
+    /// True if sending it again might make it count twice, and that is worse than losing it.
+    fn may_be_taken(&self, class: Class, parcel: &Parcel, step: Step) -> bool {
+        let partly = step == Step::ApartLater && parcel.len() > 1;
+        self.ambiguous == Ambiguous::AtMostOnce && (class == Class::Ambiguous || partly)
+    }
+
+    /// Counts the end of the connection that carried a request, if it has ended with it.
+    fn count_closed(&mut self, id: ConnectionId, result: &Result<Answer, Failure>) {
+        if self.keeper.holds() == Some(id) || !self.client.close(id) {
+            return;
         }
-        if !self.keeper.holds()
-            && self.client.close()
-            && let Some(by) = closed_by(result)
-        {
-            self.tally.closed(by);
-        }
-        self.tally.keep_alive(&self.keeper);
+        let (by, how) = match result {
+            Ok(answer) if answer.said.closes => (By::Server, Ended::Fin),
+            Ok(_) => (By::Client, Ended::Fin),
+            Err(failure) => match failure.kind {
+                // There was none.
+                FailureKind::Connect => return,
+                FailureKind::Eof => (By::Server, Ended::Fin),
+                FailureKind::Reset | FailureKind::Pipe => (By::Server, Ended::Rst),
+                FailureKind::Timeout => (By::Client, Ended::Timeout),
+                FailureKind::Canceled | FailureKind::Garbage | FailureKind::Other => (By::Client, Ended::Fin),
+            },
+        };
+        self.tally.closed(by, how, Phase::InFlight);
     }
 
     /// What becomes of the parcel, and when the next request may go.
-    fn fate(&mut self, parcel: Parcel, step: Step, result: &Result<Answer, Failure>) -> Fate {
+    fn fate(
+        &mut self,
+        parcel: Parcel,
+        step: Step,
+        class: Class,
+        at_once: bool,
+        result: &Result<Answer, Failure>,
+    ) -> Fate {
         let asked = result.as_ref().ok().and_then(|answer| answer.retry_after);
         match step {
             Step::Done => {
                 self.backoff.reset();
                 self.refused_in_a_row = 0;
                 self.refusing = false;
+                self.pause_until = self.pace.sent(parcel.raw_size(), Instant::now());
                 Fate::Delivered
             }
             Step::Again => {
-                self.pause(asked);
-                self.tally.retry();
+                if !at_once {
+                    self.pause(asked);
+                }
+                self.tally.retry(class);
                 Fate::Back(vec![parcel])
             }
             Step::ApartLater => {
                 self.pause(asked);
-                Fate::Back(self.apart(parcel))
+                Fate::Back(self.apart(parcel, class))
             }
-            Step::ApartNow => Fate::Back(self.apart(parcel)),
+            Step::ApartNow => Fate::Back(self.apart(parcel, class)),
             Step::Refused => {
                 self.backoff.reset();
                 if parcel.family != 0 && parcel.family == self.family {
                     self.refused_in_a_row += 1;
                 }
-                Fate::Refused
+                Fate::Lost(Reason::Refused)
+            }
+            Step::GivenUp => {
+                self.pause(asked);
+                self.tally.given_up(class, parcel.len());
+                Fate::Lost(Reason::Unknown)
             }
         }
     }
 
-    fn apart(&mut self, parcel: Parcel) -> Vec<Parcel> {
+    fn apart(&mut self, parcel: Parcel, class: Class) -> Vec<Parcel> {
         self.family = self.family.wrapping_add(1).max(1);
         self.refused_in_a_row = 0;
         let parcels = parcel.split(self.family);
-        parcels.iter().for_each(|_| self.tally.retry());
+        parcels.iter().for_each(|_| self.tally.retry(class));
         parcels
     }
 
@@ -259,6 +411,15 @@ impl Pusher {
                     warn!("{line}");
                 }
             }
+            (Step::GivenUp, result) => {
+                let cause = match result {
+                    Ok(answer) => format!("status {}", answer.status),
+                    Err(failure) => failure.cause.clone(),
+                };
+                if let Some(line) = self.journal.given_up(now, &cause, lost) {
+                    warn!("{line}");
+                }
+            }
             // Whether anything of it is lost will be known when each was tried alone.
             (Step::ApartNow, _) => {}
             (_, Ok(answer)) => {
@@ -273,31 +434,18 @@ impl Pusher {
             }
         }
     }
+}
 
-    fn close(&mut self, by: By) {
-        if self.client.close() {
-            self.tally.closed(by);
+/// What a failure says of idle connections.
+fn omen(failure: &Failure, reused: bool) -> Omen {
+    let acked = failure.evidence.is_some_and(|evidence| evidence.acked > 0);
+    match failure.kind {
+        _ if !reused || acked => Omen::None,
+        FailureKind::Eof | FailureKind::Reset | FailureKind::Pipe => Omen::Closed,
+        FailureKind::Timeout => Omen::Silent,
+        FailureKind::Connect | FailureKind::Canceled | FailureKind::Garbage | FailureKind::Other => {
+            Omen::None
         }
-    }
-}
-
-/// Who closes a connection that ended so; `None` if there was none.
-fn closed_by(result: &Result<Answer, Failure>) -> Option<By> {
-    match result {
-        Ok(answer) => Some(if answer.said.closes { By::Server } else { By::Client }),
-        Err(Failure { kind, .. }) => match kind {
-            FailureKind::Connect => None,
-            FailureKind::Eof | FailureKind::Reset | FailureKind::Pipe => Some(By::Server),
-            FailureKind::Timeout | FailureKind::Garbage | FailureKind::Other => Some(By::Client),
-        },
-    }
-}
-
-fn tell(notice: Option<Notice>) {
-    match notice {
-        Some(notice @ Notice::Mismatch(_)) => warn!("{notice}"),
-        Some(notice @ Notice::Fits(_)) => info!("{notice}"),
-        None => {}
     }
 }
 

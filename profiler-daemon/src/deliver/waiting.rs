@@ -148,7 +148,7 @@ impl Waiting {
                 self.tally.delivered(weight);
                 self.tally.waiting(state.load.weight, state.load.bytes);
             }
-            Fate::Refused => self.lose(&mut state, Reason::Refused, load),
+            Fate::Lost(reason) => self.lose(&mut state, reason, load),
             Fate::Back(parcels) => {
                 state.load.take(load);
                 for parcel in parcels.into_iter().rev() {
@@ -225,8 +225,8 @@ impl Waiting {
 pub(super) enum Fate {
     /// The server has it.
     Delivered,
-    /// The server will never have it.
-    Refused,
+    /// It is given up.
+    Lost(Reason),
     /// It is sent again, in one piece or in several.
     Back(Vec<Parcel>),
 }

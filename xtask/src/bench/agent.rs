@@ -79,7 +79,7 @@ fn once(tools: &Tools, hz: u32, steady_seconds: u64) -> Result<Cost> {
     let pid = daemon.0.id();
     let page_s = daemon.wait_for(begun, page, "/", "200 OK")?;
     let first_data_s =
-        daemon.wait_for(begun, admin, "/metrics", "profiler_push_attempts_total{result=\"ok\"}")?;
+        daemon.wait_for(begun, admin, "/metrics", "profiler_push_attempts_total{result=\"ok\"")?;
     sleep_until(begun + START);
     let started = Reading::of(pid);
     sleep_until(begun + SETTLED);
