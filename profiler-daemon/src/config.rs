@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::deliver::{Ambiguous, WhenShort};
+
 /// What `run` is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -16,6 +18,14 @@ pub struct Config {
     pub server: Option<String>,
     /// Time between two pushes.
     pub interval: Duration,
+    /// The server's idle timeout, where the operator knows better than the server says or shows.
+    pub keepalive_timeout: Option<Duration>,
+    /// What to do where pushes come too seldom for the server's timeout.
+    pub keepalive_policy: WhenShort,
+    /// What is worse where nobody knows whether the server has a profile.
+    pub delivery: Ambiguous,
+    /// Whether HTTP/2 is spoken.
+    pub http2: bool,
     /// Ticks per second and processor.
     pub frequency_hz: u32,
     /// Where the embedded server listens.
@@ -43,6 +53,10 @@ impl Default for Config {
         Self {
             server: None,
             interval: Duration::from_secs(10),
+            keepalive_timeout: None,
+            keepalive_policy: WhenShort::default(),
+            delivery: Ambiguous::default(),
+            http2: false,
             frequency_hz: 19,
             listen: SocketAddr::from(([127, 0, 0, 1], 4040)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 4041)),
@@ -93,6 +107,47 @@ const KEYS: &[Key] = &[
                 .contains(&interval)
                 .then(|| config.interval = interval)
         },
+    },
+    Key {
+        name: "keepalive_timeout",
+        accepted: "a duration from 1s to 24h, such as 75s, or auto",
+        set: |config, text| match text.trim() {
+            "auto" => put(&mut config.keepalive_timeout, Some(None)),
+            text => {
+                let believable = Duration::from_secs(1)..=Duration::from_hours(24);
+                let timeout = duration(text).filter(|timeout| believable.contains(timeout));
+                put(&mut config.keepalive_timeout, timeout.map(Some))
+            }
+        },
+    },
+    Key {
+        name: "keepalive_policy",
+        accepted: "retire or trim",
+        set: |config, text| {
+            let policy = match text.trim() {
+                "retire" => Some(WhenShort::Retire),
+                "trim" => Some(WhenShort::Trim),
+                _ => None,
+            };
+            put(&mut config.keepalive_policy, policy)
+        },
+    },
+    Key {
+        name: "delivery",
+        accepted: "at-least-once or at-most-once",
+        set: |config, text| {
+            let delivery = match text.trim() {
+                "at-least-once" => Some(Ambiguous::AtLeastOnce),
+                "at-most-once" => Some(Ambiguous::AtMostOnce),
+                _ => None,
+            };
+            put(&mut config.delivery, delivery)
+        },
+    },
+    Key {
+        name: "http2",
+        accepted: "true or false",
+        set: |config, text| put(&mut config.http2, text.parse().ok()),
     },
     Key {
         name: "frequency",

@@ -66,6 +66,11 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     let upload = deliver::Config {
         server: url.clone(),
         interval: config.interval,
+        keepalive_timeout: config.keepalive_timeout,
+        when_short: config.keepalive_policy,
+        ambiguous: config.delivery,
+        http2: config.http2,
+        hint_file: config.data_dir.as_ref().map(|folder| folder.join("keepalive.json")),
         grace: GRACE,
         spool: config.data_dir.as_ref().map(|folder| deliver::spool::Config {
             folder: folder.join("spool"),
@@ -77,6 +82,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     };
     let uploader = deliver::start(&upload, &meters, books.lost_counters())
         .map_err(|error| Failure::Usage(error.to_string()))?;
+    let cadence = uploader.cadence();
     let symbolizer = build::symbolizer(config.inlines, Patience::Window, &meters);
     let admin_address = start_admin(admin_listener, &meters, heartbeat.clone(), config.interval)?;
     say_what_runs(config, &kernel, &url, address, admin_address);
@@ -95,7 +101,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     };
     let intake = Intake::new(tracker, attributor, None);
     let reader = Reader::new(kernel, intake, kind, books.clone(), heartbeat, None, &meters);
-    let plan = Plan { first: FIRST_WINDOW.min(config.interval), interval: config.interval, total: None };
+    let plan = Plan { first: FIRST_WINDOW.min(config.interval), cadence, total: None };
     let read = reader.run(plan, &q1);
     drop(q1);
     notify::stopping(GRACE + SERVER_GRACE);

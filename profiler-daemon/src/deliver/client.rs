@@ -360,7 +360,7 @@ fn proxy_is_set() -> bool {
 
 /// TLS settings that all leases share, sessions included. The machine's certificates are read only where they
 /// are needed: that takes milliseconds and stays in memory.
-fn tls(encrypted: bool, http2: bool) -> Result<ClientConfig, StartError> {
+pub(crate) fn tls(encrypted: bool, http2: bool) -> Result<ClientConfig, StartError> {
     let mut roots = RootCertStore::empty();
     if encrypted {
         let found = rustls_native_certs::load_native_certs();

@@ -34,6 +34,7 @@ use std::time::Duration;
 
 use tokio::runtime;
 
+pub(crate) use client::tls;
 pub use connection::WhenShort;
 pub use pusher::{Cadence, Outbox, Pusher};
 pub use retry::Ambiguous;
