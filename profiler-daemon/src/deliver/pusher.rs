@@ -53,6 +53,8 @@ pub struct Pusher {
     interval: Cadence,
     journal: Journal,
     tally: Tally,
+    /// Parcels that were.
+    delivered: u64,
     /// Number of the parcel that was split last.
     family: u32,
     /// How many of its payloads were refused since one was not.
@@ -158,6 +160,7 @@ impl Pusher {
             interval: interval.clone(),
             journal: Journal::new(shown),
             tally,
+            delivered: 0,
             family: 0,
             refused_in_a_row: 0,
             refusing: false,
@@ -292,7 +295,9 @@ impl Pusher {
                     Meaning::WrongServer if answer.status < 300 => "not_pyroscope",
                     _ => status_result(answer.status),
                 };
-                (name, Class::of_status(answer.status), step(meaning, parcel.len(), parcel.turned_away))
+                let others = parcel.let_before.is_some_and(|before| before < self.delivered);
+                let step = step(meaning, parcel.len(), parcel.turned_away, others);
+                (name, Class::of_status(answer.status), step)
             }
             Err(failure) => {
                 let class = Class::of(failure.kind, failure.evidence, bytes);
@@ -306,7 +311,9 @@ impl Pusher {
             Step::ApartNow | Step::Halved if self.refusing => Step::Refused,
             Step::Halved if halves.is_empty() => Step::Refused,
             // Some of several may have been taken, and nobody says which.
-            Step::Again | Step::ApartLater if self.may_be_taken(class, &parcel, step) => Step::GivenUp,
+            Step::Again | Step::Behind | Step::ApartLater if self.may_be_taken(class, &parcel, step) => {
+                Step::GivenUp
+            }
             step => step,
         };
         self.tally.attempt(name, reused);
@@ -348,7 +355,7 @@ impl Pusher {
     /// What becomes of the parcel, and when the next request may go.
     fn fate(
         &mut self,
-        parcel: Parcel,
+        mut parcel: Parcel,
         halves: Vec<Parcel>,
         step: Step,
         class: Class,
@@ -359,6 +366,7 @@ impl Pusher {
         match step {
             Step::Done => {
                 self.backoff.reset();
+                self.delivered += 1;
                 self.refused_in_a_row = 0;
                 self.refusing = false;
                 self.pause_until = self.pace.sent(parcel.raw_size(), Instant::now());
@@ -370,6 +378,12 @@ impl Pusher {
                 }
                 self.tally.retry(class);
                 Fate::Back(vec![parcel])
+            }
+            Step::Behind => {
+                self.pause(asked);
+                self.tally.retry(class);
+                parcel.let_before = Some(self.delivered);
+                Fate::Behind(Box::new(parcel))
             }
             Step::ApartLater => {
                 self.pause(asked);

@@ -79,6 +79,8 @@ pub(super) enum Fate {
     Lost(Reason),
     /// It is sent again, in one piece or in several. What is not among them is refused.
     Back(Vec<Parcel>),
+    /// It is sent again, after the next one.
+    Behind(Box<Parcel>),
 }
 
 /// What is done when a parcel is looked for.
@@ -189,6 +191,13 @@ impl Waiting {
                 self.tally.delivered(hand.weight);
             }
             Fate::Lost(reason) => self.lost(&mut state, reason, hand.weight),
+            Fate::Behind(parcel) => {
+                let entry = Entry::new(*parcel, hand.key, hand.file.clone());
+                state.load.add(&entry);
+                let at = state.queue.len().min(1);
+                state.queue.insert(at, entry);
+                self.make_room(&mut state);
+            }
             Fate::Back(parcels) => {
                 let mut rest = hand.weight;
                 let entry = |parcel: Parcel| {

@@ -133,6 +133,18 @@ async fn what_comes_back_is_first_and_still_counts() {
 }
 
 #[tokio::test]
+async fn what_lets_the_next_before_it_comes_after_that() {
+    let waiting = in_memory(1 << 20);
+    for weights in [&[1, 2, 3][..], &[4]] {
+        weights.iter().for_each(|&weight| put(&waiting, weight, 10));
+        let parcel = waiting.next().await.unwrap();
+        waiting.settle(Fate::Behind(Box::new(parcel)));
+        let order = deliver(&waiting).await;
+        assert_eq!(order, if weights.len() > 1 { &[2, 1, 3][..] } else { &[4] });
+    }
+}
+
+#[tokio::test]
 async fn what_is_in_hand_counts_but_is_not_dropped() {
     let waiting = in_memory(2_800);
     put(&waiting, 1, 1_000);
