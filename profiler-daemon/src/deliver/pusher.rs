@@ -22,6 +22,7 @@ use super::hint::HintFile;
 use super::journal::Journal;
 use super::pace::Pace;
 use super::parcel::Parcel;
+use super::quarantine::Quarantine;
 use super::retry::{Ambiguous, Backoff, Class, Step, step};
 use super::sinks::pyroscope;
 use super::spool::{self, SpoolMeters};
@@ -52,6 +53,7 @@ pub struct Pusher {
     pause_until: Option<Instant>,
     interval: Cadence,
     journal: Journal,
+    quarantine: Option<Quarantine>,
     tally: Tally,
     /// Parcels that were.
     delivered: u64,
@@ -159,6 +161,7 @@ impl Pusher {
             pause_until: None,
             interval: interval.clone(),
             journal: Journal::new(shown),
+            quarantine: config.quarantine.clone().map(|folder| Quarantine::new(folder, meters)),
             tally,
             delivered: 0,
             family: 0,
@@ -398,6 +401,12 @@ impl Pusher {
                 self.backoff.reset();
                 if parcel.family != 0 && parcel.family == self.family {
                     self.refused_in_a_row += 1;
+                }
+                // What is no Pyroscope says nothing of what is inside.
+                if let (Some(quarantine), Ok(answer)) = (&mut self.quarantine, result)
+                    && pyroscope::meaning(answer) != Meaning::WrongServer
+                {
+                    quarantine.keep(&parcel, answer);
                 }
                 Fate::Lost(Reason::Refused)
             }

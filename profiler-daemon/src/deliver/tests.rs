@@ -4,6 +4,7 @@
 
 mod connections;
 mod hours;
+mod kept;
 mod promises;
 mod server;
 
