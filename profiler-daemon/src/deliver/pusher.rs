@@ -51,6 +51,8 @@ pub struct Pusher {
     ambiguous: Ambiguous,
     /// No request before this moment.
     pause_until: Option<Instant>,
+    /// It is the server's fault.
+    in_trouble: bool,
     interval: Cadence,
     journal: Journal,
     quarantine: Option<Quarantine>,
@@ -132,7 +134,10 @@ impl Pusher {
                     .map_err(StartError::Thread)?
             }
         };
-        let waiting = Arc::new(waiting);
+        let waiting = Arc::new(match config.ambiguous {
+            Ambiguous::AtLeastOnce => waiting,
+            Ambiguous::AtMostOnce => waiting.at_most_once(),
+        });
         let (closing, closing_seen) = watch::channel(None);
         let interval = Cadence::new(config.interval);
         let (hints, hint) = match &config.hint_file {
@@ -159,6 +164,7 @@ impl Pusher {
             pace: Pace::default(),
             ambiguous: config.ambiguous,
             pause_until: None,
+            in_trouble: false,
             interval: interval.clone(),
             journal: Journal::new(shown),
             quarantine: config.quarantine.clone().map(|folder| Quarantine::new(folder, meters)),
@@ -187,6 +193,10 @@ impl Pusher {
     async fn work(&mut self) {
         loop {
             while self.pause_until.is_some() {
+                // At the end a server in trouble is not waited for: the next run will find what is on disk.
+                if self.in_trouble && self.closing.borrow().is_some() && self.waiting.is_safe() {
+                    return;
+                }
                 self.rest().await;
             }
             // Looked at first: what was put in before the end is found after it.
@@ -370,6 +380,7 @@ impl Pusher {
             Step::Done => {
                 self.backoff.reset();
                 self.delivered += 1;
+                self.in_trouble = false;
                 self.refused_in_a_row = 0;
                 self.refusing = false;
                 self.pause_until = self.pace.sent(parcel.raw_size(), Instant::now());
@@ -447,6 +458,7 @@ impl Pusher {
 
     fn pause(&mut self, asked: Option<Duration>) {
         self.pause_until = Some(Instant::now() + self.backoff.pause(asked));
+        self.in_trouble = true;
     }
 
     /// Tells the log what has changed. `lost` is what was, if anything was.

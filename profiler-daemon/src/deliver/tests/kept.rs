@@ -74,6 +74,20 @@ async fn what_a_run_leaves_the_next_one_sends_with_the_same_bytes() {
     assert_eq!(came, [vec![1, 2], vec![4], vec![8]]);
 }
 
+#[tokio::test]
+async fn at_the_end_a_server_in_trouble_is_tried_once_more_and_not_waited_for() {
+    let place = tempfile::tempdir().unwrap();
+    let server = Server::start(|_, _| Reply::Bytes(answer(503, "Retry-After: 30"))).await;
+    let house = House::with(&config(&server.address, place.path()));
+    house.send(&[1]);
+    seen(&server, 1).await;
+    sleep(Duration::from_millis(20)).await;
+    let begun = Instant::now();
+    let (outcome, _) = house.finish(MINUTE).await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert_eq!((outcome.kept, server.record().seen.len()), (Weight(1), 2));
+}
+
 /// A server takes no more than `bytes_max`: what it has in the end is `delivered`, in profiles whose windows differ.
 async fn check_too_large(bytes_max: usize, answered: &'static str, stacks_sent: usize, delivered: u64) {
     let place = tempfile::tempdir().unwrap();
