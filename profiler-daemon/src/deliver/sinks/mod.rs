@@ -4,3 +4,129 @@
 //! connections, retries, queues; those are the same for every server.
 
 pub(in crate::deliver) mod pyroscope;
+
+use bytes::Bytes;
+use reqwest::Url;
+
+use super::StartError;
+use super::answer::{Answer, Meaning};
+use super::parcel::{Parcel, Piece};
+use crate::model::{Payload, Weight};
+
+/// A place to push to beside the first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SinkConfig {
+    /// A Pyroscope.
+    Pyroscope {
+        /// Its address, as [`super::Config::server`].
+        server: String,
+    },
+}
+
+impl SinkConfig {
+    /// One as people write it: its kind and its address, such as `pyroscope=http://other:4040`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (kind, address) = text.trim().split_once('=')?;
+        let (kind, address) = (kind.trim(), address.trim());
+        match kind {
+            "pyroscope" if !address.is_empty() => Some(Self::Pyroscope { server: address.to_owned() }),
+            _ => None,
+        }
+    }
+}
+
+/// A kind of server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sink {
+    /// `push.v1`.
+    Pyroscope,
+}
+
+/// A profile as it was encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pushed {
+    /// The labels of its series, `__name__` included.
+    pub(super) labels: Vec<(String, String)>,
+    /// The profile.
+    pub(super) pprof: Bytes,
+}
+
+impl Sink {
+    /// Its name in metrics, and that of its folder.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Pyroscope => "pyroscope",
+        }
+    }
+
+    /// The content type of a request.
+    pub(super) const fn content_type(self) -> &'static str {
+        match self {
+            Self::Pyroscope => pyroscope::CONTENT_TYPE,
+        }
+    }
+
+    /// The address to push to, given that of the server.
+    pub(super) fn push_address(self, server: &str) -> Result<Url, StartError> {
+        match self {
+            Self::Pyroscope => pyroscope::push_address(server),
+        }
+    }
+
+    /// Encodes payloads and packs them. Also the weight of those that it has no use for.
+    pub(super) fn pack(self, payloads: Vec<Payload>) -> (Vec<Parcel>, Weight) {
+        let mut useless = Weight(0);
+        let mut pieces = Vec::with_capacity(payloads.len());
+        for payload in payloads {
+            let encoded = match self {
+                Self::Pyroscope => pyroscope::encode(payload),
+            };
+            match encoded {
+                Ok(piece) => pieces.push(piece),
+                Err(payload) => useless += payload.weight,
+            }
+        }
+        (Parcel::pack(pieces), useless)
+    }
+
+    /// The profiles in what was encoded; none if it was not.
+    pub(super) fn decode(self, bytes: &[u8]) -> Vec<Pushed> {
+        match self {
+            Self::Pyroscope => pyroscope::decode(bytes),
+        }
+    }
+
+    /// Two pieces instead of one that is too large; `None` if there is nothing to divide.
+    pub(super) fn halve(self, piece: &Piece) -> Option<[Piece; 2]> {
+        match self {
+            Self::Pyroscope => pyroscope::halve(piece),
+        }
+    }
+
+    /// What an answer means.
+    pub(super) fn meaning(self, answer: &Answer) -> Meaning {
+        match self {
+            Self::Pyroscope => pyroscope::meaning(answer),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, server: Option<&str>) {
+        let expected = server.map(|server| SinkConfig::Pyroscope { server: server.to_owned() });
+        assert_eq!(SinkConfig::parse(text), expected);
+    }
+
+    #[test]
+    fn a_sink_is_a_kind_and_an_address() {
+        check("pyroscope=http://h:4040", Some("http://h:4040"));
+        check(" pyroscope = http://h/?a=b ", Some("http://h/?a=b"));
+        for text in ["", "pyroscope", "pyroscope=", "http://h", "parca=http://h"] {
+            check(text, None);
+        }
+    }
+}

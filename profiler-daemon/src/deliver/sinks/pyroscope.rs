@@ -11,7 +11,6 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use prost::Message;
 use reqwest::Url;
 
@@ -19,6 +18,7 @@ use crate::deliver::StartError;
 use crate::deliver::answer::{Answer, Meaning};
 use crate::deliver::connect_error::Code;
 use crate::deliver::parcel::Piece;
+use crate::deliver::sinks::Pushed;
 use crate::deliver::wire::{LabelPair, PushRequest, RawProfileSeries, RawSample};
 use crate::model::{Format, Labels, Payload, Weight};
 use crate::pprof;
@@ -78,15 +78,6 @@ pub(in crate::deliver) fn encode(payload: Payload) -> Result<Piece, Payload> {
         samples: vec![RawSample { raw_profile: body.into(), id }],
     };
     Ok(Piece { bytes: PushRequest { series: vec![series] }.encode_to_vec(), weight, time: window.start })
-}
-
-/// A profile as it was pushed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::deliver) struct Pushed {
-    /// The labels of its series, `__name__` included.
-    pub(in crate::deliver) labels: Vec<(String, String)>,
-    /// The profile.
-    pub(in crate::deliver) pprof: Bytes,
 }
 
 /// The profiles in what was encoded; none if it was not.
