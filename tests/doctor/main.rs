@@ -338,6 +338,15 @@ fn nobody_is_there() {
 }
 
 #[test]
+fn of_the_addresses_of_a_name_the_one_that_answers_is_asked() {
+    // Where there is IPv6, the name has an address at which nobody listens, too.
+    let address = serve(|mut stream| keep(&mut stream, "", Duration::from_secs(1)));
+    let found = check(&format!("http://localhost:{}", address.port()), 1, "race");
+    check_closed(&found, "fin", 1_000);
+    check_words(&found["connections"][0], "peer", "127.0.0.1:");
+}
+
+#[test]
 fn the_newer_protocol_is_spoken_too() {
     let Ok(listener) = TcpListener::bind(("::1", 0)) else {
         let missing = gate::Missing { required_by: "TEST_REQUIRE_IPV6", what: "no IPv6".to_owned() };
