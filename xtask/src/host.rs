@@ -1,6 +1,7 @@
 //! The machine we are on: where things are, who we are, what is installed, and how to run and install more.
 
 use std::ffi::OsStr;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -65,10 +66,11 @@ pub(crate) fn output(command: &mut Command) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Where `program` is, as a shell would find it.
+/// Where `program` is: as a shell would find it, or among the servers, where only root's shell looks.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
+    let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+    folders.map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
 /// Whether we are root.
@@ -124,7 +126,34 @@ pub(crate) fn apt_install(packages: &[&str]) -> Result<()> {
     run(Command::new("apt-get").args(["-q", "update"]))?;
     let mut install = Command::new("apt-get");
     install.args(["-q", "-y", "install", "--no-install-recommends"]).args(packages);
+    let _quiet = NoServices::begin();
     run(install.env("DEBIAN_FRONTEND", "noninteractive")).context(by_hand)
+}
+
+/// While it lives, a server that is installed is not started too: a test starts its own.
+struct NoServices {
+    ours: bool,
+}
+
+impl NoServices {
+    const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+    fn begin() -> Self {
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut open = std::fs::File::options();
+        // Where there is one, somebody has decided already.
+        let file = open.write(true).create_new(true).mode(0o755).open(Self::POLICY);
+        let written = file.and_then(|mut file| file.write_all(b"#!/bin/sh\nexit 101\n"));
+        Self { ours: written.is_ok() }
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.ours {
+            let _ = std::fs::remove_file(Self::POLICY);
+        }
+    }
 }
 
 #[cfg(test)]

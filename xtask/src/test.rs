@@ -2,8 +2,8 @@
 //! slowest, and says at the end which ones ran.
 //!
 //! A test target's tier stands beside it, in `[package.metadata.tiers]` of its package. A test that cannot run here says
-//! so aloud and is counted as skipped; with `TEST_REQUIRE_BPF=1`, `TEST_REQUIRE_BROWSER=1` and `TEST_REQUIRE_GO=1`, as
-//! in CI, it fails instead.
+//! so aloud and is counted as skipped; with `TEST_REQUIRE_BPF=1`, `TEST_REQUIRE_BROWSER=1`, `TEST_REQUIRE_GO=1` and
+//! `TEST_REQUIRE_SERVERS=1`, as in CI, it fails instead.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -24,6 +24,9 @@ pub(crate) struct Options {
     /// Tiers 1 to 3 only: what needs no kernel, no privilege and no browser
     #[arg(long)]
     quick: bool,
+    /// Do more of what can be done more of: `test delivery --long` pushes 100,000 times
+    #[arg(long)]
+    long: bool,
 }
 
 /// One tier: what it proves, and what must be installed for it.
@@ -42,10 +45,16 @@ const CPP: Need =
 const CHROMIUM: Need =
     Need { program: "chromium", package: "chromium", purpose: "the page is looked at in a real browser" };
 
+const NODE: Need = Need { program: "node", package: "nodejs", purpose: "profiles are pushed to it" };
+const NGINX: Need = Need { program: "nginx", package: "nginx-light", purpose: "profiles are pushed to it" };
+const APACHE: Need =
+    Need { program: "apache2", package: "apache2-bin", purpose: "profiles are pushed to it" };
+const HAPROXY: Need = Need { program: "haproxy", package: "haproxy", purpose: "profiles are pushed to it" };
+
 const TIERS: [Tier; 7] = [
     Tier { number: 1, name: "pure functions beside their code", needs: &[] },
     Tier { number: 2, name: "replay of recordings", needs: &[] },
-    Tier { number: 3, name: "delivery against real servers", needs: &[GO] },
+    Tier { number: 3, name: "delivery against real servers", needs: &[GO, NODE, NGINX, APACHE, HAPROXY] },
     Tier { number: 4, name: "layouts against the object's types", needs: &[] },
     Tier { number: 5, name: "every program through the verifier", needs: &[] },
     Tier { number: 6, name: "end to end on this kernel", needs: &[C, CPP, GO] },
@@ -88,11 +97,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for tier in TIERS.iter().filter(wanted) {
         let mut outcome = Outcome::default();
         if tier.number == 1 {
-            outcome.add(&["--lib", "--bins"], options.filter.as_deref())?;
+            outcome.add(&["--lib", "--bins"], options)?;
         }
         for target in targets.get(&tier.number).into_iter().flatten() {
-            outcome
-                .add(&["--package", &target.package, "--test", &target.name], options.filter.as_deref())?;
+            outcome.add(&["--package", &target.package, "--test", &target.name], options)?;
         }
         rows.push((tier, outcome));
     }
@@ -105,12 +113,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 impl Outcome {
     /// Runs the tests that `selection` names.
-    fn add(&mut self, selection: &[&str], filter: Option<&str>) -> Result<()> {
+    fn add(&mut self, selection: &[&str], options: &Options) -> Result<()> {
         let begun = Instant::now();
         let skips = host::target_dir().join("skipped-tests.txt");
         std::fs::write(&skips, "")?;
         let mut test = host::cargo();
-        test.arg("test").args(selection).arg("--").args(filter);
+        test.arg("test").args(selection).arg("--").args(&options.filter);
+        if options.long {
+            test.env("TEST_LONG", "1").arg("--nocapture");
+        }
         test.env("TEST_SKIPS_FILE", &skips);
         test.env("PROFILER_DAEMON_BIN", host::target_dir().join("release/profiler-daemon"));
         host::say(&format!("$ {}", host::typed(&test)));

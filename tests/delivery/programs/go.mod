@@ -1,0 +1,3 @@
+module delivery
+
+go 1.19

@@ -1,0 +1,136 @@
+//! What was received: the books of one cell, which every server that ends its connections fills, and a server of the
+//! test's own (hyper's) that stands behind proxies or is met directly.
+//!
+//! In: bodies of pushes. Out: how many profiles came, and how often. Not here: who sent them.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use profiler_daemon::pprof::{self, Message};
+use profiler_daemon::server::wire::PushRequest;
+use tokio::net::{TcpListener, TcpStream};
+
+/// Bytes of a request at most, unpacked.
+const REQUEST_BYTES_MAX: usize = 1 << 20;
+
+/// What came, of one cell.
+#[derive(Debug, Default)]
+pub(crate) struct Books {
+    /// By labels and time: the bodies that came, by their hash, each with how often.
+    profiles: Mutex<HashMap<(String, i64), HashMap<u64, u64>>>,
+    /// Requests to the test's own server, the refused ones too.
+    requests: AtomicU64,
+}
+
+/// The books, summed up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Received {
+    /// Profiles, each once.
+    pub(crate) profiles: u64,
+    /// How often bytes came that were there already.
+    pub(crate) repeats: u64,
+    /// Profiles that came with other bytes than before: nobody could count them once.
+    pub(crate) doubles: u64,
+}
+
+impl Books {
+    /// Takes the body of a push.
+    pub(crate) fn take(&self, body: &[u8]) {
+        let bytes = pprof::gunzip(body, REQUEST_BYTES_MAX).expect("a gzipped request");
+        let request = PushRequest::decode(bytes.as_slice()).expect("a PushRequest");
+        let mut profiles = self.profiles.lock().unwrap_or_else(PoisonError::into_inner);
+        for series in request.series {
+            let labels: Vec<String> =
+                series.labels.iter().map(|pair| format!("{}={}", pair.name, pair.value)).collect();
+            for sample in series.samples {
+                let profile = pprof::Profile::decode(sample.raw_profile.as_slice()).expect("a profile");
+                let mut hasher = DefaultHasher::new();
+                sample.raw_profile.hash(&mut hasher);
+                let bodies = profiles.entry((labels.join(","), profile.time_nanos)).or_default();
+                *bodies.entry(hasher.finish()).or_default() += 1;
+            }
+        }
+    }
+
+    /// What came until now.
+    pub(crate) fn received(&self) -> Received {
+        let profiles = self.profiles.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        Received {
+            profiles: count(profiles.len()),
+            repeats: profiles.values().flat_map(HashMap::values).map(|times| times - 1).sum(),
+            doubles: profiles.values().map(|bodies| count(bodies.len()) - 1).sum(),
+        }
+    }
+}
+
+/// How the test's own server behaves.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Manners {
+    /// How long a connection may be idle; hyper calls it the time to read a request's head.
+    pub(crate) idle_timeout: Option<Duration>,
+    /// The `Keep-Alive` header.
+    pub(crate) keep_alive: Option<String>,
+    /// Requests that are answered by a 429, by their number.
+    pub(crate) refused: std::ops::Range<u64>,
+}
+
+/// Serves on a port of its own for as long as the runtime runs.
+pub(crate) async fn serve(books: Arc<Books>, manners: Manners) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let address = listener.local_addr().expect("it has one");
+    tokio::spawn(async move {
+        loop {
+            let Ok((socket, _)) = listener.accept().await else { continue };
+            tokio::spawn(converse(socket, Arc::clone(&books), manners.clone()));
+        }
+    });
+    address
+}
+
+async fn converse(socket: TcpStream, books: Arc<Books>, manners: Manners) {
+    let _ = socket.set_nodelay(true);
+    let mut http = http1::Builder::new();
+    match manners.idle_timeout {
+        Some(timeout) => http.timer(TokioTimer::new()).header_read_timeout(timeout),
+        None => http.header_read_timeout(None),
+    };
+    let answer = service_fn(|request| answer(request, &books, &manners));
+    // However a connection ends, the other side has noticed.
+    let _ = http.serve_connection(TokioIo::new(socket), answer).await;
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    books: &Books,
+    manners: &Manners,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let number = books.requests.fetch_add(1, Ordering::Relaxed);
+    let body = request.into_body().collect().await;
+    let mut answer = Response::builder();
+    if let Some(keep_alive) = &manners.keep_alive {
+        answer = answer.header("keep-alive", keep_alive).header("connection", "keep-alive");
+    }
+    let mut words = "";
+    match body {
+        _ if manners.refused.contains(&number) => {
+            answer = answer.status(429).header("retry-after", "1");
+            words = "slower, please";
+        }
+        Ok(body) => books.take(&body.to_bytes()),
+        // Whoever sent a half of it does not wait for this.
+        Err(_) => answer = answer.status(400),
+    }
+    Ok(answer.body(Full::new(Bytes::from_static(words.as_bytes()))).expect("a plain answer"))
+}

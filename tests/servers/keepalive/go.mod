@@ -1,3 +1,0 @@
-module keepalive
-
-go 1.19
