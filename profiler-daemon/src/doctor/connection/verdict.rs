@@ -244,6 +244,10 @@ impl Found {
                 Seconds(longest),
                 longest.as_millis()
             );
+            // The pusher shortens its interval by a tenth at most.
+            if longest > self.interval - self.interval / 10 {
+                advice += ", or let the daemon do so (--keepalive-policy trim)";
+            }
         }
         Some(advice)
     }
