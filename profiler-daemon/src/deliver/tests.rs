@@ -4,6 +4,7 @@
 
 mod connections;
 mod hours;
+mod promises;
 mod server;
 
 use std::sync::Arc;
