@@ -103,7 +103,7 @@ const KEYS: &[Key] = &[
     },
     Key {
         name: "sinks",
-        accepted: "a list such as pyroscope=http://one:4040, pyroscope=http://two:4040",
+        accepted: "a list such as pyroscope=http://one:4040, ingest=http://older:4040, directory=/srv/profiles",
         set: |config, text| put(&mut config.sinks, text.split(',').map(SinkConfig::parse).collect()),
     },
     Key {

@@ -17,8 +17,9 @@ pub(super) struct Arguments {
     /// Pyroscope server to push to, such as http://pyroscope:4040 [default: none, the embedded server is started]
     #[arg(long, value_name = "URL")]
     server: Option<String>,
-    /// Where to push beside that, each with a queue of its own: a list such as pyroscope=http://one:4040,
-    /// pyroscope=http://two:4040 [default: none]
+    /// Where to deliver beside that, each with a queue of its own: a list such as pyroscope=http://one:4040,
+    /// ingest=http://older:4040 (Pyroscope before 1.0), directory=/srv/profiles (pprof files, never removed by us)
+    /// [default: none]
     #[arg(long, value_name = "LIST")]
     sinks: Option<String>,
     /// Time between two pushes, 1s to 1h [default: 10s]

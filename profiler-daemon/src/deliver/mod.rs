@@ -24,6 +24,7 @@ mod sinks;
 pub mod spool;
 mod tally;
 mod waiting;
+mod way;
 mod wire;
 
 #[cfg(test)]

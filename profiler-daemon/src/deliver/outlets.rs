@@ -36,12 +36,12 @@ pub(super) fn open(
     let mut sinks = vec![(Sink::Pyroscope, config.clone())];
     for sink in &config.sinks {
         let (kind, server) = match sink {
-            SinkConfig::Pyroscope { server } => (Sink::Pyroscope, server),
-            SinkConfig::Ingest { server } => (Sink::Ingest, server),
+            SinkConfig::Pyroscope { server } => (Sink::Pyroscope, server.clone()),
+            SinkConfig::Ingest { server } => (Sink::Ingest, server.clone()),
+            SinkConfig::Directory { folder } => (Sink::Directory, folder.display().to_string()),
         };
         // What was set for the connection to the first says nothing of another, and only one can be followed.
         let Config { keepalive_timeout, when_short, .. } = Config::default();
-        let server = server.clone();
         sinks.push((kind, Config { server, keepalive_timeout, when_short, ..config.clone() }));
     }
     let names = names(sinks.iter().map(|(sink, _)| *sink));

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::answer::{Answer, Failure, FailureKind, Meaning};
-use super::client::{Client, Exchange};
+use super::client::Exchange;
 use super::connection::{self, Carrier, ConnectionId, Keeper, Omen, Opened};
 use super::hint::HintFile;
 use super::journal::Journal;
@@ -29,6 +29,7 @@ use super::sinks::{Sink, pyroscope};
 use super::spool;
 use super::tally::{By, Ended, Phase, Tally, status_result};
 use super::waiting::{Fate, Outcome, Waiting};
+use super::way::Way;
 use super::{Config, StartError};
 use crate::meters::{Counters, Meters};
 use crate::model::{Payload, Reason, Weight};
@@ -45,7 +46,7 @@ pub struct Pusher {
     sink: Sink,
     waiting: Arc<Waiting>,
     closing: watch::Receiver<Option<Duration>>,
-    client: Client,
+    way: Way,
     keeper: Keeper,
     hints: Option<HintFile>,
     backoff: Backoff,
@@ -129,9 +130,8 @@ impl Pusher {
     /// A pusher to one of several, and its other end.
     pub(super) fn to(outlet: Outlet) -> Result<(Self, Outbox), StartError> {
         let Outlet { sink, name, config, tally, spool: spool_meters, quarantine: quarantine_meters } = outlet;
-        let address = sink.push_address(&config.server)?;
         let shown = pyroscope::without_secret(&config.server);
-        let client = Client::new(address, sink.content_type(), config.request_timeout(), config.http2)?;
+        let way = sink.way(&config)?;
         let waiting = Waiting::new(config.waiting_bytes_max, config.reject_older_than, tally.clone());
         let waiting = match &config.spool {
             None => waiting,
@@ -164,7 +164,7 @@ impl Pusher {
             sink,
             waiting: Arc::clone(&waiting),
             closing: closing_seen,
-            client,
+            way,
             keeper,
             hints,
             backoff: Backoff::new(config.interval),
@@ -191,7 +191,7 @@ impl Pusher {
             () = self.work() => {}
             () = grace_over => {}
         }
-        for _ in 0..self.client.close_all() {
+        for _ in 0..self.way.close_all() {
             self.tally.closed(By::Client, Ended::Fin, Phase::Idle);
         }
         self.waiting.stop()
@@ -220,7 +220,7 @@ impl Pusher {
     /// connections are closed by the other end, or have to be by us. The end of the daemon ends a pause too: this may
     /// be the last chance.
     async fn rest(&mut self) {
-        let Self { waiting, closing, client, keeper, pause_until, .. } = self;
+        let Self { waiting, closing, way, keeper, pause_until, .. } = self;
         tokio::select! {
             () = moment(*pause_until) => *pause_until = None,
             () = waiting.filled(), if pause_until.is_none() => {}
@@ -228,7 +228,7 @@ impl Pusher {
             () = moment(keeper.deadline().map(Instant::from_std)) => {
                 self.keeper.time_passed(Instant::now().into_std());
             }
-            (id, closed) = client.closed() => self.closed(id, closed),
+            (id, closed) = way.closed() => self.closed(id, closed),
         }
         self.settle_connections();
     }
@@ -240,7 +240,7 @@ impl Pusher {
                 How::Fin => Ended::Fin,
                 How::Rst => Ended::Rst,
             };
-            self.client.close(id);
+            self.way.close(id);
             self.tally.closed(By::Server, how, Phase::Idle);
             self.tally.close_age(age);
         }
@@ -249,7 +249,7 @@ impl Pusher {
     /// Closes what the keeper wants closed, and tells what has changed.
     fn settle_connections(&mut self) {
         for id in self.keeper.take_closing() {
-            if self.client.close(id) {
+            if self.way.close(id) {
                 self.tally.closed(By::Client, Ended::Fin, Phase::Idle);
             }
         }
@@ -271,14 +271,14 @@ impl Pusher {
 
     /// Hears of connections that were closed meanwhile, and looks at the one that is to be used.
     async fn look_at_connections(&mut self) {
-        if self.keeper.holds().is_some_and(|id| self.client.is_doubtful(id)) {
+        if self.keeper.holds().is_some_and(|id| self.way.is_doubtful(id)) {
             // Whoever watches it, and the library, are told in this turn.
             tokio::task::yield_now().await;
         }
-        while let Some((id, closed)) = self.client.closed_already() {
+        while let Some((id, closed)) = self.way.closed_already() {
             self.closed(id, closed);
         }
-        if self.keeper.holds().is_some_and(|id| self.client.is_doubtful(id)) {
+        if self.keeper.holds().is_some_and(|id| self.way.is_doubtful(id)) {
             self.keeper.doubted();
         }
     }
@@ -291,14 +291,14 @@ impl Pusher {
         let (id, kept) = match carrier {
             Carrier::Kept(id) => (id, true),
             Carrier::Fresh(id, why) => {
-                self.client.open(id);
+                self.way.open(id);
                 self.tally.opened(why);
                 (id, false)
             }
         };
         let request = self.sink.request(&parcel);
         let bytes = request.body.len();
-        let Exchange { sent, first_byte, result, replaced } = self.client.post(id, request).await;
+        let Exchange { sent, first_byte, result, replaced } = self.way.post(id, request).await;
         if replaced {
             // The kept one had been closed by the server before the request was written; the client replaced it.
             self.tally.closed(By::Server, Ended::Fin, Phase::Idle);
@@ -359,7 +359,7 @@ impl Pusher {
 
     /// Counts the end of the connection that carried a request, if it has ended with it.
     fn count_closed(&mut self, id: ConnectionId, result: &Result<Answer, Failure>) {
-        if self.keeper.holds() == Some(id) || !self.client.close(id) {
+        if self.keeper.holds() == Some(id) || !self.way.close(id) {
             return;
         }
         let (by, how) = match result {

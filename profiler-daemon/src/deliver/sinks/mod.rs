@@ -1,17 +1,22 @@
-//! Where payloads can go: one file per kind of server.
+//! Where payloads can go: one file per kind of place.
 //!
 //! In: payloads, and the status of an answer. Out: bytes, an address, and what the answer means there. Not here:
 //! connections, retries, queues; those are the same for every server.
 
+mod directory;
 mod ingest;
 pub(in crate::deliver) mod pyroscope;
 
-use bytes::Bytes;
-use reqwest::Url;
+use std::path::PathBuf;
 
-use super::StartError;
+use bytes::Bytes;
+
+pub(super) use self::directory::Folder;
 use super::answer::{Answer, Meaning};
+use super::client::Client;
 use super::parcel::{Parcel, Piece};
+use super::way::Way;
+use super::{Config, StartError};
 use crate::model::{Payload, Weight};
 
 /// A place to push to beside the first.
@@ -27,6 +32,11 @@ pub enum SinkConfig {
         /// Its address, as [`super::Config::server`].
         server: String,
     },
+    /// A folder of pprof files, which is nobody's but the operator's: what is in it is never removed.
+    Directory {
+        /// Where it is. It is made if it is missing.
+        folder: PathBuf,
+    },
 }
 
 impl SinkConfig {
@@ -38,18 +48,21 @@ impl SinkConfig {
             _ if address.is_empty() => None,
             "pyroscope" => Some(Self::Pyroscope { server: address }),
             "ingest" => Some(Self::Ingest { server: address }),
+            "directory" => Some(Self::Directory { folder: address.into() }),
             _ => None,
         }
     }
 }
 
-/// A kind of server.
+/// A kind of place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sink {
     /// `push.v1`.
     Pyroscope,
     /// `/ingest`.
     Ingest,
+    /// Files.
+    Directory,
 }
 
 /// What a request has beside what all of them have.
@@ -78,23 +91,24 @@ impl Sink {
         match self {
             Self::Pyroscope => "pyroscope",
             Self::Ingest => "ingest",
+            Self::Directory => "directory",
         }
     }
 
-    /// The content type of a request.
-    pub(super) const fn content_type(self) -> &'static str {
-        match self {
-            Self::Pyroscope => pyroscope::CONTENT_TYPE,
-            Self::Ingest => ingest::CONTENT_TYPE,
-        }
-    }
-
-    /// The address to push to, given that of the server.
-    pub(super) fn push_address(self, server: &str) -> Result<Url, StartError> {
-        match self {
-            Self::Pyroscope => pyroscope::push_address(server),
-            Self::Ingest => ingest::push_address(server),
-        }
+    /// What carries requests to `config.server`, which is a path for a folder.
+    pub(super) fn way(self, config: &Config) -> Result<Way, StartError> {
+        let server = &config.server;
+        let (address, content_type) = match self {
+            Self::Pyroscope => (pyroscope::push_address(server)?, pyroscope::CONTENT_TYPE),
+            Self::Ingest => (ingest::push_address(server)?, ingest::CONTENT_TYPE),
+            Self::Directory => {
+                let free_bytes_min = config.spool.as_ref().map_or(0, |spool| spool.free_bytes_min);
+                let folder = Folder::new(server.into(), free_bytes_min, config.request_timeout());
+                return Ok(Way::Folder(folder));
+            }
+        };
+        let client = Client::new(address, content_type, config.request_timeout(), config.http2)?;
+        Ok(Way::Http(Box::new(client)))
     }
 
     /// Encodes payloads and packs them. Also the weight of those that it has no use for.
@@ -108,7 +122,7 @@ impl Sink {
             }
         }
         let parcels = match self {
-            Self::Pyroscope => Parcel::pack(pieces),
+            Self::Pyroscope | Self::Directory => Parcel::pack(pieces),
             Self::Ingest => pieces.into_iter().flat_map(|piece| Parcel::pack(vec![piece])).collect(),
         };
         (parcels, useless)
@@ -118,7 +132,7 @@ impl Sink {
     pub(super) fn request(self, parcel: &Parcel) -> Outgoing {
         let as_it_is = || Outgoing { query: Vec::new(), gzip: true, body: parcel.body() };
         match self {
-            Self::Pyroscope => as_it_is(),
+            Self::Pyroscope | Self::Directory => as_it_is(),
             Self::Ingest => {
                 let profiles = parcel.unpack().map_or(Vec::new(), |bytes| self.decode(&bytes));
                 // What is no single profile nobody here has packed: let the server refuse it.
@@ -131,21 +145,21 @@ impl Sink {
     /// The profiles in what was encoded; none if it was not.
     pub(super) fn decode(self, bytes: &[u8]) -> Vec<Pushed> {
         match self {
-            Self::Pyroscope | Self::Ingest => pyroscope::decode(bytes),
+            Self::Pyroscope | Self::Ingest | Self::Directory => pyroscope::decode(bytes),
         }
     }
 
     /// Two pieces instead of one that is too large; `None` if there is nothing to divide.
     pub(super) fn halve(self, piece: &Piece) -> Option<[Piece; 2]> {
         match self {
-            Self::Pyroscope | Self::Ingest => pyroscope::halve(piece),
+            Self::Pyroscope | Self::Ingest | Self::Directory => pyroscope::halve(piece),
         }
     }
 
     /// What an answer means.
     pub(super) fn meaning(self, answer: &Answer) -> Meaning {
         match self {
-            Self::Pyroscope => pyroscope::meaning(answer),
+            Self::Pyroscope | Self::Directory => pyroscope::meaning(answer),
             Self::Ingest => ingest::meaning(answer),
         }
     }
@@ -161,6 +175,8 @@ mod tests {
         assert_eq!(SinkConfig::parse(text), expected);
         let expected = server.map(|server| SinkConfig::Ingest { server: server.to_owned() });
         assert_eq!(SinkConfig::parse(&text.replace("pyroscope", "ingest")), expected);
+        let expected = server.map(|folder| SinkConfig::Directory { folder: folder.into() });
+        assert_eq!(SinkConfig::parse(&text.replace("pyroscope", "directory")), expected);
     }
 
     #[test]
