@@ -296,9 +296,9 @@ impl Pusher {
                 (id, false)
             }
         };
-        let body = parcel.body();
-        let bytes = body.len();
-        let Exchange { sent, first_byte, result, replaced } = self.client.post(id, body).await;
+        let request = self.sink.request(&parcel);
+        let bytes = request.body.len();
+        let Exchange { sent, first_byte, result, replaced } = self.client.post(id, request).await;
         if replaced {
             // The kept one had been closed by the server before the request was written; the client replaced it.
             self.tally.closed(By::Server, Ended::Fin, Phase::Idle);
