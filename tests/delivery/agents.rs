@@ -12,7 +12,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use profiler_daemon::deliver::{Config, Outbox, Pusher};
+use profiler_daemon::deliver::{Ambiguous, Config, Outbox, Pusher, WhenShort};
 use profiler_daemon::meters::Meters;
 use profiler_daemon::model::{Format, Labels, Payload, Weight};
 use profiler_daemon::pprof::{self, Message};
@@ -35,6 +35,10 @@ struct Orders {
     spread: Duration,
     agents: u32,
     pushes: u32,
+    /// The least guard.
+    guard: Duration,
+    http2: bool,
+    at_most_once: bool,
 }
 
 /// What one agent saw.
@@ -72,6 +76,9 @@ impl Orders {
             spread: time("spread_us"),
             agents: number("agents"),
             pushes: number("pushes"),
+            guard: time("guard_us"),
+            http2: value["http2"].as_bool().expect("http2"),
+            at_most_once: value["at_most_once"].as_bool().expect("at_most_once"),
         }
     }
 }
@@ -108,6 +115,10 @@ async fn ours(orders: &Orders, agent: u32) -> Seen {
     let config = Config {
         server: orders.server.clone(),
         interval: orders.interval,
+        when_short: if orders.client == "trim" { WhenShort::Trim } else { WhenShort::Retire },
+        ambiguous: if orders.at_most_once { Ambiguous::AtMostOnce } else { Ambiguous::AtLeastOnce },
+        guard_min: orders.guard,
+        http2: orders.http2,
         grace: GRACE,
         ..Config::default()
     };
@@ -138,7 +149,7 @@ async fn feed(orders: &Orders, agent: u32, outbox: &Outbox, meters: &Meters, see
         }
         outbox.send(vec![payload(since, agent, push)]);
         seen.fed += 1;
-        next += orders.interval;
+        next += outbox.cadence().interval();
     }
     // The last one is on its way for as long as those before it were.
     sleep_until(next).await;

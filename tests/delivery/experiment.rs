@@ -42,6 +42,8 @@ pub(crate) struct Orders {
     pub(crate) pushes: u32,
     /// The least guard.
     pub(crate) guard: Duration,
+    pub(crate) http2: bool,
+    pub(crate) at_most_once: bool,
 }
 
 /// What came of it.
@@ -96,7 +98,7 @@ impl Experiment {
         while server.received().profiles < fed && waited.elapsed() < BOOKS_MAX {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let fresh = seen.iter().map(|seen| seen.used("fresh")).sum();
+        let fresh = seen.iter().map(|seen| seen.fresh()).sum();
         Outcome {
             received: server.received(),
             connections: if straight { fresh } else { relay.connections() },
@@ -114,11 +116,12 @@ impl Orders {
 
     /// Agents that push to `server` until they are done.
     async fn follow(&self, server: String) -> Vec<Seen> {
-        let Self { client, interval, spread, agents, pushes, guard } = self;
+        let Self { client, interval, spread, agents, pushes, guard, http2, at_most_once } = self;
         let us = |time: &Duration| u64::try_from(time.as_micros()).expect("hours at most");
         let orders = json!({
             "server": server, "client": client, "interval_us": us(interval), "spread_us": us(spread),
-            "agents": agents, "pushes": pushes, "guard_us": us(guard),
+            "agents": agents, "pushes": pushes, "guard_us": us(guard), "http2": http2,
+            "at_most_once": at_most_once,
         });
         let mut child = Command::new(env!("CARGO_BIN_EXE_profiler-test-agents"))
             .env("SSL_CERT_FILE", certificates().join("certificate.pem"))
@@ -169,14 +172,29 @@ impl Seen {
         self.failures().map(|(_, count)| count).sum()
     }
 
-    /// Attempts on a fresh connection, or on one that was `reused`.
-    pub(crate) fn used(&self, conn: &str) -> u64 {
-        used(&self.end, conn)
+    /// Attempts on a fresh connection.
+    pub(crate) fn fresh(&self) -> u64 {
+        sum(&self.end, "profiler_push_attempts_total{", "conn=\"fresh\"")
     }
 
     /// Attempts on a fresh connection in the second half.
-    pub(crate) fn opened_late(&self) -> u64 {
-        used(&self.end, "fresh") - used(&self.half, "fresh")
+    pub(crate) fn fresh_late(&self) -> u64 {
+        self.fresh() - sum(&self.half, "profiler_push_attempts_total{", "conn=\"fresh\"")
+    }
+
+    /// Attempts on a connection that was kept.
+    pub(crate) fn reused(&self) -> u64 {
+        sum(&self.end, "profiler_push_attempts_total{", "conn=\"reused\"")
+    }
+
+    /// Attempts after others that the server may have carried out.
+    pub(crate) fn ambiguous(&self) -> u64 {
+        sum(&self.end, "profiler_push_retries_total{", "class=\"ambiguous\"")
+    }
+
+    /// Profiles that the server may have or not.
+    pub(crate) fn unknown(&self) -> u64 {
+        sum(&self.end, "profiler_profiles_unknown_total", "")
     }
 
     /// The guard that it keeps.
@@ -186,12 +204,10 @@ impl Seen {
     }
 }
 
-fn used(meters: &BTreeMap<String, f64>, conn: &str) -> u64 {
-    let label = format!("conn=\"{conn}\"");
-    let count = meters
-        .iter()
-        .filter(|(name, _)| name.starts_with("profiler_push_connections_total{") && name.contains(&label));
-    count.map(|(_, &count)| whole(count)).sum()
+/// All counts of a family that have a label.
+fn sum(meters: &BTreeMap<String, f64>, family: &str, label: &str) -> u64 {
+    let counts = meters.iter().filter(|(name, _)| name.starts_with(family) && name.contains(label));
+    counts.map(|(_, &count)| whole(count)).sum()
 }
 
 /// A count, which metrics write as a float.

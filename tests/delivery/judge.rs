@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use crate::cells::{Cell, Fault};
+use crate::cells::{Cell, Fault, Policy};
 use crate::experiment::{Outcome, Seen};
 use crate::receiver::Received;
 
@@ -23,7 +23,7 @@ pub(crate) struct Report {
     pub(crate) late: Duration,
     received: Received,
     /// Attempts on a fresh connection, and on one that was kept.
-    opened: u64,
+    fresh: u64,
     reused: u64,
     broken: u64,
     /// What is wrong.
@@ -39,8 +39,8 @@ pub(crate) fn judge(cell: &Cell, outcome: &Outcome) -> Report {
         how: BTreeMap::new(),
         late: seen.iter().map(|seen| seen.late).max().unwrap_or_default(),
         received: *received,
-        opened: seen.iter().map(|seen| seen.used("fresh")).sum(),
-        reused: seen.iter().map(|seen| seen.used("reused")).sum(),
+        fresh: seen.iter().map(Seen::fresh).sum(),
+        reused: seen.iter().map(Seen::reused).sum(),
         broken: *broken,
         faults: Vec::new(),
     };
@@ -54,20 +54,30 @@ pub(crate) fn judge(cell: &Cell, outcome: &Outcome) -> Report {
 
 fn faults(cell: &Cell, seen: &[Seen], report: &Report) -> Vec<String> {
     let mut faults = Vec::new();
-    let Report { fed, failed, received, broken, .. } = report;
-    let delivered: u64 = seen.iter().map(|seen| seen.delivered).sum();
-    let lost: u64 = seen.iter().map(|seen| seen.lost).sum();
-    if received.profiles != *fed || lost > 0 {
-        faults.push(format!("of {fed} profiles {} arrived, {lost} were given up", received.profiles));
-    }
-    if delivered != *fed {
-        faults.push(format!("of {fed} profiles {delivered} were taken for delivered"));
+    let Report { fed, received, broken, .. } = report;
+    let sum = |count: fn(&Seen) -> u64| seen.iter().map(count).sum::<u64>();
+    let (delivered, lost) = (sum(|seen| seen.delivered), sum(|seen| seen.lost));
+    if cell.at_most_once {
+        let unknown = sum(Seen::unknown);
+        if lost != unknown || received.profiles + unknown < *fed {
+            faults.push(format!("{lost} were given up, {unknown} of them for they may have arrived"));
+        }
+        if received.repeats > 0 {
+            faults.push(format!("{} requests were sent twice", received.repeats));
+        }
+    } else if received.profiles != *fed || delivered != *fed || lost > 0 {
+        faults.push(format!(
+            "of {fed} profiles {} arrived, {delivered} were taken for delivered, {lost} were given up",
+            received.profiles
+        ));
     }
     if received.doubles > 0 {
         faults.push(format!("{} profiles came again with other bytes", received.doubles));
     }
-    if received.repeats > *failed {
-        faults.push(format!("{} bodies came again, but only {failed} attempts failed", received.repeats));
+    let ambiguous = sum(Seen::ambiguous);
+    if received.repeats > ambiguous {
+        faults
+            .push(format!("{} requests came twice, but only {ambiguous} may have arrived", received.repeats));
     }
     if cell.fault.is_of_the_wire() && *broken == 0 {
         faults.push("nothing went wrong, though it should have".to_owned());
@@ -77,9 +87,9 @@ fn faults(cell: &Cell, seen: &[Seen], report: &Report) -> Vec<String> {
         if count > 0 {
             faults.push(format!("attempts of {count} agents failed that could be foreseen"));
         }
-        let opened: u64 = seen.iter().filter(|seen| keeps(cell, seen)).map(Seen::opened_late).sum();
-        if opened > 0 {
-            faults.push(format!("{opened} connections were opened where one could be kept"));
+        let fresh: u64 = seen.iter().filter(|seen| keeps(cell, seen)).map(Seen::fresh_late).sum();
+        if fresh > 0 {
+            faults.push(format!("{fresh} connections were opened where one could be kept"));
         }
     }
     faults
@@ -87,18 +97,22 @@ fn faults(cell: &Cell, seen: &[Seen], report: &Report) -> Vec<String> {
 
 /// One connection is enough for all pushes of that agent's second half.
 fn keeps(cell: &Cell, seen: &Seen) -> bool {
-    let Some(says) = cell.says() else { return false };
-    !cell.lies() && cell.interval() + seen.guard() + LATE_MAX < Duration::from_secs(says)
+    let interval = match cell.policy {
+        Policy::Retire => cell.interval(),
+        // So much earlier it may push.
+        Policy::Trim => cell.interval().mul_f64(0.9),
+    };
+    interval + seen.guard() + LATE_MAX < cell.keeps()
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { fed, failed, how, late, received, opened, reused, broken, faults: _ } = self;
+        let Self { fed, failed, how, late, received, fresh, reused, broken, faults: _ } = self;
         let Received { profiles, repeats, doubles } = received;
         write!(
             out,
             "fed {fed}, received {profiles}, repeated {repeats}, doubled {doubles}, failed {failed} {how:?}, \
-             opened {opened}, reused {reused}, broken {broken}, late {late:?}"
+             fresh {fresh}, reused {reused}, broken {broken}, late {late:?}"
         )
     }
 }

@@ -333,6 +333,7 @@ impl Server {
         };
         Received {
             profiles: count("profiler_server_profiles_total "),
+            // It counts profiles, of which a request has one, mostly.
             repeats: count("profiler_server_profiles_duplicate_total "),
             doubles: 0,
         }

@@ -80,6 +80,8 @@ pub(crate) fn experiments(pushes: u32) -> Vec<(Experiment, Line)> {
                 agents: AGENTS,
                 pushes,
                 guard: Duration::from_millis(15),
+                http2: false,
+                at_most_once: false,
             };
             let line = Line {
                 foe: foe.name,
