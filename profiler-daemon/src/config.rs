@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::deliver::{Ambiguous, WhenShort};
+
 /// What `run` is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -16,14 +18,28 @@ pub struct Config {
     pub server: Option<String>,
     /// Time between two pushes.
     pub interval: Duration,
+    /// The server's idle timeout, where the operator knows better than the server says or shows.
+    pub keepalive_timeout: Option<Duration>,
+    /// What to do where pushes come too seldom for the server's timeout.
+    pub keepalive_policy: WhenShort,
+    /// What is worse where nobody knows whether the server has a profile.
+    pub delivery: Ambiguous,
+    /// Whether HTTP/2 is spoken.
+    pub http2: bool,
     /// Ticks per second and processor.
     pub frequency_hz: u32,
     /// Where the embedded server listens.
     pub listen: SocketAddr,
     /// Where the agent's metrics and health are.
     pub admin_listen: SocketAddr,
-    /// Where state is kept.
+    /// Where state is kept: what waits to be pushed, and what the server refused. Without it, memory alone.
     pub data_dir: Option<PathBuf>,
+    /// Most disk for what waits to be pushed, bytes.
+    pub spool_bytes_max: u64,
+    /// Bytes that are left free on that disk.
+    pub spool_free_bytes_min: u64,
+    /// The age from which the server takes no window; zero if it takes all.
+    pub reject_older_than: Duration,
     /// Whether inlined functions, files and lines are read from debug information.
     pub inlines: bool,
     /// The value of the label `hostname`.
@@ -37,10 +53,20 @@ impl Default for Config {
         Self {
             server: None,
             interval: Duration::from_secs(10),
+            keepalive_timeout: None,
+            keepalive_policy: WhenShort::default(),
+            delivery: Ambiguous::default(),
+            http2: false,
             frequency_hz: 19,
             listen: SocketAddr::from(([127, 0, 0, 1], 4040)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 4041)),
             data_dir: None,
+            // Some days at a usual rate, 30 kB each 10 s: more than any server's patience by default.
+            spool_bytes_max: 512 << 20,
+            // What a machine needs to be logged into and put right.
+            spool_free_bytes_min: 256 << 20,
+            // A Pyroscope's own default.
+            reject_older_than: Duration::from_secs(3600),
             inlines: true,
             hostname: None,
             kernel_log_level: 0,
@@ -62,7 +88,7 @@ fn put<T>(place: &mut T, value: Option<T>) -> Option<()> {
 }
 
 /// Every key there is.
-const KEYS: [Key; 9] = [
+const KEYS: &[Key] = &[
     Key {
         name: "server",
         accepted: "an http:// or https:// URL",
@@ -81,6 +107,47 @@ const KEYS: [Key; 9] = [
                 .contains(&interval)
                 .then(|| config.interval = interval)
         },
+    },
+    Key {
+        name: "keepalive_timeout",
+        accepted: "a duration from 1s to 24h, such as 75s, or auto",
+        set: |config, text| match text.trim() {
+            "auto" => put(&mut config.keepalive_timeout, Some(None)),
+            text => {
+                let believable = Duration::from_secs(1)..=Duration::from_hours(24);
+                let timeout = duration(text).filter(|timeout| believable.contains(timeout));
+                put(&mut config.keepalive_timeout, timeout.map(Some))
+            }
+        },
+    },
+    Key {
+        name: "keepalive_policy",
+        accepted: "retire or trim",
+        set: |config, text| {
+            let policy = match text.trim() {
+                "retire" => Some(WhenShort::Retire),
+                "trim" => Some(WhenShort::Trim),
+                _ => None,
+            };
+            put(&mut config.keepalive_policy, policy)
+        },
+    },
+    Key {
+        name: "delivery",
+        accepted: "at-least-once or at-most-once",
+        set: |config, text| {
+            let delivery = match text.trim() {
+                "at-least-once" => Some(Ambiguous::AtLeastOnce),
+                "at-most-once" => Some(Ambiguous::AtMostOnce),
+                _ => None,
+            };
+            put(&mut config.delivery, delivery)
+        },
+    },
+    Key {
+        name: "http2",
+        accepted: "true or false",
+        set: |config, text| put(&mut config.http2, text.parse().ok()),
     },
     Key {
         name: "frequency",
@@ -103,6 +170,24 @@ const KEYS: [Key; 9] = [
         set: |config, text| (!text.is_empty()).then(|| config.data_dir = Some(PathBuf::from(text))),
     },
     Key {
+        name: "spool_bytes_max",
+        accepted: "a size, such as 512MiB",
+        set: |config, text| put(&mut config.spool_bytes_max, size(text)),
+    },
+    Key {
+        name: "spool_free_bytes_min",
+        accepted: "a size, such as 256MiB, or 0",
+        set: |config, text| put(&mut config.spool_free_bytes_min, size(text)),
+    },
+    Key {
+        name: "reject_older_than",
+        accepted: "a duration, such as 1h, or 0 for no limit",
+        set: |config, text| {
+            let age = if text.trim() == "0" { Some(Duration::ZERO) } else { duration(text) };
+            put(&mut config.reject_older_than, age)
+        },
+    },
+    Key {
         name: "inlines",
         accepted: "true or false",
         set: |config, text| put(&mut config.inlines, text.parse().ok()),
@@ -122,6 +207,32 @@ const KEYS: [Key; 9] = [
 /// A duration as people write it: `10s`, `500ms`, `1m 30s`.
 pub fn duration(text: &str) -> Option<Duration> {
     humantime::parse_duration(text.trim()).ok()
+}
+
+/// A number of bytes as people write it: `512MiB`, `1.5 GB`, `4096`.
+pub fn size(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
+    let unit: u64 = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        "kib" | "k" => 1 << 10,
+        "mib" | "m" => 1 << 20,
+        "gib" | "g" => 1 << 30,
+        "tib" | "t" => 1 << 40,
+        _ => return None,
+    };
+    let number = number.trim();
+    if let Ok(whole) = number.parse::<u64>() {
+        return whole.checked_mul(unit);
+    }
+    let (whole, part) = number.split_once('.')?;
+    let part =
+        part.parse::<u64>().ok()?.checked_mul(unit)? / 10_u64.checked_pow(u32::try_from(part.len()).ok()?)?;
+    whole.parse::<u64>().ok()?.checked_mul(unit)?.checked_add(part)
 }
 
 /// A sampling frequency, Hz.
@@ -162,6 +273,7 @@ pub fn resolve(
     flags: &[(&'static str, String)],
 ) -> Result<Config, Problems> {
     let mut problems = Vec::new();
+    let mut config = Config::default();
     let mut layers: Vec<(String, String, Place)> = Vec::new();
     if let Some(path) = file {
         match read_file(path) {
@@ -172,6 +284,12 @@ pub fn resolve(
         }
     }
     for (variable, text) in environment {
+        // What systemd's `StateDirectory=` made for us, the first of them: a default like any other.
+        if variable == "STATE_DIRECTORY"
+            && let Some(folder) = text.split(':').next().filter(|folder| !folder.is_empty())
+        {
+            config.data_dir = Some(PathBuf::from(folder));
+        }
         // `PROFILER_CONFIG` names the file, `PROFILER_LOG` the log's level: neither is a key.
         if let Some(key) = variable.strip_prefix("PROFILER_")
             && !["CONFIG", "LOG", "DAEMON_BIN"].contains(&key)
@@ -182,7 +300,6 @@ pub fn resolve(
     for (key, text) in flags {
         layers.push(((*key).to_owned(), text.clone(), Place::Flag(format!("--{}", key.replace('_', "-")))));
     }
-    let mut config = Config::default();
     for (key, text, place) in layers {
         match KEYS.iter().find(|known| known.name == key) {
             None => problems.push(format!("{place}: unknown key {key:?}; known are {}", names())),
@@ -286,6 +403,41 @@ mod tests {
                 "flag --server: server = \"localhost:4040\" is not an http://",
             ],
         );
+    }
+
+    #[track_caller]
+    fn check_size(text: &str, bytes: Option<u64>) {
+        assert_eq!(size(text), bytes, "{text}");
+    }
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        check_size("0", Some(0));
+        check_size("4096", Some(4096));
+        check_size("512MiB", Some(512 << 20));
+        check_size(" 512 mib ", Some(512 << 20));
+        check_size("10MB", Some(10_000_000));
+        check_size("1.5GiB", Some(3 << 29));
+        check_size("64k", Some(64 << 10));
+        for text in ["", "MiB", "-1", "1.", "1 fathom", "99999999999TiB", "1e9", "0x10", ".5", "1.2.3"] {
+            check_size(text, None);
+        }
+    }
+
+    #[test]
+    fn systemds_state_directory_is_a_default() {
+        let environment = [("STATE_DIRECTORY", "/var/lib/profiler:/var/lib/other")];
+        let config = resolve_all("", &environment, &[]).unwrap();
+        assert_eq!(config.data_dir.as_deref(), Some(Path::new("/var/lib/profiler")));
+        let config = resolve_all("data_dir = \"/srv/p\"", &environment, &[]).unwrap();
+        assert_eq!(config.data_dir.as_deref(), Some(Path::new("/srv/p")));
+    }
+
+    #[test]
+    fn no_limit_of_age_is_written_as_nothing() {
+        let config = resolve_all("reject_older_than = 0", &[], &[("spool_bytes_max", "1GiB")]).unwrap();
+        assert_eq!((config.reject_older_than, config.spool_bytes_max), (Duration::ZERO, 1 << 30));
+        check_problems("spool_bytes_max = \"much\"", &[], &[], &["is not a size, such as 512MiB"]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod children;
 pub mod cli;
 pub mod config;
 pub mod deliver;
+pub mod doctor;
 pub mod encode;
 pub mod meters;
 pub mod model;

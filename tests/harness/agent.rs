@@ -77,8 +77,12 @@ pub struct Ended {
 pub struct Books {
     /// Samples captured.
     pub captured: u64,
-    /// Of them, delivered.
+    /// Samples of an earlier run that were found in the spool.
+    pub recovered: u64,
+    /// Of them all, delivered.
     pub delivered: u64,
+    /// Of them, left in the spool.
+    pub kept: u64,
     /// Of them, lost.
     pub lost: u64,
     /// Of those, lost by us: all but ticks that the kernel or the hypervisor skipped.
@@ -107,11 +111,14 @@ impl Ended {
         let lost = number("lost ");
         let books = Books {
             captured: number("captured "),
+            recovered: if line.contains("recovered ") { number("recovered ") } else { 0 },
             delivered: number("delivered "),
+            kept: if line.contains("kept ") { number("kept ") } else { 0 },
             lost,
             lost_by_us: lost - skipped,
         };
-        assert_eq!(books.captured, books.delivered + books.lost, "the books do not balance:\n{said}");
+        let Books { captured, recovered, delivered, kept, lost, .. } = books;
+        assert_eq!(captured + recovered, delivered + kept + lost, "the books do not balance:\n{said}");
         books
     }
 }

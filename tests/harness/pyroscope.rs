@@ -1,6 +1,7 @@
 //! A server to push to, real in all but its mind, which a test can change at any time: it takes what comes, refuses it,
 //! falls silent, or is no Pyroscope at all.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -21,6 +22,8 @@ pub enum Mood {
     Page(u16),
     /// Reads it and never answers.
     Silent,
+    /// Takes it and never answers.
+    Mute,
     /// Answers a half and closes.
     Half,
 }
@@ -36,6 +39,10 @@ pub struct Pushed {
     pub length_ns: i64,
     /// What is in it.
     pub profile: Profile,
+    /// Tells its bytes from any others.
+    pub digest: u64,
+    /// Number of the request that brought it, from zero.
+    pub request: u64,
 }
 
 #[derive(Debug)]
@@ -214,11 +221,15 @@ impl Shared {
         loop {
             let Some(body) = request(&mut reader)? else { return Ok(()) };
             let mood = self.lock().mood;
-            if mood == Mood::Takes {
-                let pushed = unpack(&body);
-                self.lock().pushed.extend(pushed);
-            }
-            self.lock().requests += 1;
+            let mut pushed = match mood {
+                Mood::Takes | Mood::Mute => unpack(&body),
+                Mood::Says(..) | Mood::Page(_) | Mood::Silent | Mood::Half => Vec::new(),
+            };
+            let mut state = self.lock();
+            pushed.iter_mut().for_each(|pushed| pushed.request = state.requests);
+            state.pushed.extend(pushed);
+            state.requests += 1;
+            drop(state);
             self.changed.notify_all();
             match mood {
                 Mood::Takes => answer(&mut writer, 200, "application/proto", "")?,
@@ -226,9 +237,9 @@ impl Shared {
                 Mood::Page(status) => {
                     answer(&mut writer, status, "text/html", "<html><h1>Welcome to nginx!</h1></html>")?;
                 }
-                Mood::Silent => {
+                Mood::Silent | Mood::Mute => {
                     let state = self.lock();
-                    drop(self.changed.wait_while(state, |state| state.open && state.mood == Mood::Silent));
+                    drop(self.changed.wait_while(state, |state| state.open && state.mood == mood));
                     return Ok(());
                 }
                 Mood::Half => {
@@ -281,7 +292,10 @@ fn unpack(body: &[u8]) -> Vec<Pushed> {
     series
         .map(|(service, raw)| {
             let (start_ns, length_ns) = profile::window(&raw);
-            Pushed { service, start_ns, length_ns, profile: profile::from_pprof(&raw) }
+            let mut digest = DefaultHasher::new();
+            raw.hash(&mut digest);
+            let (digest, profile) = (digest.finish(), profile::from_pprof(&raw));
+            Pushed { service, start_ns, length_ns, profile, digest, request: 0 }
         })
         .collect()
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+mod metrics;
 mod rules;
 mod source;
 
@@ -42,6 +43,44 @@ fn the_house_is_tidy() {
     assert!(found.len() > 40, "only {} files were read", found.len());
     let faults: Vec<_> = found.iter().flat_map(|(path, text)| rules::check(path, text)).collect();
     assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+}
+
+#[test]
+fn every_metric_stands_on_its_page_and_nothing_else_does() {
+    let mut found = Vec::new();
+    files(&root().join("profiler-daemon/src"), &mut found);
+    let shipped = found.iter().filter(|(path, _)| !path.contains("tests"));
+    let registered: Vec<_> = shipped.flat_map(|(_, text)| metrics::registered(text)).collect();
+    assert!(registered.len() > 50, "only {} metrics were found", registered.len());
+    let page = fs::read_to_string(root().join(metrics::PAGE)).expect("the page is there");
+    let faults = metrics::check(&registered, &page);
+    assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+}
+
+#[test]
+fn a_metric_is_found_however_its_line_is_broken() {
+    let source = "fn f(m: &Meters) { m.counter(\"profiler_a\", \"A\"); m\n .gauges(\n  \"profiler_b\",\n \"B\"); \
+                  m.register(\"profiler_c\", \"C\", x); other(\"profiler_d\"); } // counter(\"profiler_e\")\n\
+                  #[cfg(test)]\nmod tests { fn g() { m.counter(\"profiler_f\", \"F\"); } }";
+    let names = metrics::registered(source);
+    assert_eq!(names, [vec!["profiler_a_total"], vec!["profiler_b"], vec!["profiler_c", "profiler_c_total"]]);
+}
+
+#[test]
+fn a_page_of_metrics_is_whole_and_says_enough() {
+    let registered = [vec!["profiler_a_total".to_owned()], vec!["profiler_b".to_owned()]];
+    let check = |page: &str, words: &str| {
+        let faults = metrics::check(&registered, page).join("; ");
+        assert!(if words.is_empty() { faults.is_empty() } else { faults.contains(words) }, "{faults:?}");
+    };
+    let (a, b) =
+        ("| `profiler_a_total` | samples | A. | Look. |\n", "| `profiler_b` | bytes | B. | Nothing. |\n");
+    check(&format!("{a}{b}"), "");
+    check(a, "does not say what profiler_b is");
+    check(&format!("{a}{b}{b}"), "twice");
+    check(&format!("{a}{b}| `profiler_c` | s | C. | - |"), "no code registers profiler_c");
+    check(&format!("{a}| `profiler_b` | bytes | B. |  |"), "needs a unit");
+    check(&format!("{a}| `profiler_b` | bytes | B. |"), "needs a unit");
 }
 
 #[test]

@@ -25,10 +25,12 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("deliver", ROOM),
     ("admin", ROOM),
     ("govern", ROOM),
-    ("doctor", ROOM),
+    ("doctor", ROOM_WITH_DELIVER),
     ("server", &["pprof", "meters", "time"]),
 ];
 const ROOM: &[&str] = &["model", "time", "meters", "procfs", "pprof", "socket"];
+// What the pusher would do with a server is asked of the pusher's own rules.
+const ROOM_WITH_DELIVER: &[&str] = &["model", "time", "meters", "procfs", "pprof", "socket", "deliver"];
 const ROOM_WITH_PROCESSES: &[&str] = &["model", "time", "meters", "procfs", "pprof", "socket", "processes"];
 
 /// Crates with an owner, and where under the daemon's sources the owner lives.

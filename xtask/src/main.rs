@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod build_ebpf;
 mod build_ui;
+mod fuzz;
 mod host;
 mod kernels;
 mod run;
@@ -36,6 +37,8 @@ enum Verb {
         #[arg(long)]
         check: bool,
     },
+    /// Feed whatever reads other people's bytes with bytes that no one would send
+    Fuzz(fuzz::Options),
     /// Measure what profiling costs, beside `perf`
     Bench(bench::Options),
     /// Boot other kernels in an emulator and profile there: minutes per kernel, not part of `test`
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Verb::Test(options) => test::run(&options),
         Verb::BuildEbpf(options) => build_ebpf::run(&options),
         Verb::BuildUi { check } => build_ui::run(check),
+        Verb::Fuzz(options) => fuzz::run(&options),
         Verb::Bench(options) => bench::run(&options),
         Verb::Kernels(options) => kernels::run(&options),
     };

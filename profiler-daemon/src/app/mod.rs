@@ -6,6 +6,7 @@
 mod books;
 mod build;
 mod intake;
+mod notify;
 mod output;
 mod ports;
 mod reader;

@@ -14,6 +14,7 @@ use super::books::{Books, Room};
 use super::intake::Intake;
 use crate::capture::Kernel;
 use crate::capture::recording::Writer;
+use crate::deliver::Cadence;
 use crate::meters::prometheus_client::metrics::counter::Counter;
 use crate::meters::{Counters, Meters, label};
 use crate::model::{ProcessEvent, RawBatch, RawSample, SampleKind, TraceBatch, Weight};
@@ -32,12 +33,12 @@ const COALESCE: Duration = Duration::from_millis(1);
 const EVENTS_WAITING_MAX: usize = 1 << 12;
 
 /// When windows end.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Plan {
     /// Length of the first window: short, so that a newcomer sees data at once.
     pub(super) first: Duration,
-    /// Length of the others.
-    pub(super) interval: Duration,
+    /// Length of the others, which who pushes them may shorten a little.
+    pub(super) cadence: Cadence,
     /// When to stop by itself.
     pub(super) total: Option<Duration>,
 }
@@ -193,9 +194,9 @@ impl Reader {
                     self.close(opened, closes, q1)?;
                     self.meters.processors_changed.inc_by(self.kernel.follow_processors() as u64);
                     opened = closes;
-                    closes = closes.plus(plan.interval);
+                    closes = closes.plus(plan.cadence.interval());
                     if closes < settled {
-                        closes = settled.plus(plan.interval); // we were kept from running for a whole window
+                        closes = settled.plus(plan.cadence.interval()); // we were kept from running for a whole window
                     }
                     self.take_until(settled);
                 }

@@ -19,6 +19,7 @@ use super::reader::{Heartbeat, Plan, Reader};
 use super::{Failure, Signals, build};
 use crate::aggregate::{Grain, aggregate};
 use crate::capture::{self, Kernel, recording};
+use crate::deliver::Cadence;
 use crate::encode;
 use crate::meters::Meters;
 use crate::model::{
@@ -104,7 +105,7 @@ pub fn record(options: &Options) -> Result<ExitCode, Failure> {
     };
     let progress = std::io::stderr().is_terminal();
     let window = Duration::from_secs(if progress { 1 } else { 10 });
-    let plan = Plan { first: window, interval: window, total: options.duration };
+    let plan = Plan { first: window, cadence: Cadence::new(window), total: options.duration };
     let (q1, batches) = sync_channel(super::BATCHES_WAITING_MAX);
     let workshop = {
         let books = books.clone();

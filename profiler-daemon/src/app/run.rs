@@ -10,7 +10,7 @@ use super::books::{Books, Room};
 use super::build::Patience;
 use super::intake::Intake;
 use super::reader::{Heartbeat, Plan, Reader};
-use super::{Failure, Signals, build, ports, usage};
+use super::{Failure, Signals, build, notify, ports, usage};
 use crate::admin::{self, Admin};
 use crate::aggregate::{Grain, aggregate};
 use crate::capture::{self, Kernel};
@@ -35,9 +35,6 @@ const SERVER_GRACE: Duration = Duration::from_secs(3);
 pub fn run(config: &Config) -> Result<(), Failure> {
     let signals = Signals::install().map_err(Failure::other("taking over signals"))?;
     raise_open_files();
-    if let Some(folder) = &config.data_dir {
-        std::fs::create_dir_all(folder).map_err(Failure::other(folder.display().to_string()))?;
-    }
     let meters = Meters::default();
     let admin_listener = ports::listen(config.admin_listen, "--admin-listen")?;
     let embedded = match &config.server {
@@ -69,14 +66,27 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     let upload = deliver::Config {
         server: url.clone(),
         interval: config.interval,
+        keepalive_timeout: config.keepalive_timeout,
+        when_short: config.keepalive_policy,
+        ambiguous: config.delivery,
+        http2: config.http2,
+        hint_file: config.data_dir.as_ref().map(|folder| folder.join("keepalive.json")),
         grace: GRACE,
+        spool: config.data_dir.as_ref().map(|folder| deliver::spool::Config {
+            folder: folder.join("spool"),
+            bytes_max: config.spool_bytes_max,
+            free_bytes_min: config.spool_free_bytes_min,
+        }),
+        reject_older_than: config.reject_older_than,
         ..deliver::Config::default()
     };
     let uploader = deliver::start(&upload, &meters, books.lost_counters())
         .map_err(|error| Failure::Usage(error.to_string()))?;
+    let cadence = uploader.cadence();
     let symbolizer = build::symbolizer(config.inlines, Patience::Window, &meters);
     let admin_address = start_admin(admin_listener, &meters, heartbeat.clone(), config.interval)?;
     say_what_runs(config, &kernel, &url, address, admin_address);
+    notify::ready();
 
     let (q1, batches) = sync_channel(super::BATCHES_WAITING_MAX);
     let workshop = {
@@ -91,9 +101,10 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     };
     let intake = Intake::new(tracker, attributor, None);
     let reader = Reader::new(kernel, intake, kind, books.clone(), heartbeat, None, &meters);
-    let plan = Plan { first: FIRST_WINDOW.min(config.interval), interval: config.interval, total: None };
+    let plan = Plan { first: FIRST_WINDOW.min(config.interval), cadence, total: None };
     let read = reader.run(plan, &q1);
     drop(q1);
+    notify::stopping(GRACE + SERVER_GRACE);
     let outcome = workshop.join().map_err(|_| Failure::Other {
         what: "naming and encoding".to_owned(),
         error: "the workshop ended with a bug; its message is above".to_owned(),
@@ -103,11 +114,17 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     }
     read?;
     let lost = books.lost_total();
+    let some = |what: &str, weight: Weight| match weight.0 {
+        0 => String::new(),
+        weight => format!("{what} {weight}"),
+    };
     let reasons: Vec<String> = lost.iter().map(|(reason, weight)| format!("{weight} {reason}")).collect();
     tracing::info!(
-        "stopped: captured {} = delivered {} + lost {}{}",
+        "stopped: captured {}{} = delivered {}{} + lost {}{}",
         books.captured_total(),
+        some(" + recovered", outcome.recovered),
         outcome.delivered.0,
+        some(" + kept", outcome.kept),
         lost.iter().map(|(_, weight)| weight).sum::<u64>(),
         if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) },
     );
@@ -167,6 +184,12 @@ fn say_what_runs(
     println!("profiling every process on {processors} at {} Hz", config.frequency_hz);
     let whose = if embedded.is_some() { " (embedded, the last hour in memory)" } else { "" };
     println!("pushing every {} to {url}{whose}", humantime::format_duration(config.interval));
+    match &config.data_dir {
+        Some(folder) => println!("what waits to be pushed is kept in {}", folder.display()),
+        None => {
+            println!("what waits to be pushed is kept in memory only; --data-dir keeps it over a restart")
+        }
+    }
     println!("page: {url}/   metrics: http://{admin}/metrics   stop: Ctrl-C");
 }
 

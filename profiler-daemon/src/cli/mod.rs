@@ -3,6 +3,7 @@
 //! In: arguments. Out: an exit code. The only place that names clap.
 
 mod bench_kernel;
+mod doctor;
 mod namer;
 mod record;
 mod replay;
@@ -10,11 +11,13 @@ mod run;
 mod serve;
 mod version;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use crate::app::Failure;
+use crate::config::{self, Config};
 
 /// A system-wide eBPF profiler that is light enough to leave on.
 #[derive(Debug, Parser)]
@@ -40,6 +43,7 @@ enum Command {
     Record(record::Arguments),
     Serve(serve::Arguments),
     Replay(replay::Arguments),
+    Doctor(doctor::Arguments),
     /// Print the version of this program and of the kernel, for bug reports.
     Version,
     #[command(hide = true)]
@@ -57,6 +61,7 @@ pub fn main() -> ExitCode {
         Command::Record(arguments) => record::main(arguments),
         Command::Serve(arguments) => serve::main(arguments),
         Command::Replay(arguments) => replay::main(&arguments),
+        Command::Doctor(arguments) => doctor::main(arguments),
         Command::Version => version::main(),
         Command::Namer(arguments) => Ok(namer::main(&arguments)),
         Command::BenchKernel(arguments) => bench_kernel::main(&arguments),
@@ -65,6 +70,15 @@ pub fn main() -> ExitCode {
         eprintln!("profiler-daemon: {failure}");
         ExitCode::from(failure.exit_code())
     })
+}
+
+/// The configuration, from `file` or that which `PROFILER_CONFIG` names, the environment and `flags`.
+fn configuration(file: Option<PathBuf>, flags: &[(&'static str, String)]) -> Result<Config, Failure> {
+    let file = file.or_else(|| std::env::var_os("PROFILER_CONFIG").map(PathBuf::from));
+    let environment = std::env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.to_string_lossy().into_owned())));
+    config::resolve(file.as_deref(), environment, flags)
+        .map_err(|problems| Failure::Usage(problems.to_string()))
 }
 
 /// Log lines are changes of state and go to stderr, with time unless the journal adds it.

@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::app::{self, Failure};
-use crate::config;
 
 /// Profile every process of this machine and push to a Pyroscope server; without one, to the embedded server, whose
 /// page shows a live flame graph.
@@ -21,6 +20,22 @@ pub(super) struct Arguments {
     /// Time between two pushes, 1s to 1h [default: 10s]
     #[arg(long, value_name = "DURATION")]
     interval: Option<String>,
+    /// The server's idle timeout, 1s to 24h, where you know better; `auto`: what the server says, or what it is seen to
+    /// do [default: auto]
+    #[arg(long, value_name = "DURATION")]
+    keepalive_timeout: Option<String>,
+    /// What to do where the interval does not fit under the server's idle timeout: `retire`, a connection per push that
+    /// we close first, or `trim`, push and close windows a little earlier, by a tenth at most [default: retire]
+    #[arg(long, value_name = "POLICY")]
+    keepalive_policy: Option<String>,
+    /// What to do with a push that the server may have taken or not: `at-least-once` sends it again, with the same bytes,
+    /// which servers that know them count once; `at-most-once` gives it up and counts it [default: at-least-once]
+    #[arg(long, value_name = "PROMISE")]
+    delivery: Option<String>,
+    /// Speak HTTP/2 to the server, true or false: over TLS where it offers that, else from the first byte; no HTTP/2 server
+    /// can say how long it keeps a connection [default: false]
+    #[arg(long, value_name = "BOOL")]
+    http2: Option<String>,
     /// Samples per second and processor, 1 to 999 [default: 19]
     #[arg(short = 'F', long, value_name = "HZ")]
     frequency: Option<String>,
@@ -30,10 +45,22 @@ pub(super) struct Arguments {
     /// Where the agent answers /metrics, /-/healthy and /-/ready [default: 127.0.0.1:4041]
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<String>,
-    /// Where state is kept; created if missing. This version keeps everything in memory and writes nothing there
-    /// [default: none]
+    /// Where state is kept; created if missing. What waits to be pushed is there before it is sent, so that a restart or
+    /// a crash loses nothing; so is, for a while, what the server refused [default: STATE_DIRECTORY, which systemd sets;
+    /// else none: memory only]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
+    /// Most disk for what waits to be pushed; when it is full, the oldest goes [default: 512MiB]
+    #[arg(long, value_name = "SIZE")]
+    spool_bytes_max: Option<String>,
+    /// Disk that is left free for others; when less is, what waits to be pushed takes no more than it has
+    /// [default: 256MiB]
+    #[arg(long, value_name = "SIZE")]
+    spool_free_bytes_min: Option<String>,
+    /// Age from which the server takes no profile (a Pyroscope's `reject-older-than`): older ones are not sent, 0 for no
+    /// limit [default: 1h]
+    #[arg(long, value_name = "DURATION")]
+    reject_older_than: Option<String>,
     /// Read inlined functions, files and lines from debug information, true or false [default: true]
     #[arg(long, value_name = "BOOL")]
     inlines: Option<String>,
@@ -52,10 +79,17 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
     let Arguments {
         server,
         interval,
+        keepalive_timeout,
+        keepalive_policy,
+        delivery,
+        http2,
         frequency,
         listen,
         admin_listen,
         data_dir,
+        spool_bytes_max,
+        spool_free_bytes_min,
+        reject_older_than,
         inlines,
         hostname,
         kernel_log_level,
@@ -64,10 +98,17 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
     let flags: Vec<(&'static str, String)> = [
         ("server", server),
         ("interval", interval),
+        ("keepalive_timeout", keepalive_timeout),
+        ("keepalive_policy", keepalive_policy),
+        ("delivery", delivery),
+        ("http2", http2),
         ("frequency", frequency),
         ("listen", listen),
         ("admin_listen", admin_listen),
         ("data_dir", data_dir),
+        ("spool_bytes_max", spool_bytes_max),
+        ("spool_free_bytes_min", spool_free_bytes_min),
+        ("reject_older_than", reject_older_than),
         ("inlines", inlines),
         ("hostname", hostname),
         ("kernel_log_level", kernel_log_level),
@@ -75,11 +116,7 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
     .into_iter()
     .filter_map(|(key, text)| Some((key, text?)))
     .collect();
-    let file = file.or_else(|| std::env::var_os("PROFILER_CONFIG").map(PathBuf::from));
-    let environment = std::env::vars_os()
-        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.to_string_lossy().into_owned())));
-    let config = config::resolve(file.as_deref(), environment, &flags)
-        .map_err(|problems| Failure::Usage(problems.to_string()))?;
+    let config = super::configuration(file, &flags)?;
     app::run::run(&config)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::connect_error::Code;
 use super::connection::Said;
 
 /// Longest quotation of a server, characters.
@@ -16,6 +17,8 @@ pub(super) struct Answer {
     pub(super) status: u16,
     /// It is a web page.
     pub(super) html: bool,
+    /// The code of its error, if it is one of the Connect protocol.
+    pub(super) code: Option<Code>,
     /// What it says of the connection.
     pub(super) said: Said,
     /// How long the server wishes to be left alone.

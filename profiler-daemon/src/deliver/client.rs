@@ -26,6 +26,7 @@ use tokio::time::Instant;
 
 use super::StartError;
 use super::answer::{Answer, Evidence, Failure, FailureKind, quotable};
+use super::connect_error::{BODY_BYTES_MAX, ConnectError};
 use super::connection::{ConnectionId, Said};
 use super::connector::{Made, Noting};
 use super::keep_alive::{KeepAlive, retry_after};
@@ -33,8 +34,6 @@ use crate::socket::{self, Closed, TcpInfo};
 
 /// Most of an answer that is read, bytes: the rest says nothing new, and a connection is cheaper.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
-/// Most of it that is kept to be quoted, bytes.
-const WORDS_BYTES_MAX: usize = 4 << 10;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const USER_AGENT: &str = concat!("profiler-daemon/", env!("CARGO_PKG_VERSION"));
@@ -278,7 +277,8 @@ async fn answer(mut response: Response) -> Answer {
     while read <= ANSWER_BYTES_MAX {
         match response.chunk().await {
             Ok(Some(chunk)) => {
-                let kept = chunk.len().min(WORDS_BYTES_MAX - body.len());
+                // One more than an error can have, so that a longer answer is seen to be none.
+                let kept = chunk.len().min(BODY_BYTES_MAX + 1 - body.len());
                 body.extend_from_slice(&chunk[..kept]);
                 read += chunk.len();
             }
@@ -289,8 +289,11 @@ async fn answer(mut response: Response) -> Answer {
             Err(_) => break,
         }
     }
-    let words = quotable(location.as_deref().unwrap_or(&body));
-    Answer { status, html, said: Said { keep_alive, closes: closes || !whole }, retry_after, words }
+    let error = ConnectError::read(&body);
+    let message = error.as_ref().map(|error| error.message.as_bytes()).filter(|message| !message.is_empty());
+    let words = quotable(location.as_deref().or(message).unwrap_or(&body));
+    let (code, closes) = (error.map(|error| error.code), closes || !whole);
+    Answer { status, html, code, said: Said { keep_alive, closes }, retry_after, words }
 }
 
 /// True if one of the header's comma-separated tokens is `wanted`.
@@ -357,7 +360,7 @@ fn proxy_is_set() -> bool {
 
 /// TLS settings that all leases share, sessions included. The machine's certificates are read only where they
 /// are needed: that takes milliseconds and stays in memory.
-fn tls(encrypted: bool, http2: bool) -> Result<ClientConfig, StartError> {
+pub(crate) fn tls(encrypted: bool, http2: bool) -> Result<ClientConfig, StartError> {
     let mut roots = RootCertStore::empty();
     if encrypted {
         let found = rustls_native_certs::load_native_certs();

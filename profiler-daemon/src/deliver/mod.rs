@@ -8,6 +8,7 @@
 
 mod answer;
 mod client;
+pub mod connect_error;
 pub mod connection;
 mod connector;
 mod hint;
@@ -18,6 +19,7 @@ mod parcel;
 mod pusher;
 mod retry;
 mod sinks;
+pub mod spool;
 mod tally;
 mod waiting;
 mod wire;
@@ -32,6 +34,7 @@ use std::time::Duration;
 
 use tokio::runtime;
 
+pub(crate) use client::tls;
 pub use connection::WhenShort;
 pub use pusher::{Cadence, Outbox, Pusher};
 pub use retry::Ambiguous;
@@ -63,9 +66,14 @@ pub struct Config {
     pub http2: bool,
     /// Where what was learned of servers is remembered.
     pub hint_file: Option<PathBuf>,
-    /// Most memory for what waits to be pushed, bytes: some hours at a usual rate, for it is kept compressed.
-    /// The oldest goes when it is full, and is counted as a loss (`spool full`).
+    /// Most memory for what waits to be pushed and is not on disk, bytes: some hours at a usual rate, for it is kept
+    /// compressed. The oldest goes when it is full, and is counted as a loss (`spool full`).
     pub waiting_bytes_max: usize,
+    /// Where what waits is kept on disk; without it, it is kept in memory alone.
+    pub spool: Option<spool::Config>,
+    /// The server takes no window that began longer ago: it is not sent, and is counted as a loss (`too old for
+    /// server`). Zero: it takes all.
+    pub reject_older_than: Duration,
     /// How long the end may take, for what still waits.
     pub grace: Duration,
 }
@@ -82,6 +90,8 @@ impl Default for Config {
             http2: false,
             hint_file: None,
             waiting_bytes_max: 32 << 20,
+            spool: None,
+            reject_older_than: Duration::ZERO,
             grace: Duration::from_secs(5),
         }
     }

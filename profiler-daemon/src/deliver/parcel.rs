@@ -11,7 +11,9 @@ use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 
+use super::spool::{Key, Spooled};
 use crate::model::Weight;
+use crate::time::WallNs;
 
 /// Largest request before compression, bytes, unless a single payload is larger. Pyroscope's rate limit lets
 /// 2 MiB through at once by default, and counts all of a request.
@@ -22,6 +24,8 @@ const RAW_BYTES_MAX: usize = 1 << 20;
 pub(super) struct Piece {
     pub(super) bytes: Vec<u8>,
     pub(super) weight: Weight,
+    /// Start of its window.
+    pub(super) time: WallNs,
 }
 
 /// A request that is ready to go.
@@ -35,51 +39,85 @@ pub(super) struct Parcel {
     pub(super) turned_away: u32,
     /// Which larger parcel it was taken out of; zero for none.
     pub(super) family: u32,
+    /// Start of the newest window inside.
+    pub(super) time: WallNs,
+    /// What `waiting` knows it by; none before it was there.
+    pub(super) key: Option<Key>,
 }
 
 impl Parcel {
-    fn new(raw: &[u8], pieces: Vec<(usize, Weight)>) -> Self {
+    fn new(raw: &[u8], pieces: Vec<(usize, Weight)>, time: WallNs) -> Self {
         // The fastest level: measured on profiles, a quarter of the default's CPU time for a quarter more bytes
         // (140 kB take 0.6 ms), and CPU time is what we are measured by.
         let mut gzip = GzEncoder::new(Vec::with_capacity(raw.len() / 3), Compression::fast());
         gzip.write_all(raw).expect("a vector takes every byte");
         let body = gzip.finish().expect("a vector takes every byte");
-        Self { body: body.into(), pieces, turned_away: 0, family: 0 }
+        Self { body: body.into(), pieces, turned_away: 0, family: 0, time, key: None }
     }
 
     /// Packs `pieces`, in order, into as few parcels as their size allows.
     pub(super) fn pack(pieces: Vec<Piece>) -> Vec<Self> {
         let mut parcels = Vec::new();
-        let (mut raw, mut inside) = (Vec::new(), Vec::new());
-        for Piece { bytes, weight } in pieces {
+        let (mut raw, mut inside, mut newest) = (Vec::new(), Vec::new(), WallNs(i64::MIN));
+        for Piece { bytes, weight, time } in pieces {
             if !inside.is_empty() && raw.len() + bytes.len() > RAW_BYTES_MAX {
-                parcels.push(Self::new(&raw, std::mem::take(&mut inside)));
+                parcels.push(Self::new(&raw, std::mem::take(&mut inside), newest));
                 raw.clear();
+                newest = WallNs(i64::MIN);
             }
             inside.push((bytes.len(), weight));
             raw.extend_from_slice(&bytes);
+            newest = newest.max(time);
         }
         if !inside.is_empty() {
-            parcels.push(Self::new(&raw, inside));
+            parcels.push(Self::new(&raw, inside, newest));
         }
         parcels
     }
 
-    /// The same pieces, byte for byte, in a parcel each, all of one `family`.
+    /// The same pieces, byte for byte, in a parcel each, all of one `family`. None of those that cannot be had: what a
+    /// disk has kept may be of anyone's making.
     pub(super) fn split(self, family: u32) -> Vec<Self> {
         if self.pieces.len() < 2 {
             return vec![self];
         }
-        let mut raw = Vec::new();
-        GzDecoder::new(&*self.body).read_to_end(&mut raw).expect("we compressed it ourselves");
+        let Some(raw) = self.unpack() else { return Vec::new() };
         let mut rest = raw.as_slice();
         let mut parcels = Vec::with_capacity(self.pieces.len());
         for (length, weight) in self.pieces {
-            let (piece, after) = rest.split_at(length);
-            parcels.push(Self { family, ..Self::new(piece, vec![(length, weight)]) });
+            let Some((piece, after)) = rest.split_at_checked(length) else { break };
+            parcels.push(Self { family, ..Self::new(piece, vec![(length, weight)], self.time) });
             rest = after;
         }
         parcels
+    }
+
+    /// All pieces as they were, one after the other; `None` if that is not what is inside.
+    pub(super) fn unpack(&self) -> Option<Vec<u8>> {
+        let length = self.pieces.iter().try_fold(0_usize, |sum, &(length, _)| sum.checked_add(length))?;
+        let mut raw = Vec::new();
+        let room = u64::try_from(length).ok()?.checked_add(1)?;
+        GzDecoder::new(&*self.body).take(room).read_to_end(&mut raw).ok()?;
+        (raw.len() == length).then_some(raw)
+    }
+
+    /// What is kept of it on disk.
+    pub(super) fn to_spool(&self, key: Key, parent: Option<Key>) -> Spooled {
+        let Self { body, pieces, turned_away, family: _, time, key: _ } = self;
+        Spooled {
+            key,
+            parent,
+            time: *time,
+            turned_away: *turned_away,
+            pieces: pieces.clone(),
+            body: body.clone(),
+        }
+    }
+
+    /// What was kept on disk.
+    pub(super) fn from_spool(spooled: Spooled) -> Self {
+        let Spooled { key, parent: _, time, turned_away, pieces, body } = spooled;
+        Self { body, pieces, turned_away, family: 0, time, key: Some(key) }
     }
 
     /// The bytes of the request's body. Cheap.
@@ -118,14 +156,13 @@ mod tests {
         let piece = |(index, &length): (usize, &usize)| Piece {
             bytes: (0..length).map(|at| u8::try_from((at * 7 + index) % 251).unwrap()).collect(),
             weight: Weight(index as u64 + 1),
+            time: WallNs(7),
         };
         lengths.iter().enumerate().map(piece).collect()
     }
 
     fn unpack(parcel: &Parcel) -> Vec<u8> {
-        let mut raw = Vec::new();
-        GzDecoder::new(&*parcel.body()).read_to_end(&mut raw).unwrap();
-        raw
+        parcel.unpack().unwrap()
     }
 
     #[track_caller]
@@ -176,5 +213,22 @@ mod tests {
         let body = parcel.body();
         let split = parcel.split(1);
         assert_eq!((split.len(), split[0].body()), (1, body));
+    }
+
+    #[test]
+    fn lengths_that_lie_give_nothing() {
+        let spooled = Parcel::pack(pieces(&[100, 50])).remove(0).to_spool(Key::default(), None);
+        for lengths in [[100, 51], [100, 49], [usize::MAX, 1]] {
+            let pieces = lengths.map(|length| (length, Weight(1))).to_vec();
+            assert!(Parcel::from_spool(Spooled { pieces, ..spooled.clone() }).split(1).is_empty());
+        }
+        let body = Bytes::from_static(b"no gzip");
+        assert!(Parcel::from_spool(Spooled { body, ..spooled }).split(1).is_empty());
+    }
+
+    #[test]
+    fn a_parcel_is_as_old_as_its_newest_piece() {
+        let piece = |time| Piece { bytes: vec![1], weight: Weight(1), time: WallNs(time) };
+        assert_eq!(Parcel::pack(vec![piece(3), piece(5), piece(4)])[0].time, WallNs(5));
     }
 }

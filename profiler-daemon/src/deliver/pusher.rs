@@ -24,6 +24,7 @@ use super::pace::Pace;
 use super::parcel::Parcel;
 use super::retry::{Ambiguous, Backoff, Class, Step, step};
 use super::sinks::pyroscope;
+use super::spool::{self, SpoolMeters};
 use super::tally::{By, Ended, Phase, Tally, status_result};
 use super::waiting::{Fate, Outcome, Waiting};
 use super::{Config, StartError};
@@ -91,9 +92,11 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Hands payloads over. Never waits: where there is no room, the oldest go and are counted.
+    /// Hands payloads over, encoded and on disk, if there is one, when this returns. Never waits for the network; for
+    /// the disk, within reason. Where there is no room, the oldest go and are counted.
     pub fn send(&self, payloads: Vec<Payload>) {
-        self.waiting.put(payloads);
+        let (parcels, useless) = pack(payloads);
+        self.waiting.put(parcels, useless);
     }
 
     /// How often payloads should come.
@@ -114,7 +117,18 @@ impl Pusher {
         let shown = pyroscope::without_secret(&config.server);
         let client = Client::new(address, pyroscope::CONTENT_TYPE, config.request_timeout(), config.http2)?;
         let tally = Tally::new(meters, lost);
-        let waiting = Arc::new(Waiting::new(config.waiting_bytes_max, tally.clone()));
+        let waiting = Waiting::new(config.waiting_bytes_max, config.reject_older_than, tally.clone());
+        let waiting = match &config.spool {
+            None => waiting,
+            Some(spool) => {
+                let [meters] = SpoolMeters::new(meters, ["pyroscope"]);
+                let folder = spool.folder.join("pyroscope");
+                waiting
+                    .on_disk(spool::Config { folder, ..spool.clone() }, meters)
+                    .map_err(StartError::Thread)?
+            }
+        };
+        let waiting = Arc::new(waiting);
         let (closing, closing_seen) = watch::channel(None);
         let interval = Cadence::new(config.interval);
         let (hints, hint) = match &config.hint_file {
@@ -171,7 +185,7 @@ impl Pusher {
             }
             // Looked at first: what was put in before the end is found after it.
             let closing = self.closing.borrow().is_some();
-            match self.waiting.next(pack) {
+            match self.waiting.next().await {
                 Some(parcel) => self.push(parcel).await,
                 None if closing => return,
                 None => self.rest().await,
@@ -247,7 +261,7 @@ impl Pusher {
     }
 
     async fn push(&mut self, mut parcel: Parcel) {
-        let in_hand = (parcel.weight(), parcel.size());
+        let in_hand = parcel.weight();
         self.look_at_connections().await;
         let carrier = self.keeper.begin(Instant::now().into_std());
         self.settle_connections();
@@ -298,8 +312,8 @@ impl Pusher {
         // The connection was the reason: another need not wait.
         let at_once = reused && class != Class::Ambiguous && result.is_err();
         let fate = self.fate(parcel, step, class, at_once, &result);
-        self.waiting.settle(in_hand, fate);
-        let lost = in_hand.0 + self.refuse_the_rest();
+        self.waiting.settle(fate);
+        let lost = in_hand + self.refuse_the_rest();
         self.say(step, &result, lost);
     }
 

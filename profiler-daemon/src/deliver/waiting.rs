@@ -1,104 +1,129 @@
 //! What waits to be sent: the queue between the workshop and the uploader, and the place of what has to be sent
 //! again.
 //!
-//! In: payloads from one side, parcels from the other. Out: the next parcel; what became of every weight. Not
-//! here: when it is sent.
+//! In: parcels, from both sides. Out: the next parcel; what became of every weight. Not here: when it is sent, and
+//! how a disk is written (`spool`).
 //!
-//! Neither side waits for the other: putting in takes a lock that is held for as long as it takes to move some
-//! pointers. Full means that the oldest goes, and is counted: of two profiles the newer one is worth more to
-//! someone who looks at a screen, and the older one is closer to being refused for its age.
+//! With a spool, a parcel is on disk before the uploader can see it: it is written by the thread that hands it over,
+//! which is not the one that waits for the server. So whatever was handed over survives a kill, also in the middle
+//! of a slow push. Its body stays in memory while few wait, so that in good times nothing is read back; of a backlog
+//! only an index does. A parcel that could not be written waits in memory, and is written when a later one can be.
+//!
+//! Full means that the oldest goes, and is counted: of two profiles the newer one is worth more to someone who
+//! looks at a screen, and the older one is closer to being refused for its age.
+
+mod entry;
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use self::entry::{Body, Entry, File, Load};
 use super::parcel::Parcel;
+use super::spool::{self, Found, Key, Spool, SpoolMeters, WasRead, Written, room};
 use super::tally::Tally;
-use crate::model::{Lost, Payload, Reason, Weight};
+use crate::model::{Lost, Reason, Weight};
+use crate::time::WallNs;
 
-/// What is kept beside the body of a payload, bytes, roughly.
-const PAYLOAD_OVERHEAD_BYTES: usize = 128;
+/// Most memory for bodies that are on disk too, bytes: some windows, so that what is sent at once, or after a short
+/// trouble, need not be read back.
+const WARM_BYTES_MAX: usize = 1 << 20;
 
 /// What became of everything that was put in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
+    /// Weight that an earlier run had left, and that was put in by that.
+    pub recovered: Weight,
     /// Weight that the server has taken.
     pub delivered: Weight,
+    /// Weight that is left in the spool for the next start.
+    pub kept: Weight,
     /// Weight that it will never have, by reason.
     pub lost: Lost,
 }
 
-/// Payloads and parcels that wait, oldest first.
+/// Parcels that wait, oldest first.
 #[derive(Debug)]
 pub(super) struct Waiting {
     bytes_max: usize,
+    older_than: Duration,
     tally: Tally,
+    spool: Option<Spool>,
     bell: Notify,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Packed already: older than anything loose.
-    parcels: VecDeque<Parcel>,
-    /// As they came.
-    loose: VecDeque<Payload>,
+    queue: VecDeque<Entry>,
     /// What the uploader has in its hands; it cannot be dropped, but it counts.
-    held: Load,
+    hand: Option<Entry>,
     /// All of the above.
     load: Load,
+    /// The key that was given last.
+    last: Key,
     /// Nothing can be put in any more.
     stopped: bool,
     outcome: Outcome,
 }
 
-/// Weight, and the memory that it takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Load {
-    weight: Weight,
-    bytes: usize,
+/// What becomes of the parcel that was in hand.
+#[derive(Debug)]
+pub(super) enum Fate {
+    /// The server has it.
+    Delivered,
+    /// It is given up.
+    Lost(Reason),
+    /// It is sent again, in one piece or in several. What is not among them is refused.
+    Back(Vec<Parcel>),
 }
 
-impl Load {
-    fn of(payload: &Payload) -> Self {
-        Self { weight: payload.weight, bytes: payload.body.len() + PAYLOAD_OVERHEAD_BYTES }
-    }
-
-    fn of_parcel(parcel: &Parcel) -> Self {
-        Self { weight: parcel.weight(), bytes: parcel.size() }
-    }
-
-    fn add(&mut self, other: Self) {
-        self.weight += other.weight;
-        self.bytes += other.bytes;
-    }
-
-    fn take(&mut self, other: Self) {
-        self.weight.0 -= other.weight.0;
-        self.bytes -= other.bytes;
-    }
+/// What is done when a parcel is looked for.
+enum Look {
+    Parcel(Box<Parcel>),
+    Read(Key),
+    Nothing,
 }
 
 impl Waiting {
-    /// Room for `bytes_max`, and one parcel that is in hand.
-    pub(super) fn new(bytes_max: usize, tally: Tally) -> Self {
-        Self { bytes_max, tally, bell: Notify::new(), state: Mutex::default() }
+    /// Room in memory for `bytes_max`, and one parcel that is in hand; what is older than `older_than` is not worth
+    /// sending (zero: all is).
+    pub(super) fn new(bytes_max: usize, older_than: Duration, tally: Tally) -> Self {
+        let (spool, bell, state) = (None, Notify::new(), Mutex::default());
+        Self { bytes_max, older_than, tally, spool, bell, state }
     }
 
-    /// Takes `payloads` in. The oldest go if there is no room; after the end, these do.
-    pub(super) fn put(&self, payloads: Vec<Payload>) {
+    /// The same on disk: first comes what an earlier run has left there.
+    pub(super) fn on_disk(mut self, config: spool::Config, meters: SpoolMeters) -> io::Result<Self> {
+        let Some((spool, contents)) = Spool::open(config, meters)? else { return Ok(self) };
+        self.spool = Some(spool);
+        self.recover(&mut self.lock(), contents.found);
+        Ok(self)
+    }
+
+    /// Takes parcels in, and the weight of what could not be made one. The oldest go if there is no room; after the
+    /// end, these do.
+    pub(super) fn put(&self, parcels: Vec<Parcel>, useless: Weight) {
+        for parcel in parcels {
+            let key = self.lock().next_key();
+            let file = self.write(&parcel, key, None);
+            let entry = Entry::new(parcel, key, file);
+            let mut state = self.lock();
+            state.load.add(&entry);
+            if state.stopped {
+                self.end(&mut state, &entry);
+            } else {
+                state.queue.push_back(entry);
+                self.make_room(&mut state);
+            }
+        }
         let mut state = self.lock();
-        for payload in payloads {
-            state.load.add(Load::of(&payload));
-            state.loose.push_back(payload);
-        }
-        if state.stopped {
-            self.lose_all(&mut state);
-        } else {
-            self.make_room(&mut state);
-        }
+        self.lost(&mut state, Reason::Refused, useless);
         drop(state);
+        self.write_the_rest();
         self.bell.notify_one();
     }
 
@@ -107,68 +132,93 @@ impl Waiting {
         self.bell.notified().await;
     }
 
-    /// The oldest parcel, which is in hand then until [`Self::settle`] is called for it. `pack` makes parcels of
-    /// payloads, and says what it could not use.
-    pub(super) fn next(&self, pack: impl FnOnce(Vec<Payload>) -> (Vec<Parcel>, Weight)) -> Option<Parcel> {
-        let mut state = self.lock();
-        let loose = Vec::from(std::mem::take(&mut state.loose));
-        if !loose.is_empty() {
-            let mut moved = Load::default();
-            loose.iter().for_each(|payload| moved.add(Load::of(payload)));
-            state.held.add(moved);
-            drop(state);
-            // Compression takes milliseconds: not under the lock.
-            let (parcels, useless) = pack(loose);
-            state = self.lock();
-            state.held.take(moved);
-            state.load.take(moved);
-            state.load.add(Load { weight: useless, bytes: 0 });
-            self.lose(&mut state, Reason::Refused, Load { weight: useless, bytes: 0 });
-            for parcel in parcels {
-                state.load.add(Load::of_parcel(&parcel));
-                state.parcels.push_back(parcel);
+    /// The oldest parcel, which is in hand then until [`Self::settle`] is called. While the disk does not answer, the
+    /// oldest in memory.
+    pub(super) async fn next(&self) -> Option<Parcel> {
+        let mut readable = true;
+        loop {
+            let key = match self.look(readable) {
+                Look::Parcel(parcel) => return Some(*parcel),
+                Look::Nothing => return None,
+                Look::Read(key) => key,
+            };
+            let Some(spool) = &self.spool else { return None };
+            let read = spool.read(key).await;
+            let mut state = self.lock();
+            let Some(at) = state.queue.iter().position(|entry| entry.key == key) else { continue };
+            match read {
+                WasRead::Parcel(parcel) => {
+                    state.change(at, |entry| entry.warm(Parcel::from_spool(parcel)));
+                }
+                WasRead::Lost => self.lose(&mut state, Reason::SpoolTorn, at),
+                WasRead::NotNow => readable = false,
             }
-            self.make_room(&mut state);
         }
-        let parcel = state.parcels.pop_front()?;
-        state.held.add(Load::of_parcel(&parcel));
-        Some(parcel)
     }
 
-    /// The parcel in hand, which had `weight` and took `bytes`, is no longer. What is still to be sent of it
-    /// comes back in `parcels`, in order.
-    pub(super) fn settle(&self, (weight, bytes): (Weight, usize), fate: Fate) {
-        let load = Load { weight, bytes };
+    fn look(&self, readable: bool) -> Look {
         let mut state = self.lock();
-        state.held.take(load);
+        self.age(&mut state);
+        let readable = readable && self.spool.as_ref().is_some_and(|spool| !spool.is_late());
+        let is_here = |entry: &Entry| matches!(entry.body, Body::Memory(_));
+        let Some(at) = state.queue.iter().position(|entry| readable || is_here(entry)) else {
+            return Look::Nothing;
+        };
+        if !is_here(&state.queue[at]) {
+            return Look::Read(state.queue[at].key);
+        }
+        let mut entry = state.queue.remove(at).expect("it was found there");
+        state.load.take(&entry);
+        let body = std::mem::replace(&mut entry.body, Body::Hand(0));
+        let Body::Memory(parcel) = body else { unreachable!("it is here") };
+        entry.body = Body::Hand(parcel.size());
+        state.load.add(&entry);
+        state.hand = Some(entry);
+        Look::Parcel(Box::new(parcel))
+    }
+
+    /// The parcel in hand is no longer. What is still to be sent of it comes back, in order.
+    pub(super) fn settle(&self, fate: Fate) {
+        let mut state = self.lock();
+        // Not there if it was the end meanwhile.
+        let Some(hand) = state.hand.take() else { return };
+        state.load.take(&hand);
         match fate {
             Fate::Delivered => {
-                state.load.take(load);
-                state.outcome.delivered += weight;
-                self.tally.delivered(weight);
-                self.tally.waiting(state.load.weight, state.load.bytes);
+                state.outcome.delivered += hand.weight;
+                self.tally.delivered(hand.weight);
             }
-            Fate::Lost(reason) => self.lose(&mut state, reason, load),
+            Fate::Lost(reason) => self.lost(&mut state, reason, hand.weight),
             Fate::Back(parcels) => {
-                state.load.take(load);
-                for parcel in parcels.into_iter().rev() {
-                    state.load.add(Load::of_parcel(&parcel));
-                    state.parcels.push_front(parcel);
+                let mut rest = hand.weight;
+                let entry = |parcel: Parcel| {
+                    let key = parcel.key.unwrap_or_else(|| state.part_of(hand.key));
+                    Entry::new(parcel, key, hand.file.clone())
+                };
+                let entries: Vec<Entry> = parcels.into_iter().map(entry).collect();
+                for entry in entries.into_iter().rev() {
+                    rest.0 = rest.0.saturating_sub(entry.weight.0);
+                    state.load.add(&entry);
+                    state.queue.push_front(entry);
                 }
+                self.lost(&mut state, Reason::Refused, rest);
                 self.make_room(&mut state);
             }
         }
+        self.release(hand.file);
+        self.show(&state);
     }
 
     /// Gives up the oldest parcels for as long as `unwanted` holds for them. Their weight.
     pub(super) fn refuse_while(&self, unwanted: impl Fn(&Parcel) -> bool) -> Weight {
         let mut state = self.lock();
-        let mut weight = Weight(0);
-        while let Some(parcel) = state.parcels.pop_front_if(|parcel| unwanted(parcel)) {
-            weight += parcel.weight();
-            self.lose(&mut state, Reason::Refused, Load::of_parcel(&parcel));
+        let before = state.load.weight;
+        while let Some(Entry { body: Body::Memory(parcel), .. }) = state.queue.front()
+            && unwanted(parcel)
+        {
+            self.lose(&mut state, Reason::Refused, 0);
         }
-        weight
+        Weight(before.0 - state.load.weight.0)
     }
 
     /// Weight that waits, what is in hand included.
@@ -176,43 +226,192 @@ impl Waiting {
         self.lock().load.weight
     }
 
-    /// The end: whatever is still here, or comes later, is lost.
+    /// The end: what is here, or comes later, is kept on disk, or is lost.
     pub(super) fn stop(&self) -> Outcome {
+        self.write_the_rest();
         let mut state = self.lock();
         state.stopped = true;
-        self.lose_all(&mut state);
-        state.outcome.clone()
+        while let Some(entry) = state.hand.take().or_else(|| state.queue.pop_front()) {
+            self.end(&mut state, &entry);
+        }
+        self.show(&state);
+        let outcome = state.outcome.clone();
+        drop(state);
+        if let Some(spool) = &self.spool {
+            spool.end();
+        }
+        outcome
+    }
+
+    /// Parcels of an earlier life: they are older than anything that is not among them.
+    fn recover(&self, state: &mut State, found: Vec<Found>) {
+        let Some(spool) = &self.spool else { return };
+        let known: Vec<Key> = found.iter().map(|found| found.head.key).collect();
+        for found in found {
+            let Found { head: spool::Head { key, parent, weight, .. }, .. } = found;
+            if parent.is_some_and(|parent| known.binary_search(&parent).is_ok()) {
+                // Its parent holds all of it.
+                spool.remove(key);
+                continue;
+            }
+            state.last.order = state.last.order.max(key.order);
+            state.last.part = state.last.part.max(key.part);
+            let at = state.queue.partition_point(|entry| entry.key < key);
+            let is_known = |entry: Option<&Entry>| entry.is_some_and(|entry| entry.key == key);
+            if is_known(state.queue.get(at)) || is_known(state.hand.as_ref()) {
+                continue;
+            }
+            let entry = Entry::found(found);
+            spool.meters().recovered(weight);
+            state.outcome.recovered += weight;
+            state.load.add(&entry);
+            state.queue.insert(at, entry);
+        }
+        self.make_room(state);
+    }
+
+    /// Writes a parcel, if there is a disk, and says which file holds it.
+    fn write(&self, parcel: &Parcel, key: Key, parent: Option<Key>) -> Option<Arc<File>> {
+        let spool = self.spool.as_ref()?;
+        let spooled = parcel.to_spool(key, parent);
+        let mut written = spool.write(spooled.clone(), false);
+        if written == Written::NoRoom && self.give_way(room(parcel.size() as u64)) {
+            written = spool.write(spooled, true);
+        }
+        match written {
+            Written::Done { room, found } => {
+                if !found.is_empty() {
+                    self.recover(&mut self.lock(), found);
+                }
+                Some(Arc::new(File { key, room }))
+            }
+            Written::NoRoom | Written::Not => None,
+        }
+    }
+
+    /// Drops the oldest files until so much of the disk is free again. False if there is not so much.
+    fn give_way(&self, room: u64) -> bool {
+        let mut state = self.lock();
+        let Some(target) = state.load.disk.checked_sub(room) else { return false };
+        while state.load.disk > target
+            && let Some(at) = state.queue.iter().position(Entry::is_written)
+        {
+            self.lose(&mut state, Reason::SpoolFull, at);
+        }
+        state.load.disk <= target
+    }
+
+    /// Writes what is in memory only, oldest first, for as long as that can be done.
+    fn write_the_rest(&self) {
+        if self.spool.is_none() {
+            return;
+        }
+        loop {
+            let state = self.lock();
+            if state.load.unwritten == 0 {
+                return;
+            }
+            let unwritten = |entry: &&Entry| !entry.is_written() && matches!(entry.body, Body::Memory(_));
+            let Some(entry) = state.queue.iter().find(unwritten) else { return };
+            let Body::Memory(parcel) = &entry.body else { return };
+            let (parcel, key, parent) = (parcel.clone(), entry.key, entry.file.as_ref().map(|file| file.key));
+            drop(state);
+            let Some(file) = self.write(&parcel, key, parent) else { return };
+            let mut state = self.lock();
+            let State { queue, hand, load, .. } = &mut *state;
+            let entry = queue.iter_mut().chain(hand).find(|entry| entry.key == key);
+            let before = match entry {
+                Some(entry) => {
+                    load.take(entry);
+                    let before = entry.file.replace(file);
+                    load.add(entry);
+                    before
+                }
+                // It was settled meanwhile.
+                None => Some(file),
+            };
+            self.release(before);
+            self.make_room(&mut state);
+        }
+    }
+
+    /// A file that is not needed here any more goes, if it is needed nowhere.
+    fn release(&self, file: Option<Arc<File>>) {
+        if let (Some(file), Some(spool)) = (file.and_then(Arc::into_inner), &self.spool) {
+            spool.remove(file.key);
+        }
+    }
+
+    /// What has become too old while it waited goes. A window that seems to lie ahead is not old, whatever the clock
+    /// did.
+    fn age(&self, state: &mut State) {
+        if self.older_than.is_zero() {
+            return;
+        }
+        let age_max = i64::try_from(self.older_than.as_nanos()).unwrap_or(i64::MAX);
+        let oldest = WallNs::now().0.saturating_sub(age_max);
+        while state.queue.front().is_some_and(|entry| entry.time.0 < oldest) {
+            self.lose(state, Reason::TooOld, 0);
+        }
     }
 
     fn make_room(&self, state: &mut State) {
-        while state.load.bytes > self.bytes_max {
-            let oldest = match state.parcels.pop_front() {
-                Some(parcel) => Load::of_parcel(&parcel),
-                None => match state.loose.pop_front() {
-                    Some(payload) => Load::of(&payload),
-                    None => break,
-                },
-            };
-            self.lose(state, Reason::SpoolFull, oldest);
+        while state.load.unwritten > self.bytes_max
+            && let Some(at) = state.queue.iter().position(|entry| !entry.is_written())
+        {
+            self.lose(state, Reason::SpoolFull, at);
         }
-        self.tally.waiting(state.load.weight, state.load.bytes);
+        let disk_max = self.spool.as_ref().map_or(0, Spool::bytes_max);
+        while state.load.disk > disk_max
+            && let Some(at) = state.queue.iter().position(Entry::is_written)
+        {
+            self.lose(state, Reason::SpoolFull, at);
+        }
+        let is_warm = |entry: &Entry| entry.is_written() && matches!(entry.body, Body::Memory(_));
+        // Those that will be sent last. Anything behind them is cold already, or not written.
+        while state.load.memory - state.load.unwritten > self.warm_max(state)
+            && let Some(at) = state.queue.iter().rposition(is_warm)
+        {
+            state.change(at, Entry::cool);
+        }
+        self.show(state);
     }
 
-    fn lose_all(&self, state: &mut State) {
-        let all = state.load;
-        state.parcels.clear();
-        state.loose.clear();
-        state.held = Load::default();
-        self.lose(state, Reason::Stopped, all);
+    /// Memory for what is on disk too: the bodies, and the index, which cannot be spared.
+    fn warm_max(&self, state: &State) -> usize {
+        WARM_BYTES_MAX.min(self.bytes_max) + (state.queue.len() + 1) * size_of::<Entry>()
     }
 
-    fn lose(&self, state: &mut State, reason: Reason, load: Load) {
-        state.load.take(load);
-        if load.weight.0 > 0 {
-            state.outcome.lost.add(reason, load.weight);
-            self.tally.lost(reason, load.weight);
+    /// The entry `at` will not be delivered.
+    fn lose(&self, state: &mut State, reason: Reason, at: usize) {
+        let Some(entry) = state.queue.remove(at) else { return };
+        state.load.take(&entry);
+        self.release(entry.file);
+        self.lost(state, reason, entry.weight);
+        self.show(state);
+    }
+
+    fn lost(&self, state: &mut State, reason: Reason, weight: Weight) {
+        if weight.0 > 0 {
+            state.outcome.lost.add(reason, weight);
+            self.tally.lost(reason, weight);
         }
-        self.tally.waiting(state.load.weight, state.load.bytes);
+    }
+
+    /// An entry at the end of everything.
+    fn end(&self, state: &mut State, entry: &Entry) {
+        state.load.take(entry);
+        match entry.file {
+            Some(_) => state.outcome.kept += entry.weight,
+            None => self.lost(state, Reason::Stopped, entry.weight),
+        }
+    }
+
+    fn show(&self, state: &State) {
+        self.tally.waiting(state.load.weight, state.load.memory);
+        if let Some(spool) = &self.spool {
+            spool.meters().bytes(state.load.disk);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -220,129 +419,27 @@ impl Waiting {
     }
 }
 
-/// What becomes of a parcel that was in hand.
-#[derive(Debug)]
-pub(super) enum Fate {
-    /// The server has it.
-    Delivered,
-    /// It is given up.
-    Lost(Reason),
-    /// It is sent again, in one piece or in several.
-    Back(Vec<Parcel>),
+impl State {
+    /// A key for what comes now: greater than all that were given.
+    fn next_key(&mut self) -> Key {
+        let now = WallNs::now().0.max(1).cast_unsigned();
+        self.last.order = now.max(self.last.order.saturating_add(1));
+        Key { part: 0, ..self.last }
+    }
+
+    /// A key for a part of what has the key `whole`: in its place, and unlike any other.
+    fn part_of(&mut self, whole: Key) -> Key {
+        self.last.part = self.last.part.wrapping_add(1).max(1);
+        Key { part: self.last.part, ..whole }
+    }
+
+    fn change(&mut self, at: usize, change: impl FnOnce(&mut Entry)) {
+        let Self { queue, load, .. } = self;
+        load.take(&queue[at]);
+        change(&mut queue[at]);
+        load.add(&queue[at]);
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test may panic")]
-
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::deliver::parcel::Piece;
-    use crate::meters::{Counters, Meters};
-    use crate::model::{Format, Labels};
-    use crate::time::{WallNs, Window};
-
-    fn waiting(bytes_max: usize) -> Waiting {
-        Waiting::new(bytes_max, Tally::new(&Meters::default(), Counters::default()))
-    }
-
-    fn payload(weight: u64, bytes: usize) -> Payload {
-        Payload {
-            window: Window { start: WallNs(0), duration_ns: 1 },
-            labels: Arc::new(Labels::default()),
-            format: Format::Pprof,
-            body: vec![0; bytes],
-            weight: Weight(weight),
-        }
-    }
-
-    /// Each payload in a parcel of its own.
-    fn pack(payloads: Vec<Payload>) -> (Vec<Parcel>, Weight) {
-        let piece = |payload: Payload| vec![Piece { bytes: payload.body, weight: payload.weight }];
-        (payloads.into_iter().flat_map(|payload| Parcel::pack(piece(payload))).collect(), Weight(0))
-    }
-
-    fn load(parcel: &Parcel) -> (Weight, usize) {
-        (parcel.weight(), parcel.size())
-    }
-
-    fn lost(outcome: &Outcome, reason: Reason) -> u64 {
-        outcome.lost.0.get(&reason).map_or(0, |weight| weight.0)
-    }
-
-    /// What goes in comes out in its order; all of it is accounted for.
-    #[track_caller]
-    fn check(bytes_max: usize, weights: &[u64], delivered: &[u64], too_much: u64) {
-        let waiting = waiting(bytes_max);
-        waiting.put(weights.iter().map(|&weight| payload(weight, 1_000)).collect());
-        let mut out = Vec::new();
-        while let Some(parcel) = waiting.next(pack) {
-            out.push(parcel.weight().0);
-            waiting.settle(load(&parcel), Fate::Delivered);
-        }
-        assert_eq!(out, delivered);
-        assert_eq!(waiting.lock().load, Load::default());
-        let outcome = waiting.stop();
-        assert_eq!(outcome.delivered.0, delivered.iter().sum::<u64>());
-        assert_eq!(lost(&outcome, Reason::SpoolFull), too_much);
-    }
-
-    #[test]
-    fn what_fits_comes_out_in_order() {
-        check(1 << 20, &[1, 2, 3], &[1, 2, 3], 0);
-    }
-
-    #[test]
-    fn the_oldest_goes_when_there_is_no_room() {
-        check(2_500, &[1, 2, 4, 8], &[4, 8], 3);
-    }
-
-    #[test]
-    fn one_that_is_larger_than_all_room_goes_at_once() {
-        check(500, &[7], &[], 7);
-    }
-
-    #[test]
-    fn what_comes_back_is_first_and_still_counts() {
-        let waiting = waiting(1 << 20);
-        waiting.put(vec![payload(1, 10), payload(2, 10)]);
-        let parcel = waiting.next(pack).unwrap();
-        let in_hand = load(&parcel);
-        waiting.settle(in_hand, Fate::Back(vec![parcel]));
-        assert_eq!((waiting.weight(), waiting.lock().held), (Weight(3), Load::default()));
-        assert_eq!(waiting.next(pack).unwrap().weight(), Weight(1));
-    }
-
-    #[test]
-    fn what_is_in_hand_counts_but_is_not_dropped() {
-        let waiting = waiting(2_500);
-        waiting.put(vec![payload(1, 1_000)]);
-        let parcel = waiting.next(pack).unwrap();
-        waiting.put(vec![payload(2, 1_100), payload(4, 1_100)]);
-        assert_eq!(waiting.weight(), Weight(1 + 4));
-        let in_hand = load(&parcel);
-        waiting.settle(in_hand, Fate::Back(vec![parcel]));
-        assert_eq!(waiting.next(pack).unwrap().weight(), Weight(1));
-    }
-
-    #[test]
-    fn what_is_still_there_at_the_end_is_lost_and_so_is_what_comes_later() {
-        let waiting = waiting(1 << 20);
-        waiting.put(vec![payload(1, 10), payload(2, 10)]);
-        let _in_hand = waiting.next(pack).unwrap();
-        waiting.put(vec![payload(4, 10)]);
-        assert_eq!(lost(&waiting.stop(), Reason::Stopped), 7);
-        waiting.put(vec![payload(8, 10)]);
-        assert_eq!(lost(&waiting.stop(), Reason::Stopped), 15);
-        assert_eq!(waiting.lock().load, Load::default());
-    }
-
-    #[test]
-    fn what_a_sink_has_no_use_for_is_refused() {
-        let waiting = waiting(1 << 20);
-        waiting.put(vec![payload(5, 10)]);
-        assert!(waiting.next(|_| (Vec::new(), Weight(5))).is_none());
-        assert_eq!(lost(&waiting.stop(), Reason::Refused), 5);
-    }
-}
+mod tests;

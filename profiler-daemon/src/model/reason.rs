@@ -32,6 +32,8 @@ pub enum Reason {
     QueueFull,
     /// The payload waited in vain and was dropped as the oldest.
     SpoolFull,
+    /// The file that kept it while it waited is damaged or gone.
+    SpoolTorn,
     /// The server refused the payload for good.
     Refused,
     /// It waited for longer than the server accepts.
@@ -44,13 +46,14 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason for which weight is lost; the others stand in its place as frames.
-    pub const LOSSES: [Self; 10] = [
+    pub const LOSSES: [Self; 11] = [
         Self::RingFull,
         Self::TickSkipped,
         Self::NoScratch,
         Self::Malformed,
         Self::QueueFull,
         Self::SpoolFull,
+        Self::SpoolTorn,
         Self::Refused,
         Self::TooOld,
         Self::Unknown,
@@ -72,6 +75,7 @@ impl Reason {
             Self::Malformed => "malformed record",
             Self::QueueFull => "queue full",
             Self::SpoolFull => "spool full",
+            Self::SpoolTorn => "spool torn",
             Self::Refused => "refused by server",
             Self::TooOld => "too old for server",
             Self::Unknown => "unknown if delivered",

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::host;
 use note::Note;
+pub(crate) use tools::{nightly, rustup_run};
 
 mod note;
 mod object;

@@ -34,20 +34,9 @@ pub(super) struct Tools {
 impl Tools {
     /// Finds each tool, or installs it, or says how to.
     pub(super) fn find_or_install() -> Result<Self> {
-        let channel = channel()?;
-        if host::find("rustup").is_none() {
-            bail!(
-                "the kernel side is built with Rust {channel} through rustup: install it from https://rustup.rs"
-            );
-        }
-        let mut verbose = output_of(&channel, "rustc", &["-vV"]);
-        if verbose.is_none() {
-            let mut install = Command::new("rustup");
-            install.args(["toolchain", "install", &channel, "--profile", "minimal"]);
-            host::run(install.args(["--component", "rust-src"]))?;
-            verbose = output_of(&channel, "rustc", &["-vV"]);
-        }
-        let verbose = verbose.with_context(|| format!("`rustup run {channel} rustc -vV` does not work"))?;
+        let channel = nightly()?;
+        let verbose = output_of(&channel, "rustc", &["-vV"])
+            .with_context(|| format!("`rustup run {channel} rustc -vV` does not work"))?;
         let llvm = field(&verbose, "LLVM version: ")?;
         let sysroot =
             output_of(&channel, "rustc", &["--print", "sysroot"]).context("rustc has no sysroot")?;
@@ -106,7 +95,20 @@ impl Tools {
     }
 }
 
-/// The toolchain that the kernel side asks for.
+/// The name of the toolchain that the kernel side asks for, which is installed if it is not there.
+pub(crate) fn nightly() -> Result<String> {
+    let channel = channel()?;
+    if host::find("rustup").is_none() {
+        bail!("this needs Rust {channel} through rustup: install it from https://rustup.rs");
+    }
+    if output_of(&channel, "rustc", &["-vV"]).is_none() {
+        let mut install = Command::new("rustup");
+        install.args(["toolchain", "install", &channel, "--profile", "minimal"]);
+        host::run(install.args(["--component", "rust-src"]))?;
+    }
+    Ok(channel)
+}
+
 fn channel() -> Result<String> {
     #[derive(serde::Deserialize)]
     struct File {
@@ -123,7 +125,7 @@ fn channel() -> Result<String> {
 }
 
 /// `program` of another toolchain than the one we run under.
-fn rustup_run(channel: &str, program: &str) -> Command {
+pub(crate) fn rustup_run(channel: &str, program: &str) -> Command {
     let mut command = Command::new("rustup");
     command.args(["run", channel, program]);
     for variable in ["RUSTUP_TOOLCHAIN", "CARGO", "RUSTC", "RUSTDOC", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"]

@@ -15,6 +15,7 @@ use reqwest::Url;
 
 use crate::deliver::StartError;
 use crate::deliver::answer::{Answer, Meaning};
+use crate::deliver::connect_error::Code;
 use crate::deliver::parcel::Piece;
 use crate::deliver::wire::{LabelPair, PushRequest, RawProfileSeries, RawSample};
 use crate::model::{Format, Payload};
@@ -59,7 +60,7 @@ pub(in crate::deliver) fn encode(payload: Payload) -> Result<Piece, Payload> {
         Format::Folded => return Err(payload),
     }
     let id = id(&payload);
-    let Payload { labels, body, weight, .. } = payload;
+    let Payload { window, labels, body, weight, .. } = payload;
     let name = LabelPair { name: "__name__".to_owned(), value: PROFILE_NAME.to_owned() };
     let labels = labels
         .iter()
@@ -69,7 +70,7 @@ pub(in crate::deliver) fn encode(payload: Payload) -> Result<Piece, Payload> {
         labels: std::iter::once(name).chain(labels).collect(),
         samples: vec![RawSample { raw_profile: body.into(), id }],
     };
-    Ok(Piece { bytes: PushRequest { series: vec![series] }.encode_to_vec(), weight })
+    Ok(Piece { bytes: PushRequest { series: vec![series] }.encode_to_vec(), weight, time: window.start })
 }
 
 /// A UUID (version 8: our own making) that is the same for the same profile, so that sending it again changes no
@@ -96,18 +97,40 @@ fn id(payload: &Payload) -> String {
 
 /// What Pyroscope means by an answer. Its errors are Connect's; proxies before it have their own.
 pub(in crate::deliver) fn meaning(answer: &Answer) -> Meaning {
-    match answer.status {
-        // A web page is not what a Pyroscope says, however friendly.
-        200..300 if answer.html => Meaning::WrongServer,
-        200..300 => Meaning::Delivered,
-        // Credentials can be put right while we wait; so can a tenant that is not known yet.
-        401 | 403 => Meaning::NotNow,
+    match (answer.status, answer.code) {
+        (400.., Some(code)) => meaning_of_code(code),
+        (status, _) => meaning_of_status(status, answer.html),
+    }
+}
+
+/// Whoever gives a code speaks our protocol, whatever its status.
+const fn meaning_of_code(code: Code) -> Meaning {
+    match code {
+        Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition | Code::AlreadyExists => {
+            Meaning::SomeNever
+        }
         // The limit is per series: those that passed are stored.
+        Code::ResourceExhausted => Meaning::SomeNotNow,
+        // What cannot be decoded is `unknown`, for ever.
+        Code::Unknown | Code::Internal | Code::DataLoss => Meaning::SomeBroken,
+        Code::Unavailable | Code::DeadlineExceeded | Code::Canceled | Code::Aborted => Meaning::NotNow,
+        // Credentials can be put right while we wait; so can a tenant that is not known yet.
+        Code::Unauthenticated | Code::PermissionDenied | Code::NotFound => Meaning::NotNow,
+        Code::Unimplemented => Meaning::WrongServer,
+    }
+}
+
+const fn meaning_of_status(status: u16, html: bool) -> Meaning {
+    match status {
+        // A web page is not what a Pyroscope says, however friendly.
+        200..300 if html => Meaning::WrongServer,
+        200..300 => Meaning::Delivered,
+        // As above; a proxy asks for credentials without a code.
+        401 | 403 => Meaning::NotNow,
         429 => Meaning::SomeNotNow,
         408 => Meaning::NotNow,
-        400 | 413 | 422 if answer.html => Meaning::WrongServer,
+        400 | 413 | 422 if html => Meaning::WrongServer,
         400 | 413 | 422 => Meaning::SomeNever,
-        // What cannot be decoded gets a 500 too, for ever.
         500 => Meaning::SomeBroken,
         501 | 505 => Meaning::WrongServer,
         502..600 => Meaning::NotNow,
@@ -232,5 +255,33 @@ mod tests {
         check_meaning(503, false, Meaning::NotNow);
         check_meaning(599, false, Meaning::NotNow);
         check_meaning(999, false, Meaning::WrongServer);
+    }
+
+    #[track_caller]
+    fn check_code(status: u16, code: Code, expected: Meaning) {
+        let answer = Answer { status, code: Some(code), ..Answer::default() };
+        assert_eq!(meaning(&answer), expected, "{status} {code:?}");
+    }
+
+    #[test]
+    fn a_code_tells_more_than_its_status() {
+        check_code(400, Code::InvalidArgument, Meaning::SomeNever);
+        check_code(429, Code::ResourceExhausted, Meaning::SomeNotNow);
+        // Older servers say 422 where they mean 429, 404 where they mean 501, 408 where they mean 504.
+        check_code(422, Code::ResourceExhausted, Meaning::SomeNotNow);
+        check_code(404, Code::Unimplemented, Meaning::WrongServer);
+        check_code(408, Code::DeadlineExceeded, Meaning::NotNow);
+        // None of these is said by a server that we do not look for.
+        check_code(404, Code::NotFound, Meaning::NotNow);
+        check_code(409, Code::Aborted, Meaning::NotNow);
+        check_code(499, Code::Canceled, Meaning::NotNow);
+        check_code(500, Code::Unknown, Meaning::SomeBroken);
+        check_code(500, Code::Unavailable, Meaning::NotNow);
+    }
+
+    #[test]
+    fn a_code_in_an_answer_that_is_no_error_is_none() {
+        check_code(200, Code::Internal, Meaning::Delivered);
+        check_code(302, Code::Internal, Meaning::WrongServer);
     }
 }

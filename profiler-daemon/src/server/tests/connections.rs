@@ -1,5 +1,7 @@
 //! Clocks, bounds and manners of connections.
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use super::*;
 
 #[test]
@@ -57,6 +59,28 @@ fn an_idle_connection_is_kept_as_long_as_promised_and_no_read_timeout_ends_it() 
     assert!(kept >= second && kept < second * 3, "{kept:?}");
     assert!(fresh.wait_for_end() < second);
     server.counted("profiler_server_connections_ended_total{by=\"idle timeout\"} 2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_kept_for_the_two_minutes_that_are_advertised() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let meters = Meters::default();
+    let serving = serve(listener, Config::default(), &meters, async { drop(stopped.await) });
+    let idling = async move {
+        let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        let begun = tokio::time::Instant::now();
+        socket.write_all(b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        let mut said = String::new();
+        socket.read_to_string(&mut said).await.unwrap();
+        let kept = begun.elapsed();
+        drop(stop);
+        assert!(said.contains("keep-alive: timeout=120\r\n"), "{said}");
+        assert!((120.0..122.0).contains(&kept.as_secs_f64()), "{kept:?}");
+    };
+    let (served, ()) = tokio::join!(serving, idling);
+    served.unwrap();
 }
 
 #[test]

@@ -154,6 +154,10 @@ fn the_good_profiles_of_a_batch_are_stored() {
     assert_eq!(status, 400);
     assert!(body.contains("1 of 3 profiles refused"), "{body}");
     assert_eq!(server.total(), 110);
+    // Who takes the answer for all of the batch pushes all of it again.
+    assert_eq!(server.push(&batch), (status, body));
+    assert_eq!(server.total(), 110);
+    server.counted("profiler_server_profiles_duplicate_total 2");
 }
 
 #[test]
@@ -171,6 +175,67 @@ fn equal_bytes_count_once_and_other_bytes_of_the_same_time_count_too() {
     // Other labels, another profile.
     assert_eq!(server.push(&request("b", &[first])).0, 200);
     assert_eq!(server.total(), 12);
+}
+
+#[test]
+fn one_that_is_twice_in_a_request_counts_once() {
+    let server = Running::start(Config::default());
+    let raw = bytes(&[("main", 1)]);
+    assert_eq!(server.push(&request("a", &[raw.clone(), raw])).0, 200);
+    assert_eq!(server.total(), 1);
+    server.counted("profiler_server_profiles_duplicate_total 1");
+}
+
+#[test]
+fn one_that_was_refused_is_no_duplicate_when_it_comes_again() {
+    let server = Running::start(Config { series_max: 1, ..Config::default() });
+    let (kept, refused) = (request("a", &[bytes(&[("main", 1)])]), request("b", &[bytes(&[("main", 10)])]));
+    for (request, status) in [(&kept, 200), (&refused, 429), (&refused, 429), (&kept, 200)] {
+        assert_eq!(server.push(request).0, status);
+    }
+    server.counted("profiler_server_profiles_duplicate_total 1");
+    assert_eq!(server.total(), 1);
+}
+
+/// Pushes `count` profiles of stacks that no other has, so that segments fill up and others are begun.
+fn fill(server: &Running, count: usize) {
+    for push in 0..count {
+        let names: Vec<_> = (0..100).map(|index| format!("f{push}_{index}")).collect();
+        let stacks: Vec<_> = names.iter().map(|name| (name.as_str(), 1)).collect();
+        assert_eq!(server.push(&request(&format!("s{push}"), &[bytes(&stacks)])).0, 200);
+    }
+}
+
+#[test]
+fn one_of_an_older_segment_is_known_as_long_as_it_is_there() {
+    let server = Running::start(Config { memory_bytes_max: 800_000, ..Config::default() });
+    let first = request("a", &[bytes(&[("main", 7)])]);
+    assert_eq!(server.push(&first).0, 200);
+    // Twice a segment, and less than all of them.
+    fill(&server, 14);
+    assert_eq!(server.push(&first).0, 200);
+    server.counted("profiler_server_profiles_duplicate_total 1");
+    assert_eq!(server.total(), 1_407);
+    assert!(!server.meters.render().contains("profiler_server_windows_evicted_total{"), "all of it is there");
+}
+
+#[test]
+fn what_is_known_of_a_profile_is_part_of_the_bounded_memory() {
+    let server = Running::start(Config { memory_bytes_max: 20_000, ..Config::default() });
+    // Nothing to keep but that they were here.
+    for batch in 0..10 {
+        let mut empty = profile(&[]);
+        let profiles: Vec<_> = (0..1_000)
+            .map(|number| {
+                empty.time_nanos -= 1 + batch * 1_000 + number;
+                empty.encode_to_vec()
+            })
+            .collect();
+        assert_eq!(server.push(&request("a", &profiles)).0, 200);
+    }
+    let page = server.meters.render();
+    let bytes = page.lines().find_map(|line| line.strip_prefix("profiler_server_store_bytes ")).unwrap();
+    assert!(bytes.parse::<f64>().unwrap() < 30_000.0, "{bytes}");
 }
 
 #[test]
@@ -192,11 +257,7 @@ fn texts_that_label_samples_make_series_and_numbers_do_not() {
 #[test]
 fn when_memory_is_short_the_oldest_go_first() {
     let server = Running::start(Config { memory_bytes_max: 400_000, ..Config::default() });
-    for push in 0..60 {
-        let names: Vec<_> = (0..100).map(|index| (format!("f{push}_{index}"), 1)).collect();
-        let stacks: Vec<_> = names.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-        assert_eq!(server.push(&request(&format!("s{push}"), &[bytes(&stacks)])).0, 200);
-    }
+    fill(&server, 60);
     let answer = server.ask("/api/services");
     let names: Vec<_> = answer["services"]
         .as_array()

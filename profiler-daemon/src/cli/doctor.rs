@@ -1,0 +1,146 @@
+//! `doctor`: checks of this machine and its surroundings, one subcommand each.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use tokio::time::Instant;
+
+use crate::app::Failure;
+use crate::config;
+use crate::doctor::Health;
+use crate::doctor::connection::{Address, Doctor, Question, report};
+
+/// Find out what is wrong, without any privilege.
+#[derive(Debug, Args)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 all is well, 1 something is to be changed, 2 it could not be found out."
+)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    check: Check,
+}
+
+#[derive(Debug, Subcommand)]
+enum Check {
+    Connection(ConnectionArguments),
+}
+
+/// Whether the push interval fits the server's keep-alive timeout: opens three connections, leaves them idle and tells
+/// who closes them first, FIN or RST, after how long, what the server advertises, and which setting to change.
+///
+/// Nothing is pushed. Exit codes: 0 the interval fits, 1 it does not, 2 nothing could be measured.
+#[derive(Debug, Args)]
+struct ConnectionArguments {
+    /// The server [default: the configured one, else the embedded server's address]
+    url: Option<String>,
+    /// Time between two pushes, 1s to 1h [default: the configured one, else 10s]
+    #[arg(long, value_name = "DURATION")]
+    interval: Option<String>,
+    /// How long to watch idle connections at most [default: half as long again as the interval, and 5s more at least]
+    #[arg(long, value_name = "DURATION")]
+    patience: Option<String>,
+    /// Measure again and again, and tell what changes, until Ctrl-C
+    #[arg(long)]
+    watch: bool,
+    /// Print one JSON object (with --watch: one per change, each on its own line)
+    #[arg(long)]
+    json: bool,
+    /// Configuration file, TOML [default: PROFILER_CONFIG, else none]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
+    match arguments.check {
+        Check::Connection(arguments) => connection(arguments),
+    }
+}
+
+fn connection(arguments: ConnectionArguments) -> Result<ExitCode, Failure> {
+    let ConnectionArguments { url, interval, patience, watch, json, config: file } = arguments;
+    let usage = |error: &dyn std::fmt::Display| Failure::Usage(error.to_string());
+    let flags: Vec<(&'static str, String)> =
+        interval.map(|interval| ("interval", interval)).into_iter().collect();
+    let config = super::configuration(file, &flags)?;
+    let url = url.or(config.server).unwrap_or_else(|| format!("http://{}", config.listen));
+    let usual = Question::patience_for(config.interval);
+    let patience = match &patience {
+        None => usual,
+        Some(text) => config::duration(text)
+            .filter(|patience| !patience.is_zero())
+            .map(|patience| patience.min(usual))
+            .ok_or_else(|| usage(&format!("flag --patience: {text:?} is not a duration such as 30s")))?,
+    };
+    let address = Address::parse(&url).map_err(|error| usage(&error))?;
+    let question = Question { address, interval: config.interval, patience };
+    let doctor = Doctor::new(question).map_err(|error| usage(&error))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::other("starting the check"))?;
+    let health = runtime.block_on(async {
+        if watch { again_and_again(&doctor, json).await } else { once(&doctor, json).await }
+    });
+    // A resolver that hangs is not waited for.
+    runtime.shutdown_background();
+    Ok(ExitCode::from(health.exit_code()))
+}
+
+async fn once(doctor: &Doctor, json: bool) -> Health {
+    let begun = Instant::now();
+    if !json {
+        say(&report::opening(doctor.question()));
+    }
+    let found = doctor
+        .examine(&|event| {
+            if !json {
+                say(&report::step(begun.elapsed(), &event));
+            }
+        })
+        .await;
+    say(&if json { report::json(doctor.question(), &found) } else { report::closing(&found) });
+    found.health()
+}
+
+/// Until Ctrl-C. The health is that of the last time.
+async fn again_and_again(doctor: &Doctor, json: bool) -> Health {
+    let begun = Instant::now();
+    if !json {
+        say(&report::opening(doctor.question()));
+    }
+    let mut before = None;
+    let measure = async {
+        loop {
+            let asked = Instant::now();
+            let found = doctor.examine(&|_| {}).await;
+            if before.as_ref().is_none_or(|before| found.differs(before)) {
+                say(&if json {
+                    report::json(doctor.question(), &found)
+                } else {
+                    format!("{}  {}", report::moment(begun.elapsed()), report::line(&found))
+                });
+                before = Some(found);
+            }
+            // What fails at once is not tried at once again.
+            tokio::time::sleep_until(asked + doctor.question().interval.min(PAUSE_MAX)).await;
+        }
+    };
+    tokio::select! {
+        () = measure => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    before.map_or(Health::Unknown, |found| found.health())
+}
+
+/// Between two measurements that begin, at most.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// A reader that has gone is no fault.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}

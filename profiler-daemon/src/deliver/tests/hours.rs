@@ -1,0 +1,154 @@
+//! Hours of bad weather on a paused clock: outages, storms of refusals, servers that come and go.
+//!
+//! A window comes each ten seconds, as in life. Whatever the server did for hours, once it is well each window has been
+//! accepted once, the oldest first, and it has not been asked more often than it can bear.
+
+use std::sync::Mutex;
+
+use super::*;
+
+const INTERVAL: Duration = Duration::from_secs(10);
+const HOUR: Duration = Duration::from_secs(3_600);
+/// Windows in an hour.
+const HOURLY: u64 = 360;
+
+/// What was seen of it.
+struct Weathered {
+    /// When each request came, since the beginning.
+    asked: Vec<Duration>,
+    meters: Meters,
+}
+
+impl Weathered {
+    /// Requests that came within `range` of hours.
+    fn asked_in(&self, from: Duration, until: Duration) -> usize {
+        self.asked.iter().filter(|&&at| (from..until).contains(&at)).count()
+    }
+
+    /// The shortest time between two requests that came before `until`.
+    fn shortest_gap(&self, until: Duration) -> Duration {
+        let before: Vec<_> = self.asked.iter().take_while(|&&at| at < until).collect();
+        before.windows(2).map(|two| *two[1] - *two[0]).min().unwrap()
+    }
+}
+
+/// Delivers `hours` of windows to a server whose answer, at a time since the beginning, is what `weather` says, and good
+/// afterwards. Each window must be accepted once and in its order, soon after the weather is good.
+async fn check(hours: u32, weather: impl Fn(Duration) -> Option<Reply> + Send + 'static) -> Weathered {
+    let (begun, ends) = (Instant::now(), HOUR * hours);
+    let accepted = Arc::new(Mutex::new(Vec::new()));
+    let seen_good = Arc::clone(&accepted);
+    let server = Server::start(move |_, request| {
+        let at = request.at - begun;
+        let bad = if at < ends { weather(at) } else { None };
+        bad.unwrap_or_else(|| {
+            seen_good.lock().unwrap().extend(services(&request.raw()));
+            Reply::Bytes(answer(200, "Keep-Alive: timeout=60"))
+        })
+    })
+    .await;
+    let house =
+        House::with(&Config { server: server.address.clone(), interval: INTERVAL, ..Config::default() });
+    let windows = HOURLY * u64::from(hours);
+    pour(&house, windows).await;
+    // What waited is there soon after: no pause but one that was asked for is longer than the interval.
+    let all: Vec<u64> = (1..=windows).collect();
+    let wait = async {
+        while accepted.lock().unwrap().len() < all.len() {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let late = timeout(Duration::from_secs(330), wait).await.is_err();
+    assert!(!late, "{} of {windows} were accepted", accepted.lock().unwrap().len());
+    assert_eq!(*accepted.lock().unwrap(), all);
+    let (outcome, meters) = house.finish(MINUTE).await;
+    super::check(&outcome, all.iter().sum(), &[]);
+    Weathered { asked: server.record().seen.iter().map(|seen| seen.at - begun).collect(), meters }
+}
+
+/// One window after the other, each of one service, and each of another weight.
+async fn pour(house: &House, windows: u64) {
+    for window in 1..=windows {
+        house.send(&[window]);
+        sleep(INTERVAL).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn six_hours_without_a_server() {
+    let address = nowhere();
+    let house = House::with(&Config { server: address.clone(), interval: INTERVAL, ..Config::default() });
+    pour(&house, 6 * HOURLY).await;
+    let tried = attempts(&house.meters, "connect");
+    assert!((2_160.0..=4_400.0).contains(&tried), "each pause is five to ten seconds: {tried}");
+    let listener = tokio::net::TcpListener::bind(address.strip_prefix("http://").unwrap()).await.unwrap();
+    let server = Server::on(listener, |_, _| Reply::Bytes(answer(200, "Keep-Alive: timeout=60")));
+    let back = Instant::now();
+    super::check(&house.finish(5 * MINUTE).await.0, (1..=6 * HOURLY).sum(), &[]);
+    assert!(back.elapsed() <= MINUTE, "{:?}", back.elapsed());
+    let record = server.record();
+    let came: Vec<u64> = record.seen.iter().flat_map(|seen| services(&seen.raw())).collect();
+    assert_eq!(came, (1..=6 * HOURLY).collect::<Vec<_>>(), "each once, the oldest first");
+    assert!(record.seen.len() < 2_200 && record.connections == 1, "{}", record.connections);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_hour_of_proxies_without_a_server_behind_them() {
+    let statuses = [502, 503, 504, 503];
+    let passed = check(2, move |at| {
+        let status = statuses[usize::try_from(at.as_secs() / 60).unwrap() % statuses.len()];
+        (at < HOUR).then(|| Reply::Bytes(answer_with(status, "Content-Type: text/html", "<html>")))
+    })
+    .await;
+    let asked = passed.asked_in(Duration::ZERO, HOUR);
+    assert!((360..=730).contains(&asked), "{asked}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_hour_of_too_many_requests_with_a_wish_in_seconds() {
+    let passed = check(2, |at| {
+        (at < HOUR).then(|| Reply::Bytes(answer(429, "Retry-After: 90\nKeep-Alive: timeout=60")))
+    })
+    .await;
+    assert!(passed.shortest_gap(HOUR) >= Duration::from_secs(90), "{:?}", passed.shortest_gap(HOUR));
+    assert!((20..=41).contains(&passed.asked_in(Duration::ZERO, HOUR)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_hour_of_a_wish_to_be_left_alone_for_a_year() {
+    let passed = check(2, |at| (at < HOUR).then(|| Reply::Bytes(answer(503, "Retry-After: 31536000")))).await;
+    assert_eq!(passed.asked_in(Duration::ZERO, HOUR), 12, "it is asked each five minutes all the same");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_hour_of_a_server_that_is_up_every_other_minute() {
+    let passed = check(1, |at| (at.as_secs() / 60 % 2 == 1).then_some(Reply::Reset)).await;
+    assert!(attempts(&passed.meters, "rst") >= 30.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_hour_of_a_server_that_drops_every_other_connection_after_one_answer() {
+    let passed = check(1, |at| {
+        (at.as_secs() / 10 % 2 == 1).then_some(Reply::Last(b"HTTP/1.1 503 X\r\nContent-Le".to_vec()))
+    })
+    .await;
+    assert!((720..1_500).contains(&passed.asked.len()), "{}", passed.asked.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_hours_of_a_server_that_swallows_everything() {
+    let passed = check(3, |at| (at < 2 * HOUR).then_some(Reply::Silence)).await;
+    // Ten seconds of waiting for an answer, five to ten of pause.
+    let asked = passed.asked_in(Duration::ZERO, 2 * HOUR);
+    assert!((360..=490).contains(&asked), "{asked}");
+    assert!(attempts(&passed.meters, "timeout") >= 360.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_hour_of_a_server_that_speaks_something_else() {
+    let passed = check(1, |at| {
+        (at.as_secs() / 600 % 2 == 0).then(|| Reply::Last(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()))
+    })
+    .await;
+    assert!(attempts(&passed.meters, "garbage") >= 180.0);
+}

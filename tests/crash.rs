@@ -1,0 +1,196 @@
+//! Tier 6: the agent is killed at random moments, some of them in the middle of a push, while the server is down half of
+//! the time. What was captured, but for the last unfinished window and what was still being named, is in the receiver's
+//! answers, exactly once where that counts identical bytes once, and a kill costs one repeated body at most.
+//!
+//! `TEST_CRASH_KILLS` says how often (25 unless it does), `TEST_CRASH_SEED` which moments.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use profiler_tests::harness::agent::Agent;
+use profiler_tests::harness::gate;
+use profiler_tests::harness::pyroscope::{Mood, Pushed, Pyroscope};
+use profiler_tests::harness::workloads::{self, Running};
+use profiler_tests::need;
+use rustix::process::Signal;
+
+/// Numbers that look random.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+
+    fn ms(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(from + self.below(to - from))
+    }
+
+    /// Well half of the time, else in trouble of some kind.
+    fn mood(&mut self) -> Mood {
+        match self.below(6) {
+            0 => Mood::Says(503, "down"),
+            1 => Mood::Silent,
+            2 => Mood::Half,
+            _ => Mood::Takes,
+        }
+    }
+}
+
+/// One run of the agent.
+struct Life {
+    /// When it was started, nanoseconds since the epoch.
+    begun: i64,
+    /// When it was killed.
+    killed: i64,
+    /// Samples that it had captured until then, of those it may tell.
+    captured: u64,
+    /// Samples of them that had been named and handed over.
+    handed_over: u64,
+}
+
+impl Life {
+    /// Ends it.
+    fn kill(begun: i64, mut agent: Agent) -> Self {
+        let (_, page) = agent.ask("/metrics");
+        let value = |name: &str| -> u64 {
+            let line = page.lines().find_map(|line| line.strip_prefix(name));
+            let whole = line.map_or("0", |line| line.split('.').next().unwrap_or_default());
+            whole.trim().parse().expect("a number")
+        };
+        let killed = now();
+        agent.process().signal(Signal::KILL);
+        let ended = agent.end(Duration::from_secs(5));
+        assert!(!ended.said.contains("panicked") && !ended.said.contains("torn"), "{}", ended.said);
+        let left = value("profiler_delivered_weight_total ") + value("profiler_waiting_weight ");
+        let recovered = value("profiler_spool_recovered_weight_total{sink=\"pyroscope\"} ");
+        let captured = value("profiler_samples_captured_total ");
+        Self { begun, killed, captured, handed_over: left.saturating_sub(recovered) }
+    }
+}
+
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock that is past 1970");
+    i64::try_from(since.as_nanos()).expect("a clock before 2262")
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok())
+}
+
+#[test]
+fn what_was_captured_survives_every_kill_and_arrives_once() {
+    need!(gate::bpf());
+    let kills = number("TEST_CRASH_KILLS").unwrap_or(25);
+    let seed = number("TEST_CRASH_SEED").unwrap_or(now().cast_unsigned());
+    println!("{kills} kills, TEST_CRASH_SEED={seed}");
+    let mut dice = Dice(seed);
+    let _work = Running::start(Command::new(workloads::shop_c("wl-crash")).arg("100000"));
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let folder = data.path().to_str().expect("a path in plain letters");
+    let server = Pyroscope::start(Mood::Takes);
+    let start = || {
+        let url = server.url();
+        Agent::start(&["--server", &url, "--interval", "1s", "--frequency", "99", "--data-dir", folder])
+    };
+
+    let mut lives = Vec::new();
+    let mut in_push = 0;
+    for _ in 0..kills {
+        server.set(dice.mood());
+        let begun = now();
+        let agent = start();
+        let mut rest = dice.ms(0, 5_000);
+        while !rest.is_zero() {
+            let step = rest.min(dice.ms(200, 1_500));
+            std::thread::sleep(step);
+            rest -= step;
+            server.set(dice.mood());
+        }
+        if dice.below(3) == 0 {
+            // Whatever it pushes now it will wait for when it is killed; the server has it, or has not.
+            server.set(if dice.below(2) == 0 { Mood::Mute } else { Mood::Silent });
+            std::thread::sleep(dice.ms(1_000, 1_900));
+            in_push += 1;
+        }
+        lives.push(Life::kill(begun, agent));
+    }
+
+    server.set(Mood::Takes);
+    let begun = now();
+    let agent = start();
+    // What is pushed now was captured now: all that waited is there, as the oldest goes first.
+    server.wait_for("a window of the last run", begun, |_| true);
+    let books = agent.stop().books();
+    assert_eq!((books.kept, books.lost_by_us), (0, 0), "{books:?}");
+    let captured = books.captured - (books.lost - books.lost_by_us);
+    lives.push(Life { begun, killed: now(), captured, handed_over: captured });
+    check(&server.pushed(), &lives, kills, in_push);
+}
+
+/// Looks at what a receiver has in the end.
+#[track_caller]
+fn check(pushed: &[Pushed], lives: &[Life], kills: u64, in_push: u64) {
+    let mut faults = Vec::new();
+    // What a receiver that counts identical bytes once has.
+    let mut known: HashMap<(&str, i64), HashSet<u64>> = HashMap::new();
+    let mut repeated = HashSet::new();
+    for Pushed { service, start_ns, digest, request, .. } in pushed {
+        if !known.entry((service, *start_ns)).or_default().insert(*digest) {
+            repeated.insert(*request);
+        }
+    }
+    for ((service, start), digests) in &known {
+        if digests.len() > 1 {
+            faults.push(format!("{service} at {start}: {} profiles that are not the same", digests.len()));
+        }
+    }
+    if repeated.len() as u64 > kills {
+        faults.push(format!("{} repeated bodies, more than kills", repeated.len()));
+    }
+
+    let mut distinct = HashSet::new();
+    let once = pushed.iter().filter(|pushed| distinct.insert((&pushed.service, pushed.start_ns)));
+    let once: Vec<&Pushed> = once.collect();
+    let (mut samples, mut windows, mut unfinished) = (0, 0, Vec::new());
+    for (number, Life { begun, killed, captured, handed_over }) in lives.iter().enumerate() {
+        let own: Vec<&Pushed> =
+            once.iter().copied().filter(|pushed| (begun..killed).contains(&&pushed.start_ns)).collect();
+        let arrived: u64 = own.iter().map(|pushed| pushed.profile.samples()).sum();
+        if arrived < *handed_over {
+            faults.push(format!(
+                "life {number}: {arrived} samples arrived of {handed_over} that were handed over"
+            ));
+        }
+        samples += arrived;
+        unfinished.push(captured.saturating_sub(arrived));
+        // The program that worked all the time is in each window.
+        let works: BTreeMap<i64, i64> = own
+            .iter()
+            .filter(|pushed| pushed.service == "wl-crash")
+            .map(|pushed| (pushed.start_ns, pushed.length_ns))
+            .collect();
+        windows += works.len();
+        for ((start, length), next) in works.iter().zip(works.keys().skip(1)) {
+            if start + length != *next {
+                faults.push(format!("life {number}: {} ms are missing", (next - start - length) / 1_000_000));
+            }
+        }
+    }
+    if samples != once.iter().map(|pushed| pushed.profile.samples()).sum::<u64>() {
+        faults.push("there are samples of no life".to_owned());
+    }
+    unfinished.sort_unstable();
+    println!(
+        "{kills} kills, {in_push} of them in mid-push: {} profiles in {windows} windows arrived, {} of them distinct, {} \
+         bodies repeated; {samples} samples, at a kill {} were not named yet (the median; {} at most)",
+        pushed.len(),
+        once.len(),
+        repeated.len(),
+        unfinished[unfinished.len() / 2],
+        unfinished[unfinished.len() - 1],
+    );
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}

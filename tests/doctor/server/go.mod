@@ -1,0 +1,3 @@
+module doctor-server
+
+go 1.19
