@@ -25,6 +25,9 @@ use tokio::time::{Instant, sleep_until};
 /// How long what waits may take at the end: a server that was away is back by then.
 const GRACE: Duration = Duration::from_secs(40);
 
+/// A timer may be late by a millisecond, and nobody minds.
+const STUMBLE: Duration = Duration::from_millis(2);
+
 /// What to do.
 #[derive(Clone, Debug)]
 struct Orders {
@@ -48,7 +51,10 @@ struct Seen {
     delivered: u64,
     lost: u64,
     late: Duration,
-    half: BTreeMap<String, f64>,
+    /// How often, of the last pushes, it came later after the one before than it should have.
+    stumbles: u32,
+    /// The meters when it has learnt what there is to learn, and at the end.
+    then: BTreeMap<String, f64>,
     end: BTreeMap<String, f64>,
 }
 
@@ -85,9 +91,12 @@ impl Orders {
 
 impl Seen {
     fn write(&self) -> Value {
-        let Self { fed, delivered, lost, late, half, end } = self;
+        let Self { fed, delivered, lost, late, stumbles, then, end } = self;
         let late_us = u64::try_from(late.as_micros()).unwrap_or(u64::MAX);
-        json!({"fed": fed, "delivered": delivered, "lost": lost, "late_us": late_us, "half": half, "end": end})
+        json!({
+            "fed": fed, "delivered": delivered, "lost": lost, "late_us": late_us, "stumbles": stumbles,
+            "then": then, "end": end,
+        })
     }
 }
 
@@ -141,12 +150,17 @@ async fn ours(orders: &Orders, agent: u32) -> Seen {
 async fn feed(orders: &Orders, agent: u32, outbox: &Outbox, meters: &Meters, seen: &mut Seen) {
     let mut next = first(orders, agent);
     let since = WallNs::now();
+    let mut late_before = Duration::ZERO;
     for push in 0..orders.pushes {
         sleep_until(next).await;
-        seen.late = seen.late.max(next.elapsed());
-        if push == orders.pushes / 2 {
-            seen.half = counters(meters);
+        let late = next.elapsed();
+        seen.late = seen.late.max(late);
+        let learnt = orders.pushes * 2 / 3;
+        if push == learnt {
+            seen.then = counters(meters);
         }
+        seen.stumbles += u32::from(push >= learnt && late > late_before + STUMBLE);
+        late_before = late;
         outbox.send(vec![payload(since, agent, push)]);
         seen.fed += 1;
         next += outbox.cadence().interval();

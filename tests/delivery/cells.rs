@@ -61,7 +61,7 @@ pub(crate) enum Fault {
 impl Fault {
     /// The wire breaks something, and can say how often.
     pub(crate) fn is_of_the_wire(self) -> bool {
-        !matches!(self, Self::None | Self::Storm | Self::BlackHole)
+        !matches!(self, Self::None | Self::Storm)
     }
 }
 
@@ -251,7 +251,7 @@ impl Cell {
     fn pushes(&self, times: u32) -> u32 {
         let usual = match self.fault {
             Fault::Outage => 40,
-            _ if self.is_real() => return 7,
+            _ if self.is_real() => return 10,
             // As many as take half a minute.
             _ => (30_000 / u32::try_from(self.interval().as_millis()).unwrap_or(u32::MAX)).clamp(6, 14),
         };

@@ -65,8 +65,10 @@ pub(crate) struct Seen {
     pub(crate) lost: u64,
     /// How late its feeder was at worst.
     pub(crate) late: Duration,
-    /// Its meters in the middle and at the end.
-    half: BTreeMap<String, f64>,
+    /// How often, of the last third of its pushes, one came later after the one before than it should have.
+    pub(crate) stumbles: u64,
+    /// Its meters when two thirds were pushed, and at the end.
+    then: BTreeMap<String, f64>,
     end: BTreeMap<String, f64>,
 }
 
@@ -153,7 +155,8 @@ impl Seen {
             delivered: number("delivered"),
             lost: number("lost"),
             late: Duration::from_micros(number("late_us")),
-            half: meters("half"),
+            stumbles: number("stumbles"),
+            then: meters("then"),
             end: meters("end"),
         }
     }
@@ -167,6 +170,14 @@ impl Seen {
         attempts.filter(|(how, _)| *how != "ok")
     }
 
+    /// Connections that were opened, by why.
+    pub(crate) fn opened(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.end.iter().filter_map(|(name, &count)| {
+            let labels = name.strip_prefix("profiler_connections_opened_total{")?;
+            Some((labels.split("reason=\"").nth(1)?.split('"').next()?, whole(count)))
+        })
+    }
+
     /// Attempts that failed.
     pub(crate) fn failed(&self) -> u64 {
         self.failures().map(|(_, count)| count).sum()
@@ -177,9 +188,9 @@ impl Seen {
         sum(&self.end, "profiler_push_attempts_total{", "conn=\"fresh\"")
     }
 
-    /// Attempts on a fresh connection in the second half.
+    /// Attempts on a fresh connection in the last third.
     pub(crate) fn fresh_late(&self) -> u64 {
-        self.fresh() - sum(&self.half, "profiler_push_attempts_total{", "conn=\"fresh\"")
+        self.fresh() - sum(&self.then, "profiler_push_attempts_total{", "conn=\"fresh\"")
     }
 
     /// Attempts on a connection that was kept.
@@ -195,6 +206,14 @@ impl Seen {
     /// Profiles that the server may have or not.
     pub(crate) fn unknown(&self) -> u64 {
         sum(&self.end, "profiler_profiles_unknown_total", "")
+    }
+
+    /// How long it takes the server to keep connections; `None` if no timeout is known.
+    pub(crate) fn known(&self) -> Option<Duration> {
+        let timeouts =
+            self.end.iter().filter(|(name, _)| name.starts_with("profiler_keepalive_server_timeout"));
+        let seconds = timeouts.map(|(_, &seconds)| seconds).fold(0.0, f64::max);
+        (seconds > 0.0).then(|| Duration::from_secs_f64(seconds))
     }
 
     /// The guard that it keeps.
