@@ -77,6 +77,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
             bytes_max: config.spool_bytes_max,
             free_bytes_min: config.spool_free_bytes_min,
         }),
+        quarantine: config.data_dir.as_ref().map(|folder| folder.join("quarantine")),
         reject_older_than: config.reject_older_than,
         ..deliver::Config::default()
     };

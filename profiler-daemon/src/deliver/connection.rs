@@ -30,9 +30,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 pub use fit::{Basis, Fit, Notice};
-pub use learned::{Bound, Hint};
+pub use learned::{Bound, Hint, Margin};
 
-use self::learned::{Learned, Margin, Verdict};
+use self::learned::{Learned, Verdict};
 use super::keep_alive::KeepAlive;
 
 /// How many times to first byte are remembered. A stall is over after as many pushes.

@@ -17,6 +17,7 @@ pub mod keep_alive;
 mod pace;
 mod parcel;
 mod pusher;
+mod quarantine;
 mod retry;
 mod sinks;
 pub mod spool;
@@ -71,6 +72,8 @@ pub struct Config {
     pub waiting_bytes_max: usize,
     /// Where what waits is kept on disk; without it, it is kept in memory alone.
     pub spool: Option<spool::Config>,
+    /// Where profiles that the server refuses for good are kept for inspection.
+    pub quarantine: Option<PathBuf>,
     /// The server takes no window that began longer ago: it is not sent, and is counted as a loss (`too old for
     /// server`). Zero: it takes all.
     pub reject_older_than: Duration,
@@ -91,6 +94,7 @@ impl Default for Config {
             hint_file: None,
             waiting_bytes_max: 32 << 20,
             spool: None,
+            quarantine: None,
             reject_older_than: Duration::ZERO,
             grace: Duration::from_secs(5),
         }

@@ -22,6 +22,7 @@ use super::hint::HintFile;
 use super::journal::Journal;
 use super::pace::Pace;
 use super::parcel::Parcel;
+use super::quarantine::Quarantine;
 use super::retry::{Ambiguous, Backoff, Class, Step, step};
 use super::sinks::pyroscope;
 use super::spool::{self, SpoolMeters};
@@ -50,9 +51,14 @@ pub struct Pusher {
     ambiguous: Ambiguous,
     /// No request before this moment.
     pause_until: Option<Instant>,
+    /// It is the server's fault.
+    in_trouble: bool,
     interval: Cadence,
     journal: Journal,
+    quarantine: Option<Quarantine>,
     tally: Tally,
+    /// Parcels that were.
+    delivered: u64,
     /// Number of the parcel that was split last.
     family: u32,
     /// How many of its payloads were refused since one was not.
@@ -128,7 +134,10 @@ impl Pusher {
                     .map_err(StartError::Thread)?
             }
         };
-        let waiting = Arc::new(waiting);
+        let waiting = Arc::new(match config.ambiguous {
+            Ambiguous::AtLeastOnce => waiting,
+            Ambiguous::AtMostOnce => waiting.at_most_once(),
+        });
         let (closing, closing_seen) = watch::channel(None);
         let interval = Cadence::new(config.interval);
         let (hints, hint) = match &config.hint_file {
@@ -155,9 +164,12 @@ impl Pusher {
             pace: Pace::default(),
             ambiguous: config.ambiguous,
             pause_until: None,
+            in_trouble: false,
             interval: interval.clone(),
             journal: Journal::new(shown),
+            quarantine: config.quarantine.clone().map(|folder| Quarantine::new(folder, meters)),
             tally,
+            delivered: 0,
             family: 0,
             refused_in_a_row: 0,
             refusing: false,
@@ -181,6 +193,10 @@ impl Pusher {
     async fn work(&mut self) {
         loop {
             while self.pause_until.is_some() {
+                // At the end a server in trouble is not waited for: the next run will find what is on disk.
+                if self.in_trouble && self.closing.borrow().is_some() && self.waiting.is_safe() {
+                    return;
+                }
                 self.rest().await;
             }
             // Looked at first: what was put in before the end is found after it.
@@ -292,7 +308,9 @@ impl Pusher {
                     Meaning::WrongServer if answer.status < 300 => "not_pyroscope",
                     _ => status_result(answer.status),
                 };
-                (name, Class::of_status(answer.status), step(meaning, parcel.len(), parcel.turned_away))
+                let others = parcel.let_before.is_some_and(|before| before < self.delivered);
+                let step = step(meaning, parcel.len(), parcel.turned_away, others);
+                (name, Class::of_status(answer.status), step)
             }
             Err(failure) => {
                 let class = Class::of(failure.kind, failure.evidence, bytes);
@@ -301,17 +319,21 @@ impl Pusher {
             }
         };
         self.count_closed(id, &result);
+        let halves = if step == Step::Halved { self.halves(&parcel) } else { Vec::new() };
         let step = match step {
-            Step::ApartNow if self.refusing => Step::Refused,
+            Step::ApartNow | Step::Halved if self.refusing => Step::Refused,
+            Step::Halved if halves.is_empty() => Step::Refused,
             // Some of several may have been taken, and nobody says which.
-            Step::Again | Step::ApartLater if self.may_be_taken(class, &parcel, step) => Step::GivenUp,
+            Step::Again | Step::Behind | Step::ApartLater if self.may_be_taken(class, &parcel, step) => {
+                Step::GivenUp
+            }
             step => step,
         };
         self.tally.attempt(name, reused);
         self.settle_connections();
         // The connection was the reason: another need not wait.
         let at_once = reused && class != Class::Ambiguous && result.is_err();
-        let fate = self.fate(parcel, step, class, at_once, &result);
+        let fate = self.fate(parcel, halves, step, class, at_once, &result);
         self.waiting.settle(fate);
         let lost = in_hand + self.refuse_the_rest();
         self.say(step, &result, lost);
@@ -346,7 +368,8 @@ impl Pusher {
     /// What becomes of the parcel, and when the next request may go.
     fn fate(
         &mut self,
-        parcel: Parcel,
+        mut parcel: Parcel,
+        halves: Vec<Parcel>,
         step: Step,
         class: Class,
         at_once: bool,
@@ -356,6 +379,8 @@ impl Pusher {
         match step {
             Step::Done => {
                 self.backoff.reset();
+                self.delivered += 1;
+                self.in_trouble = false;
                 self.refused_in_a_row = 0;
                 self.refusing = false;
                 self.pause_until = self.pace.sent(parcel.raw_size(), Instant::now());
@@ -368,15 +393,31 @@ impl Pusher {
                 self.tally.retry(class);
                 Fate::Back(vec![parcel])
             }
+            Step::Behind => {
+                self.pause(asked);
+                self.tally.retry(class);
+                parcel.let_before = Some(self.delivered);
+                Fate::Behind(Box::new(parcel))
+            }
             Step::ApartLater => {
                 self.pause(asked);
                 Fate::Back(self.apart(parcel, class))
             }
             Step::ApartNow => Fate::Back(self.apart(parcel, class)),
+            Step::Halved => {
+                halves.iter().for_each(|_| self.tally.retry(class));
+                Fate::Back(halves)
+            }
             Step::Refused => {
                 self.backoff.reset();
                 if parcel.family != 0 && parcel.family == self.family {
                     self.refused_in_a_row += 1;
+                }
+                // What is no Pyroscope says nothing of what is inside.
+                if let (Some(quarantine), Ok(answer)) = (&mut self.quarantine, result)
+                    && pyroscope::meaning(answer) != Meaning::WrongServer
+                {
+                    quarantine.keep(&parcel, answer);
                 }
                 Fate::Lost(Reason::Refused)
             }
@@ -396,6 +437,15 @@ impl Pusher {
         parcels
     }
 
+    /// The two halves of a parcel that is too large; none if it cannot be halved. They belong to its family, or begin one.
+    fn halves(&mut self, parcel: &Parcel) -> Vec<Parcel> {
+        if parcel.family == 0 || parcel.family != self.family {
+            self.family = self.family.wrapping_add(1).max(1);
+            self.refused_in_a_row = 0;
+        }
+        parcel.halve(self.family, pyroscope::halve).unwrap_or_default()
+    }
+
     /// Refuses what is left of the parcel that was split last, if enough of it was refused. Its weight.
     fn refuse_the_rest(&mut self) -> Weight {
         if self.refused_in_a_row < REFUSED_IN_A_ROW_MAX {
@@ -408,6 +458,7 @@ impl Pusher {
 
     fn pause(&mut self, asked: Option<Duration>) {
         self.pause_until = Some(Instant::now() + self.backoff.pause(asked));
+        self.in_trouble = true;
     }
 
     /// Tells the log what has changed. `lost` is what was, if anything was.
@@ -435,7 +486,7 @@ impl Pusher {
                 }
             }
             // Whether anything of it is lost will be known when each was tried alone.
-            (Step::ApartNow, _) => {}
+            (Step::ApartNow | Step::Halved, _) => {}
             (_, Ok(answer)) => {
                 if let Some(line) = self.journal.turned_away(now, answer, waiting) {
                     warn!("{line}");

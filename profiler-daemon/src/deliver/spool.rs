@@ -88,7 +88,7 @@ pub(super) enum WasRead {
 enum Job {
     Write { parcel: Spooled, anyway: bool, written: Sender<Written> },
     Read { key: Key, read: oneshot::Sender<WasRead> },
-    Remove(Key),
+    Remove(Key, Option<oneshot::Sender<()>>),
     End(Sender<()>),
 }
 
@@ -236,7 +236,17 @@ impl Spool {
 
     /// Removes a parcel's file, some time soon.
     pub(super) fn remove(&self, key: Key) {
-        self.send(Job::Remove(key));
+        self.send(Job::Remove(key, None));
+    }
+
+    /// Removes a parcel's file now, and waits for that, within reason.
+    pub(super) async fn remove_now(&self, key: Key) {
+        let (removed, answer) = oneshot::channel();
+        if let Some(number) = self.send(Job::Remove(key, Some(removed)))
+            && tokio::time::timeout(ANSWER_MAX, answer).await.is_err()
+        {
+            self.is_late_from(number);
+        }
     }
 
     /// Waits, within reason, until everything is done that was asked for, and ends. What is there stays.
@@ -289,7 +299,10 @@ impl Keeper {
                 Job::Read { key, read } => {
                     let _ = read.send(self.read(key));
                 }
-                Job::Remove(key) => self.remove(key),
+                Job::Remove(key, removed) => {
+                    self.remove(key);
+                    let _ = removed.map(|removed| removed.send(()));
+                }
                 Job::End(done) => {
                     // With it goes the lock.
                     drop(self);

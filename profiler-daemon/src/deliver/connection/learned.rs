@@ -23,11 +23,11 @@ const AGREES_WITHIN: Duration = Duration::from_millis(20);
 
 /// How much is kept clear of requests before a server's timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Margin {
+pub struct Margin {
     /// The smallest: what a busy machine may take to get from the decision to the write.
-    pub(super) least: Duration,
+    pub least: Duration,
     /// What path and server may take: the longest of the last times to first byte.
-    pub(super) net: Duration,
+    pub net: Duration,
 }
 
 impl Margin {
@@ -35,7 +35,7 @@ impl Margin {
     const SHARE: u32 = 50;
 
     /// The guard before `timeout`.
-    pub(super) fn of(self, timeout: Duration) -> Duration {
+    pub fn of(self, timeout: Duration) -> Duration {
         self.least.max(timeout / Self::SHARE) + self.net
     }
 }

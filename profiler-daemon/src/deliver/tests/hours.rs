@@ -33,7 +33,8 @@ impl Weathered {
 }
 
 /// Delivers `hours` of windows to a server whose answer, at a time since the beginning, is what `weather` says, and good
-/// afterwards. Each window must be accepted once and in its order, soon after the weather is good.
+/// afterwards. Each window must be accepted once and in its order, soon after the weather is good; one that
+/// a rate limit put off for long may have let the next before it.
 async fn check(hours: u32, weather: impl Fn(Duration) -> Option<Reply> + Send + 'static) -> Weathered {
     let (begun, ends) = (Instant::now(), HOUR * hours);
     let accepted = Arc::new(Mutex::new(Vec::new()));
@@ -60,7 +61,10 @@ async fn check(hours: u32, weather: impl Fn(Duration) -> Option<Reply> + Send + 
     };
     let late = timeout(Duration::from_secs(330), wait).await.is_err();
     assert!(!late, "{} of {windows} were accepted", accepted.lock().unwrap().len());
-    assert_eq!(*accepted.lock().unwrap(), all);
+    let mut accepted = accepted.lock().unwrap().clone();
+    assert!(accepted.iter().zip(&all).all(|(came, at)| came.abs_diff(*at) <= 1), "{accepted:?}");
+    accepted.sort_unstable();
+    assert_eq!(accepted, all);
     let (outcome, meters) = house.finish(MINUTE).await;
     super::check(&outcome, all.iter().sum(), &[]);
     Weathered { asked: server.record().seen.iter().map(|seen| seen.at - begun).collect(), meters }

@@ -133,6 +133,18 @@ async fn what_comes_back_is_first_and_still_counts() {
 }
 
 #[tokio::test]
+async fn what_lets_the_next_before_it_comes_after_that() {
+    let waiting = in_memory(1 << 20);
+    for weights in [&[1, 2, 3][..], &[4]] {
+        weights.iter().for_each(|&weight| put(&waiting, weight, 10));
+        let parcel = waiting.next().await.unwrap();
+        waiting.settle(Fate::Behind(Box::new(parcel)));
+        let order = deliver(&waiting).await;
+        assert_eq!(order, if weights.len() > 1 { &[2, 1, 3][..] } else { &[4] });
+    }
+}
+
+#[tokio::test]
 async fn what_is_in_hand_counts_but_is_not_dropped() {
     let waiting = in_memory(2_800);
     put(&waiting, 1, 1_000);
@@ -243,6 +255,42 @@ async fn what_is_left_at_the_end_is_kept_for_the_next_start() {
     assert_eq!(deliver(&next).await, [1, 2]);
     let outcome = next.stop();
     assert_eq!(outcome, Outcome { recovered: Weight(3), delivered: Weight(3), ..Outcome::default() });
+}
+
+#[tokio::test]
+async fn what_may_be_sent_at_most_once_is_not_on_disk_while_it_is_sent() {
+    let mut place = Place::new();
+    let waiting = place.open().at_most_once();
+    waiting.put(vec![parcel(9, 100, 4)], Weight(0));
+    put(&waiting, 5, 10);
+    let whole = waiting.next().await.unwrap();
+    assert_eq!(place.files(), 1);
+    waiting.settle(Fate::Back(whole.split(1)));
+    put(&waiting, 6, 10);
+    assert_eq!(place.files(), 6, "what comes back is written again");
+    assert_eq!(waiting.next().await.unwrap().weight(), Weight(9));
+    assert_eq!(place.files(), 5);
+    waiting.spool.as_ref().unwrap().end();
+    assert_eq!(deliver(&place.open()).await, [0, 0, 0, 5, 6]);
+}
+
+#[tokio::test]
+async fn a_part_that_may_be_sent_at_most_once_takes_no_other_with_it() {
+    let mut place = Place::new();
+    let waiting = place.open().at_most_once();
+    put(&waiting, 5, 10);
+    waiting.put(vec![parcel(9, 100, 4)], Weight(0));
+    assert_eq!(deliver(&waiting).await, [5, 9]);
+    waiting.put(vec![parcel(9, 100, 4)], Weight(0));
+    let whole = waiting.next().await.unwrap();
+    waiting.settle(Fate::Back(whole.split(1)));
+    // The parts have no files yet.
+    assert_eq!(waiting.next().await.unwrap().weight(), Weight(9));
+    assert_eq!(place.files(), 3);
+    waiting.settle(Fate::Delivered);
+    assert_eq!(deliver(&waiting).await, [0, 0, 0]);
+    assert_eq!(place.files(), 0);
+    assert_eq!(waiting.lock().load, Load::default());
 }
 
 /// A parcel of four pieces that is taken apart; what `meanwhile` does; and a kill.
