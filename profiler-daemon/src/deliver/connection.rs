@@ -140,6 +140,9 @@ pub enum Omen {
     None,
     /// The server had closed the connection before the request arrived.
     Closed,
+    /// The connection was closed after someone had acknowledged the request: the server, which then lost the answer,
+    /// or something in between, which did not know yet that the server had closed.
+    Doubtful,
     /// The request was never acknowledged.
     Silent,
 }
@@ -256,7 +259,7 @@ impl Keeper {
             Verdict::Safe => Decision::Reuse,
             Verdict::Danger => Decision::Close(Opened::DangerBand),
             Verdict::Suspect => Decision::Leave(Opened::DangerBand),
-            Verdict::Unproven if held.timeout.is_some() => Decision::Reuse,
+            Verdict::Unproven if held.timeout.is_some() && !self.learned.doubts(age, margin) => Decision::Reuse,
             Verdict::Unproven => Decision::Leave(Opened::Probing),
         }
     }
@@ -302,8 +305,10 @@ impl Keeper {
             (Some(age), Omen::Silent) => Some(age),
             _ => None,
         };
-        if let (Some(age), Omen::Closed) = (age, omen) {
-            self.learned.closed(age, self.margin());
+        match (age, omen) {
+            (Some(age), Omen::Closed) => self.learned.closed(age, self.margin()),
+            (Some(age), Omen::Doubtful) => self.learned.doubted(age, self.margin()),
+            (None, _) | (_, Omen::None | Omen::Silent) => {}
         }
         self.close(id, Opened::Retry);
     }
