@@ -259,7 +259,9 @@ impl Keeper {
             Verdict::Safe => Decision::Reuse,
             Verdict::Danger => Decision::Close(Opened::DangerBand),
             Verdict::Suspect => Decision::Leave(Opened::DangerBand),
-            Verdict::Unproven if held.timeout.is_some() && !self.learned.doubts(age, margin) => Decision::Reuse,
+            Verdict::Unproven if held.timeout.is_some() && !self.learned.doubts(age, margin) => {
+                Decision::Reuse
+            }
             Verdict::Unproven => Decision::Leave(Opened::Probing),
         }
     }
@@ -457,7 +459,8 @@ impl Keeper {
     pub fn interval(&self) -> Duration {
         let wanted = self.config.interval;
         match (self.config.when_short, self.fit()) {
-            (WhenShort::Trim, Some(fit)) => {
+            // At that age a connection had fallen silent already, and nobody knows at which it does.
+            (WhenShort::Trim, Some(fit)) if self.learned.silent() != Some(fit.timeout) => {
                 let late = self.lateness.iter().max().copied().unwrap_or_default();
                 let trimmed = fit.window().saturating_sub(TRIM_SLACK + late);
                 if trimmed < wanted - wanted / TRIM_SHARE_MAX { wanted } else { trimmed.min(wanted) }

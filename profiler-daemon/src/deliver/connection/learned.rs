@@ -188,6 +188,11 @@ impl Learned {
         self.silent = Some((age, self.pushes));
     }
 
+    /// The age at which a connection was found silent.
+    pub(super) fn silent(&self) -> Option<Duration> {
+        self.silent.map(|(age, _)| age)
+    }
+
     /// The timeout, if closes have shown it.
     pub(super) fn bound(&self) -> Option<Bound> {
         let closes = self.bands.iter().filter(|band| band.is_settled());

@@ -245,6 +245,18 @@ fn pushes_are_trimmed_where_a_tenth_is_enough_and_that_is_wanted() {
 }
 
 #[test]
+fn nothing_is_trimmed_to_the_age_at_which_a_connection_had_fallen_silent() {
+    let mut scene = Scene::with(Config { when_short: WhenShort::Trim, ..config(ms(10_000)) });
+    scene.push(ms(0), ms(1), advertises(ms(60_000)));
+    scene.now += ms(9_999);
+    scene.keeper.begin(scene.now);
+    scene.keeper.failed(Omen::Silent);
+    scene.push(ms(0), ms(1), advertises(ms(60_000)));
+    assert_eq!(scene.keeper.interval(), ms(10_000));
+    scene.check(ms(9_999), advertises(ms(60_000)), By::Fresh(Opened::DangerBand));
+}
+
+#[test]
 fn a_late_push_is_allowed_for_when_the_interval_is_trimmed() {
     let mut scene = Scene::with(Config { when_short: WhenShort::Trim, ..config(ms(10_000)) });
     scene.push(ms(0), ms(1), advertises(ms(10_000)));
