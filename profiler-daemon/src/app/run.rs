@@ -103,7 +103,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     let intake = Intake::new(tracker, attributor, None);
     let reader = Reader::new(kernel, intake, kind, books.clone(), heartbeat, None, &meters);
     let plan = Plan { first: FIRST_WINDOW.min(config.interval), cadence, total: None };
-    let read = reader.run(plan, &q1);
+    let read = reader.run(&plan, &q1);
     drop(q1);
     notify::stopping(GRACE + SERVER_GRACE);
     let outcome = workshop.join().map_err(|_| Failure::Other {

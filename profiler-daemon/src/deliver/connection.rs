@@ -24,6 +24,8 @@ mod fit;
 mod grid;
 mod learned;
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;

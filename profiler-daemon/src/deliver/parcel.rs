@@ -39,7 +39,7 @@ pub(super) struct Parcel {
     pub(super) turned_away: u32,
     /// Which larger parcel it was taken out of; zero for none.
     pub(super) family: u32,
-    /// How many parcels had been delivered when the next was let before it.
+    /// How many parcels had been delivered when the others were let before it.
     pub(super) let_before: Option<u64>,
     /// Start of the newest window inside.
     pub(super) time: WallNs,

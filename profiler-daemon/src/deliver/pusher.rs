@@ -303,13 +303,18 @@ impl Pusher {
             Ok(answer) => {
                 let meaning = pyroscope::meaning(answer);
                 self.keeper.answered(sent.into_std(), first_byte.unwrap_or(sent).into_std(), answer.said);
-                parcel.turned_away += u32::from(matches!(meaning, Meaning::SomeBroken | Meaning::SomeNotNow));
+                // While nothing else is taken either, a limit is everyone's, and no fault of this one's.
+                let others = parcel.let_before.is_some_and(|before| before < self.delivered);
+                parcel.turned_away += u32::from(match meaning {
+                    Meaning::SomeBroken => true,
+                    Meaning::SomeNotNow => others,
+                    _ => false,
+                });
                 let name = match meaning {
                     Meaning::WrongServer if answer.status < 300 => "not_pyroscope",
                     _ => status_result(answer.status),
                 };
-                let others = parcel.let_before.is_some_and(|before| before < self.delivered);
-                let step = step(meaning, parcel.len(), parcel.turned_away, others);
+                let step = step(meaning, parcel.len(), parcel.turned_away);
                 (name, Class::of_status(answer.status), step)
             }
             Err(failure) => {

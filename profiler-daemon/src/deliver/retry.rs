@@ -27,8 +27,8 @@ const RETRY_AFTER_MAX: Duration = Duration::from_mins(5);
 /// How often one profile may break a server (status 500) before it is given up: it may be the profile's fault,
 /// and others wait behind it.
 const BROKEN_MAX: u32 = 4;
-/// How often one profile may be put off by a rate limit before another is tried: one that is larger than the limit would
-/// be put off for ever, and others wait behind it. Five minutes at the default interval.
+/// How often one profile may be put off by a rate limit while others are taken: one that is larger than the limit, or has
+/// one of its own, would be for ever. Five minutes at the default interval.
 const PUT_OFF_MAX: u32 = 30;
 
 /// What is worse where nobody knows whether a server has a profile.
@@ -92,7 +92,7 @@ pub(super) enum Step {
     Done,
     /// It is sent again after a pause, as it is.
     Again,
-    /// It is sent again after a pause, and the next one before it.
+    /// It is sent again after a pause, when no others wait.
     Behind,
     /// Its payloads are sent again after a pause, each alone.
     ApartLater,
@@ -107,18 +107,17 @@ pub(super) enum Step {
 }
 
 /// The step after an answer to a parcel of `payloads` of which something was `turned_away` so often, this
-/// time included. Whether `others` were taken since the next one was let before it.
-pub(super) const fn step(meaning: Meaning, payloads: usize, turned_away: u32, others: bool) -> Step {
+/// time included.
+pub(super) const fn step(meaning: Meaning, payloads: usize, turned_away: u32) -> Step {
     let several = payloads > 1;
     match meaning {
         Meaning::Delivered => Step::Done,
         Meaning::NotNow => Step::Again,
         Meaning::SomeNotNow | Meaning::SomeBroken if several => Step::ApartLater,
-        Meaning::SomeNotNow if turned_away < PUT_OFF_MAX => Step::Again,
+        // The limit may be its own: then the others are taken meanwhile.
+        Meaning::SomeNotNow if turned_away < PUT_OFF_MAX => Step::Behind,
         Meaning::SomeBroken if turned_away < BROKEN_MAX => Step::Again,
         Meaning::SomeNever | Meaning::TooLarge if several => Step::ApartNow,
-        // While nothing is taken at all, the limit is to blame.
-        Meaning::SomeNotNow if !others => Step::Behind,
         Meaning::TooLarge | Meaning::SomeNotNow => Step::Halved,
         Meaning::SomeBroken | Meaning::SomeNever | Meaning::WrongServer => Step::Refused,
     }
@@ -189,7 +188,7 @@ mod tests {
 
     #[track_caller]
     fn check(meaning: Meaning, payloads: usize, turned_away: u32, expected: Step) {
-        assert_eq!(step(meaning, payloads, turned_away, false), expected);
+        assert_eq!(step(meaning, payloads, turned_away), expected);
     }
 
     #[test]
@@ -214,10 +213,9 @@ mod tests {
 
     #[test]
     fn one_that_is_put_off_while_others_are_taken_is_larger_than_the_limit() {
-        check(Meaning::SomeNotNow, 1, 29, Step::Again);
-        check(Meaning::SomeNotNow, 1, 30, Step::Behind);
-        check(Meaning::SomeNotNow, 1, 1_000_000, Step::Behind);
-        assert_eq!(step(Meaning::SomeNotNow, 1, 31, true), Step::Halved);
+        check(Meaning::SomeNotNow, 1, 0, Step::Behind);
+        check(Meaning::SomeNotNow, 1, 29, Step::Behind);
+        check(Meaning::SomeNotNow, 1, 30, Step::Halved);
     }
 
     #[test]

@@ -81,7 +81,7 @@ pub(super) enum Fate {
     Lost(Reason),
     /// It is sent again, in one piece or in several. What is not among them is refused.
     Back(Vec<Parcel>),
-    /// It is sent again, after the next one.
+    /// It is sent again when no others wait.
     Behind(Box<Parcel>),
 }
 
@@ -126,7 +126,9 @@ impl Waiting {
             if state.stopped {
                 self.end(&mut state, &entry);
             } else {
-                state.queue.push_back(entry);
+                // What lets others before it is at the end.
+                let at = state.queue.iter().rposition(|entry| !entry.lets_before()).map_or(0, |at| at + 1);
+                state.queue.insert(at, entry);
                 self.make_room(&mut state);
             }
         }
@@ -229,8 +231,7 @@ impl Waiting {
             Fate::Behind(parcel) => {
                 let entry = Entry::new(*parcel, hand.key, hand.file.clone());
                 state.load.add(&entry);
-                let at = state.queue.len().min(1);
-                state.queue.insert(at, entry);
+                state.queue.push_back(entry);
                 self.make_room(&mut state);
             }
             Fate::Back(parcels) => {
@@ -305,9 +306,11 @@ impl Waiting {
             }
             state.last.order = state.last.order.max(key.order);
             state.last.part = state.last.part.max(key.part);
-            let at = state.queue.partition_point(|entry| entry.key < key);
-            let is_known = |entry: Option<&Entry>| entry.is_some_and(|entry| entry.key == key);
-            if is_known(state.queue.get(at)) || is_known(state.hand.as_ref()) {
+            // All but those at the end are in the order of their keys.
+            let at = state.queue.partition_point(|entry| !entry.lets_before() && entry.key < key);
+            let last = state.queue.iter().rev().take_while(|entry| entry.lets_before());
+            let mut same = state.queue.get(at).into_iter().chain(&state.hand).chain(last);
+            if same.any(|entry| entry.key == key) {
                 continue;
             }
             let entry = Entry::found(found);
