@@ -517,7 +517,10 @@ impl Pusher {
 fn omen(failure: &Failure, reused: bool) -> Omen {
     let acked = failure.evidence.is_some_and(|evidence| evidence.acked > 0);
     match failure.kind {
-        _ if !reused || acked => Omen::None,
+        _ if !reused => Omen::None,
+        // Something in between may acknowledge what the server never sees.
+        FailureKind::Eof | FailureKind::Reset | FailureKind::Pipe if acked => Omen::Doubtful,
+        _ if acked => Omen::None,
         FailureKind::Eof | FailureKind::Reset | FailureKind::Pipe => Omen::Closed,
         FailureKind::Timeout => Omen::Silent,
         FailureKind::Connect | FailureKind::Canceled | FailureKind::Garbage | FailureKind::Other => {
