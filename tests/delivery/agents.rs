@@ -12,7 +12,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use profiler_daemon::deliver::{Config, Outbox, Pusher};
+use profiler_daemon::deliver::{Ambiguous, Config, Outbox, Pusher, WhenShort};
 use profiler_daemon::meters::Meters;
 use profiler_daemon::model::{Format, Labels, Payload, Weight};
 use profiler_daemon::pprof::{self, Message};
@@ -25,6 +25,9 @@ use tokio::time::{Instant, sleep_until};
 /// How long what waits may take at the end: a server that was away is back by then.
 const GRACE: Duration = Duration::from_secs(40);
 
+/// A timer may be late by a millisecond, and nobody minds.
+const STUMBLE: Duration = Duration::from_millis(2);
+
 /// What to do.
 #[derive(Clone, Debug)]
 struct Orders {
@@ -35,6 +38,10 @@ struct Orders {
     spread: Duration,
     agents: u32,
     pushes: u32,
+    /// The least guard.
+    guard: Duration,
+    http2: bool,
+    at_most_once: bool,
 }
 
 /// What one agent saw.
@@ -44,7 +51,10 @@ struct Seen {
     delivered: u64,
     lost: u64,
     late: Duration,
-    half: BTreeMap<String, f64>,
+    /// How often, of the last pushes, it came later after the one before than it should have.
+    stumbles: u32,
+    /// The meters when it has learnt what there is to learn, and at the end.
+    then: BTreeMap<String, f64>,
     end: BTreeMap<String, f64>,
 }
 
@@ -72,15 +82,21 @@ impl Orders {
             spread: time("spread_us"),
             agents: number("agents"),
             pushes: number("pushes"),
+            guard: time("guard_us"),
+            http2: value["http2"].as_bool().expect("http2"),
+            at_most_once: value["at_most_once"].as_bool().expect("at_most_once"),
         }
     }
 }
 
 impl Seen {
     fn write(&self) -> Value {
-        let Self { fed, delivered, lost, late, half, end } = self;
+        let Self { fed, delivered, lost, late, stumbles, then, end } = self;
         let late_us = u64::try_from(late.as_micros()).unwrap_or(u64::MAX);
-        json!({"fed": fed, "delivered": delivered, "lost": lost, "late_us": late_us, "half": half, "end": end})
+        json!({
+            "fed": fed, "delivered": delivered, "lost": lost, "late_us": late_us, "stumbles": stumbles,
+            "then": then, "end": end,
+        })
     }
 }
 
@@ -108,6 +124,10 @@ async fn ours(orders: &Orders, agent: u32) -> Seen {
     let config = Config {
         server: orders.server.clone(),
         interval: orders.interval,
+        when_short: if orders.client == "trim" { WhenShort::Trim } else { WhenShort::Retire },
+        ambiguous: if orders.at_most_once { Ambiguous::AtMostOnce } else { Ambiguous::AtLeastOnce },
+        guard_min: orders.guard,
+        http2: orders.http2,
         grace: GRACE,
         ..Config::default()
     };
@@ -130,15 +150,20 @@ async fn ours(orders: &Orders, agent: u32) -> Seen {
 async fn feed(orders: &Orders, agent: u32, outbox: &Outbox, meters: &Meters, seen: &mut Seen) {
     let mut next = first(orders, agent);
     let since = WallNs::now();
+    let mut late_before = Duration::ZERO;
     for push in 0..orders.pushes {
         sleep_until(next).await;
-        seen.late = seen.late.max(next.elapsed());
-        if push == orders.pushes / 2 {
-            seen.half = counters(meters);
+        let late = next.elapsed();
+        seen.late = seen.late.max(late);
+        let learnt = orders.pushes * 2 / 3;
+        if push == learnt {
+            seen.then = counters(meters);
         }
+        seen.stumbles += u32::from(push >= learnt && late > late_before + STUMBLE);
+        late_before = late;
         outbox.send(vec![payload(since, agent, push)]);
         seen.fed += 1;
-        next += orders.interval;
+        next += outbox.cadence().interval();
     }
     // The last one is on its way for as long as those before it were.
     sleep_until(next).await;

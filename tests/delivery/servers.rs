@@ -333,6 +333,7 @@ impl Server {
         };
         Received {
             profiles: count("profiler_server_profiles_total "),
+            // It counts profiles, of which a request has one, mostly.
             repeats: count("profiler_server_profiles_duplicate_total "),
             doubles: 0,
         }
@@ -366,7 +367,9 @@ fn embedded(idle_timeout: Duration, meters: &Meters) -> SocketAddr {
 }
 
 fn node(setting: &Setting, says: Option<String>) -> Vec<String> {
-    let idle_ms = setting.idle_timeout.saturating_sub(node_is_late()).as_millis();
+    // Of HTTP/2 the script takes care itself.
+    let late = if setting.protocol == Protocol::Http2 { Duration::ZERO } else { node_is_late() };
+    let idle_ms = setting.idle_timeout.saturating_sub(late).as_millis();
     let mut settings = json!({
         "port": 0,
         "idleMs": u64::try_from(idle_ms).expect("a timeout of minutes at most"),

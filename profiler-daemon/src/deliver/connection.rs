@@ -142,6 +142,9 @@ pub enum Omen {
     None,
     /// The server had closed the connection before the request arrived.
     Closed,
+    /// The connection was closed after someone had acknowledged the request: the server, which then lost the answer,
+    /// or something in between, which did not know yet that the server had closed.
+    Doubtful,
     /// The request was never acknowledged.
     Silent,
 }
@@ -258,7 +261,9 @@ impl Keeper {
             Verdict::Safe => Decision::Reuse,
             Verdict::Danger => Decision::Close(Opened::DangerBand),
             Verdict::Suspect => Decision::Leave(Opened::DangerBand),
-            Verdict::Unproven if held.timeout.is_some() => Decision::Reuse,
+            Verdict::Unproven if held.timeout.is_some() && !self.learned.doubts(age, margin) => {
+                Decision::Reuse
+            }
             Verdict::Unproven => Decision::Leave(Opened::Probing),
         }
     }
@@ -304,8 +309,10 @@ impl Keeper {
             (Some(age), Omen::Silent) => Some(age),
             _ => None,
         };
-        if let (Some(age), Omen::Closed) = (age, omen) {
-            self.learned.closed(age, self.margin());
+        match (age, omen) {
+            (Some(age), Omen::Closed) => self.learned.closed(age, self.margin()),
+            (Some(age), Omen::Doubtful) => self.learned.doubted(age, self.margin()),
+            (None, _) | (_, Omen::None | Omen::Silent) => {}
         }
         self.close(id, Opened::Retry);
     }
@@ -454,7 +461,8 @@ impl Keeper {
     pub fn interval(&self) -> Duration {
         let wanted = self.config.interval;
         match (self.config.when_short, self.fit()) {
-            (WhenShort::Trim, Some(fit)) => {
+            // At that age a connection had fallen silent already, and nobody knows at which it does.
+            (WhenShort::Trim, Some(fit)) if self.learned.silent() != Some(fit.timeout) => {
                 let late = self.lateness.iter().max().copied().unwrap_or_default();
                 let trimmed = fit.window().saturating_sub(TRIM_SLACK + late);
                 if trimmed < wanted - wanted / TRIM_SHARE_MAX { wanted } else { trimmed.min(wanted) }

@@ -37,6 +37,7 @@ pub(super) fn open(
     for sink in &config.sinks {
         let (kind, server) = match sink {
             SinkConfig::Pyroscope { server } => (Sink::Pyroscope, server),
+            SinkConfig::Ingest { server } => (Sink::Ingest, server),
         };
         // What was set for the connection to the first says nothing of another, and only one can be followed.
         let Config { keepalive_timeout, when_short, .. } = Config::default();

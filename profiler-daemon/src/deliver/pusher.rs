@@ -296,9 +296,9 @@ impl Pusher {
                 (id, false)
             }
         };
-        let body = parcel.body();
-        let bytes = body.len();
-        let Exchange { sent, first_byte, result, replaced } = self.client.post(id, body).await;
+        let request = self.sink.request(&parcel);
+        let bytes = request.body.len();
+        let Exchange { sent, first_byte, result, replaced } = self.client.post(id, request).await;
         if replaced {
             // The kept one had been closed by the server before the request was written; the client replaced it.
             self.tally.closed(By::Server, Ended::Fin, Phase::Idle);
@@ -517,7 +517,10 @@ impl Pusher {
 fn omen(failure: &Failure, reused: bool) -> Omen {
     let acked = failure.evidence.is_some_and(|evidence| evidence.acked > 0);
     match failure.kind {
-        _ if !reused || acked => Omen::None,
+        _ if !reused => Omen::None,
+        // Something in between may acknowledge what the server never sees.
+        FailureKind::Eof | FailureKind::Reset | FailureKind::Pipe if acked => Omen::Doubtful,
+        _ if acked => Omen::None,
         FailureKind::Eof | FailureKind::Reset | FailureKind::Pipe => Omen::Closed,
         FailureKind::Timeout => Omen::Silent,
         FailureKind::Connect | FailureKind::Canceled | FailureKind::Garbage | FailureKind::Other => {

@@ -103,6 +103,8 @@ pub(super) struct Learned {
     proven: Duration,
     /// A connection of this age took a request and never acknowledged it, and when that was.
     silent: Option<(Duration, u64)>,
+    /// A connection of this age took a request, and then was closed instead of answering it.
+    doubt: Option<Duration>,
     hint: Option<Hint>,
     pushes: u64,
     probed: u64,
@@ -164,12 +166,31 @@ impl Learned {
     fn outlived(&mut self, age: Duration, margin: Margin) {
         self.bands.retain(|band| age <= band.max + margin.of(band.max));
         self.hint = self.hint.filter(|hint| age <= hint.timeout + margin.of(hint.timeout));
+        self.doubt = self.doubt.filter(|&doubt| age < doubt);
+    }
+
+    /// A connection of this age was closed instead of answering a request that someone had acknowledged. That is no
+    /// close of an idle connection, but until one is seen to outlive this age, nobody's word on it is enough: behind
+    /// something that acknowledges for the server, every race that is lost looks like this.
+    pub(super) fn doubted(&mut self, age: Duration, margin: Margin) {
+        self.proven = self.proven.min(age.saturating_sub(margin.of(age)));
+        self.doubt = Some(age);
+    }
+
+    /// Whether an age is one that only a connection which was left alone can prove.
+    pub(super) fn doubts(&self, age: Duration, margin: Margin) -> bool {
+        self.doubt.is_some_and(|doubt| age + margin.of(doubt) >= doubt)
     }
 
     /// A request on a connection of this age was never acknowledged, though the server answers on others: something
     /// in between had forgotten the connection, and told nobody. A connection that is left alone cannot show that.
     pub(super) fn fell_silent(&mut self, age: Duration) {
         self.silent = Some((age, self.pushes));
+    }
+
+    /// The age at which a connection was found silent.
+    pub(super) fn silent(&self) -> Option<Duration> {
+        self.silent.map(|(age, _)| age)
     }
 
     /// The timeout, if closes have shown it.

@@ -35,6 +35,11 @@ pub(in crate::deliver) const CONTENT_TYPE: &str = "application/proto";
 
 /// The address to push to, given that of the server: its path is kept.
 pub(in crate::deliver) fn push_address(server: &str) -> Result<Url, StartError> {
+    address_below(server, &["push.v1.PusherService", "Push"])
+}
+
+/// An address below that of the server, whose path is kept.
+pub(super) fn address_below(server: &str, path: &[&str]) -> Result<Url, StartError> {
     let bad = |why: &str| StartError::Address { given: without_secret(server), why: why.to_owned() };
     let mut address = Url::parse(server).map_err(|error| bad(&error.to_string()))?;
     if !matches!(address.scheme(), "http" | "https") {
@@ -43,11 +48,7 @@ pub(in crate::deliver) fn push_address(server: &str) -> Result<Url, StartError> 
     if address.query().is_some() || address.fragment().is_some() {
         return Err(bad("a query or fragment has no place in it"));
     }
-    address
-        .path_segments_mut()
-        .map_err(|()| bad("it has no path"))?
-        .pop_if_empty()
-        .extend(["push.v1.PusherService", "Push"]);
+    address.path_segments_mut().map_err(|()| bad("it has no path"))?.pop_if_empty().extend(path);
     Ok(address)
 }
 
