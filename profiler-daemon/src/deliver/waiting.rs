@@ -108,9 +108,9 @@ impl Waiting {
 
     /// The same on disk: first comes what an earlier run has left there.
     pub(super) fn on_disk(mut self, config: spool::Config, meters: SpoolMeters) -> io::Result<Self> {
-        let Some((spool, contents)) = Spool::open(config, meters)? else { return Ok(self) };
+        let Some((spool, found)) = Spool::open(config, meters)? else { return Ok(self) };
         self.spool = Some(spool);
-        self.recover(&mut self.lock(), contents.found);
+        self.recover(&mut self.lock(), found);
         Ok(self)
     }
 

@@ -435,6 +435,30 @@ async fn a_disk_that_hangs_stops_nobody() {
 }
 
 #[tokio::test]
+async fn a_disk_that_hangs_at_the_start_is_found_later() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let mut place = Place::new();
+    let waiting = place.open();
+    put(&waiting, 1, 10);
+    waiting.stop();
+    // The first thing that is opened is the lock.
+    let lock = place.path().join("lock");
+    fs::remove_file(&lock).unwrap();
+    mknodat(CWD, &lock, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let waiting = place.open();
+    put(&waiting, 2, 10);
+    assert_eq!(waiting.next().await.unwrap().weight(), Weight(2), "from memory");
+    waiting.settle(Fate::Delivered);
+    let _reader = fs::File::open(&lock).unwrap();
+    while waiting.spool.as_ref().unwrap().is_late() {
+        tokio::task::yield_now().await;
+    }
+    put(&waiting, 4, 10);
+    assert_eq!(deliver(&waiting).await, [1, 4]);
+    assert_eq!(waiting.stop().recovered, Weight(1));
+}
+
+#[tokio::test]
 async fn a_second_daemon_works_in_memory() {
     let mut place = Place::new();
     let first = place.open();
