@@ -65,6 +65,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     };
     let upload = deliver::Config {
         server: url.clone(),
+        sinks: config.sinks.clone(),
         interval: config.interval,
         keepalive_timeout: config.keepalive_timeout,
         when_short: config.keepalive_policy,

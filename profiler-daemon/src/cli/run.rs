@@ -17,6 +17,10 @@ pub(super) struct Arguments {
     /// Pyroscope server to push to, such as http://pyroscope:4040 [default: none, the embedded server is started]
     #[arg(long, value_name = "URL")]
     server: Option<String>,
+    /// Where to push beside that, each with a queue of its own: a list such as pyroscope=http://one:4040,
+    /// pyroscope=http://two:4040 [default: none]
+    #[arg(long, value_name = "LIST")]
+    sinks: Option<String>,
     /// Time between two pushes, 1s to 1h [default: 10s]
     #[arg(long, value_name = "DURATION")]
     interval: Option<String>,
@@ -78,6 +82,7 @@ pub(super) struct Arguments {
 pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
     let Arguments {
         server,
+        sinks,
         interval,
         keepalive_timeout,
         keepalive_policy,
@@ -97,6 +102,7 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
     } = arguments;
     let flags: Vec<(&'static str, String)> = [
         ("server", server),
+        ("sinks", sinks),
         ("interval", interval),
         ("keepalive_timeout", keepalive_timeout),
         ("keepalive_policy", keepalive_policy),

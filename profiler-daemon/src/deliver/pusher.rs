@@ -20,12 +20,13 @@ use super::client::{Client, Exchange};
 use super::connection::{self, Carrier, ConnectionId, Keeper, Omen, Opened};
 use super::hint::HintFile;
 use super::journal::Journal;
+use super::outlets::{self, Outlet};
 use super::pace::Pace;
 use super::parcel::Parcel;
 use super::quarantine::Quarantine;
 use super::retry::{Ambiguous, Backoff, Class, Step, step};
-use super::sinks::pyroscope;
-use super::spool::{self, SpoolMeters};
+use super::sinks::{Sink, pyroscope};
+use super::spool;
 use super::tally::{By, Ended, Phase, Tally, status_result};
 use super::waiting::{Fate, Outcome, Waiting};
 use super::{Config, StartError};
@@ -41,6 +42,7 @@ const REFUSED_IN_A_ROW_MAX: u32 = 8;
 /// The uploader without its thread: many of them can run on one runtime.
 #[derive(Debug)]
 pub struct Pusher {
+    sink: Sink,
     waiting: Arc<Waiting>,
     closing: watch::Receiver<Option<Duration>>,
     client: Client,
@@ -92,6 +94,7 @@ impl Cadence {
 /// The other end of a [`Pusher`]: what is put in here is pushed. When it is dropped, the pusher ends at once.
 #[derive(Debug)]
 pub struct Outbox {
+    sink: Sink,
     waiting: Arc<Waiting>,
     closing: watch::Sender<Option<Duration>>,
     interval: Cadence,
@@ -101,7 +104,7 @@ impl Outbox {
     /// Hands payloads over, encoded and on disk, if there is one, when this returns. Never waits for the network; for
     /// the disk, within reason. Where there is no room, the oldest go and are counted.
     pub fn send(&self, payloads: Vec<Payload>) {
-        let (parcels, useless) = pack(payloads);
+        let (parcels, useless) = self.sink.pack(payloads);
         self.waiting.put(parcels, useless);
     }
 
@@ -119,20 +122,22 @@ impl Outbox {
 impl Pusher {
     /// A pusher to `config.server`, and its other end. `lost` is the family of all losses.
     pub fn new(config: &Config, meters: &Meters, lost: Counters) -> Result<(Self, Outbox), StartError> {
-        let address = pyroscope::push_address(&config.server)?;
+        let first = Config { sinks: Vec::new(), ..config.clone() };
+        Ok(outlets::open(&first, meters, lost)?.remove(0))
+    }
+
+    /// A pusher to one of several, and its other end.
+    pub(super) fn to(outlet: Outlet) -> Result<(Self, Outbox), StartError> {
+        let Outlet { sink, name, config, tally, spool: spool_meters, quarantine: quarantine_meters } = outlet;
+        let address = sink.push_address(&config.server)?;
         let shown = pyroscope::without_secret(&config.server);
-        let client = Client::new(address, pyroscope::CONTENT_TYPE, config.request_timeout(), config.http2)?;
-        let tally = Tally::new(meters, lost);
+        let client = Client::new(address, sink.content_type(), config.request_timeout(), config.http2)?;
         let waiting = Waiting::new(config.waiting_bytes_max, config.reject_older_than, tally.clone());
         let waiting = match &config.spool {
             None => waiting,
-            Some(spool) => {
-                let [meters] = SpoolMeters::new(meters, ["pyroscope"]);
-                let folder = spool.folder.join("pyroscope");
-                waiting
-                    .on_disk(spool::Config { folder, ..spool.clone() }, meters)
-                    .map_err(StartError::Thread)?
-            }
+            Some(spool) => waiting
+                .on_disk(spool::Config { folder: spool.folder.join(name), ..spool.clone() }, spool_meters)
+                .map_err(StartError::Thread)?,
         };
         let waiting = Arc::new(match config.ambiguous {
             Ambiguous::AtLeastOnce => waiting,
@@ -154,7 +159,9 @@ impl Pusher {
             when_short: config.when_short,
             hint,
         });
+        let quarantine = config.quarantine.clone();
         let pusher = Self {
+            sink,
             waiting: Arc::clone(&waiting),
             closing: closing_seen,
             client,
@@ -167,14 +174,14 @@ impl Pusher {
             in_trouble: false,
             interval: interval.clone(),
             journal: Journal::new(shown),
-            quarantine: config.quarantine.clone().map(|folder| Quarantine::new(folder, meters)),
+            quarantine: quarantine.map(|folder| Quarantine::new(folder, sink, quarantine_meters)),
             tally,
             delivered: 0,
             family: 0,
             refused_in_a_row: 0,
             refusing: false,
         };
-        Ok((pusher, Outbox { waiting, closing, interval }))
+        Ok((pusher, Outbox { sink, waiting, closing, interval }))
     }
 
     /// Pushes until its other end is closed and nothing waits, or the grace given for that is over.
@@ -289,9 +296,9 @@ impl Pusher {
                 (id, false)
             }
         };
-        let body = parcel.body();
-        let bytes = body.len();
-        let Exchange { sent, first_byte, result, replaced } = self.client.post(id, body).await;
+        let request = self.sink.request(&parcel);
+        let bytes = request.body.len();
+        let Exchange { sent, first_byte, result, replaced } = self.client.post(id, request).await;
         if replaced {
             // The kept one had been closed by the server before the request was written; the client replaced it.
             self.tally.closed(By::Server, Ended::Fin, Phase::Idle);
@@ -301,7 +308,7 @@ impl Pusher {
         let reused = kept && !replaced;
         let (name, class, step) = match &result {
             Ok(answer) => {
-                let meaning = pyroscope::meaning(answer);
+                let meaning = self.sink.meaning(answer);
                 self.keeper.answered(sent.into_std(), first_byte.unwrap_or(sent).into_std(), answer.said);
                 // While nothing else is taken either, a limit is everyone's, and no fault of this one's.
                 let others = parcel.let_before.is_some_and(|before| before < self.delivered);
@@ -420,7 +427,7 @@ impl Pusher {
                 }
                 // What is no Pyroscope says nothing of what is inside.
                 if let (Some(quarantine), Ok(answer)) = (&mut self.quarantine, result)
-                    && pyroscope::meaning(answer) != Meaning::WrongServer
+                    && self.sink.meaning(answer) != Meaning::WrongServer
                 {
                     quarantine.keep(&parcel, answer);
                 }
@@ -448,7 +455,7 @@ impl Pusher {
             self.family = self.family.wrapping_add(1).max(1);
             self.refused_in_a_row = 0;
         }
-        parcel.halve(self.family, pyroscope::halve).unwrap_or_default()
+        parcel.halve(self.family, |piece| self.sink.halve(piece)).unwrap_or_default()
     }
 
     /// Refuses what is left of the parcel that was split last, if enough of it was refused. Its weight.
@@ -477,7 +484,7 @@ impl Pusher {
                 }
             }
             (Step::Refused, Ok(answer)) => {
-                if let Some(line) = self.journal.refused(answer, pyroscope::meaning(answer), lost) {
+                if let Some(line) = self.journal.refused(answer, self.sink.meaning(answer), lost) {
                     warn!("{line}");
                 }
             }
@@ -520,19 +527,6 @@ fn omen(failure: &Failure, reused: bool) -> Omen {
             Omen::None
         }
     }
-}
-
-/// Encodes payloads and packs them. Also the weight of those that the sink has no use for.
-fn pack(payloads: Vec<Payload>) -> (Vec<Parcel>, Weight) {
-    let mut useless = Weight(0);
-    let mut pieces = Vec::with_capacity(payloads.len());
-    for payload in payloads {
-        match pyroscope::encode(payload) {
-            Ok(piece) => pieces.push(piece),
-            Err(payload) => useless += payload.weight,
-        }
-    }
-    (Parcel::pack(pieces), useless)
 }
 
 async fn moment(at: Option<Instant>) {

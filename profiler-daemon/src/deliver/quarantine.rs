@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use super::answer::Answer;
 use super::parcel::Parcel;
-use super::sinks::pyroscope::{self, Pushed};
+use super::sinks::{Pushed, Sink};
 use crate::meters::Meters;
 use crate::meters::prometheus_client::metrics::counter::Counter;
 use crate::model::Weight;
@@ -36,12 +36,14 @@ const NAME_BYTES_MAX: usize = 64;
 #[derive(Debug)]
 pub(super) struct Quarantine {
     folder: PathBuf,
+    sink: Sink,
     thread: Option<SyncSender<Refused>>,
     meters: QuarantineMeters,
 }
 
+/// What is counted. Cheap to clone.
 #[derive(Clone, Debug)]
-struct QuarantineMeters {
+pub(super) struct QuarantineMeters {
     kept: Counter,
     dropped: Counter,
 }
@@ -53,10 +55,10 @@ struct Refused {
     answer: Answer,
 }
 
-impl Quarantine {
-    /// In `folder`, which is made when there is something to keep.
-    pub(super) fn new(folder: PathBuf, meters: &Meters) -> Self {
-        let meters = QuarantineMeters {
+impl QuarantineMeters {
+    /// Registers them.
+    pub(super) fn new(meters: &Meters) -> Self {
+        Self {
             kept: meters.counter(
                 "profiler_quarantine_kept",
                 "Profiles that the server refused for good and that are kept for inspection.",
@@ -65,8 +67,14 @@ impl Quarantine {
                 "profiler_quarantine_dropped",
                 "Profiles that the server refused for good and that are not kept, or no longer: no room, or the disk fails.",
             ),
-        };
-        Self { folder, thread: None, meters }
+        }
+    }
+}
+
+impl Quarantine {
+    /// In `folder`, which is made when there is something to keep.
+    pub(super) fn new(folder: PathBuf, sink: Sink, meters: QuarantineMeters) -> Self {
+        Self { folder, sink, thread: None, meters }
     }
 
     /// Keeps what is in `parcel`, some time soon.
@@ -79,6 +87,7 @@ impl Quarantine {
                 let (sender, receiver) = sync_channel(WAITING_MAX);
                 let mut keeper = Keeper {
                     folder: self.folder.clone(),
+                    sink: self.sink,
                     bytes_max: BYTES_MAX,
                     meters: self.meters.clone(),
                     number: 0,
@@ -102,6 +111,7 @@ impl Quarantine {
 /// The thread's side.
 struct Keeper {
     folder: PathBuf,
+    sink: Sink,
     bytes_max: u64,
     meters: QuarantineMeters,
     /// Of the last profile, to tell apart those of one moment.
@@ -113,7 +123,7 @@ struct Keeper {
 impl Keeper {
     fn work(&mut self, refusals: &Receiver<Refused>) {
         for Refused { at, parcel, answer } in refusals {
-            let profiles = parcel.unpack().map_or(Vec::new(), |bytes| pyroscope::decode(&bytes));
+            let profiles = parcel.unpack().map_or(Vec::new(), |bytes| self.sink.decode(&bytes));
             for profile in profiles {
                 match self.keep(at, &profile, parcel.weight(), &answer) {
                     Ok(()) => {
@@ -238,11 +248,15 @@ mod tests {
             body: profile.encode_to_vec(),
             weight: Weight(5),
         };
-        Parcel::pack(vec![pyroscope::encode(payload).unwrap()]).remove(0)
+        Sink::Pyroscope.pack(vec![payload]).0.remove(0)
     }
 
     fn answer() -> Answer {
         Answer { status: 400, words: "no such tenant".to_owned(), ..Answer::default() }
+    }
+
+    fn quarantine(folder: &Path, meters: &Meters) -> Quarantine {
+        Quarantine::new(folder.to_owned(), Sink::Pyroscope, QuarantineMeters::new(meters))
     }
 
     /// The files that are there when `counted` profiles were.
@@ -266,7 +280,7 @@ mod tests {
     fn a_refused_profile_is_kept_with_the_reason() {
         let (place, meters) = (tempfile::tempdir().unwrap(), Meters::default());
         let folder = place.path().join("quarantine");
-        let mut quarantine = Quarantine::new(folder.clone(), &meters);
+        let mut quarantine = quarantine(&folder, &meters);
         quarantine.keep(&parcel("../web ♥", 10), &answer());
         let files = files(&folder, &meters, 1);
         let [profile, text] = files.as_slice() else { panic!("{files:?}") };
@@ -287,11 +301,19 @@ mod tests {
     #[test]
     fn the_oldest_go_when_there_is_no_room() {
         let (place, meters) = (tempfile::tempdir().unwrap(), Meters::default());
-        let meters = Quarantine::new(PathBuf::new(), &meters).meters;
+        let meters = QuarantineMeters::new(&meters);
         let folder = place.path().to_owned();
-        let mut keeper = Keeper { folder, bytes_max: 4_000, meters, number: 0, said: false, failing: false };
+        let mut keeper = Keeper {
+            folder,
+            sink: Sink::Pyroscope,
+            bytes_max: 4_000,
+            meters,
+            number: 0,
+            said: false,
+            failing: false,
+        };
         for service in ["a", "b", "c", "d", "e", "f", "g", "h"] {
-            let profile = pyroscope::decode(&parcel(service, 1_000).unpack().unwrap()).remove(0);
+            let profile = Sink::Pyroscope.decode(&parcel(service, 1_000).unpack().unwrap()).remove(0);
             keeper.keep(WallNs(i64::from(keeper.number)), &profile, Weight(1), &answer()).unwrap();
         }
         let files: Vec<_> = fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap()).collect();
@@ -306,7 +328,7 @@ mod tests {
         let (place, meters) = (tempfile::tempdir().unwrap(), Meters::default());
         let folder = place.path().join("quarantine");
         fs::write(&folder, "a file in its place").unwrap();
-        Quarantine::new(folder.clone(), &meters).keep(&parcel("web", 10), &answer());
+        quarantine(&folder, &meters).keep(&parcel("web", 10), &answer());
         assert!(files(&folder, &meters, 1).is_empty());
         assert!(meters.render().contains("profiler_quarantine_dropped_total 1"));
     }

@@ -103,7 +103,7 @@ pub(super) struct SpoolMeters {
 
 impl SpoolMeters {
     /// Registers what is counted for all of `sinks`, each under its name.
-    pub(super) fn new<const N: usize>(meters: &Meters, sinks: [&str; N]) -> [Self; N] {
+    pub(super) fn new(meters: &Meters, sinks: &[String]) -> Vec<Self> {
         let torn = meters.counters("profiler_spool_torn", "Files in the spool that were no whole parcels.");
         let write_failed = meters.counters(
             "profiler_spool_write_failed",
@@ -114,7 +114,7 @@ impl SpoolMeters {
             "Samples that an earlier run had left in the spool.",
         );
         let bytes = meters.gauges("profiler_spool_bytes", "Disk used by what waits to be pushed.");
-        sinks.map(|sink| {
+        let of = |sink: &String| {
             let sink = label("sink", sink);
             Self {
                 torn: torn.get_or_create(&sink).clone(),
@@ -122,7 +122,8 @@ impl SpoolMeters {
                 recovered: recovered.get_or_create(&sink).clone(),
                 bytes: bytes.get_or_create(&sink).clone(),
             }
-        })
+        };
+        sinks.iter().map(of).collect()
     }
 
     /// So much of an earlier run was found.

@@ -7,6 +7,7 @@ mod hours;
 mod kept;
 mod promises;
 mod server;
+mod sinks;
 
 use std::sync::Arc;
 use std::time::Duration;

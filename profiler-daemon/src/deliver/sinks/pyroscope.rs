@@ -11,7 +11,6 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use prost::Message;
 use reqwest::Url;
 
@@ -19,6 +18,7 @@ use crate::deliver::StartError;
 use crate::deliver::answer::{Answer, Meaning};
 use crate::deliver::connect_error::Code;
 use crate::deliver::parcel::Piece;
+use crate::deliver::sinks::Pushed;
 use crate::deliver::wire::{LabelPair, PushRequest, RawProfileSeries, RawSample};
 use crate::model::{Format, Labels, Payload, Weight};
 use crate::pprof;
@@ -35,6 +35,11 @@ pub(in crate::deliver) const CONTENT_TYPE: &str = "application/proto";
 
 /// The address to push to, given that of the server: its path is kept.
 pub(in crate::deliver) fn push_address(server: &str) -> Result<Url, StartError> {
+    address_below(server, &["push.v1.PusherService", "Push"])
+}
+
+/// An address below that of the server, whose path is kept.
+pub(super) fn address_below(server: &str, path: &[&str]) -> Result<Url, StartError> {
     let bad = |why: &str| StartError::Address { given: without_secret(server), why: why.to_owned() };
     let mut address = Url::parse(server).map_err(|error| bad(&error.to_string()))?;
     if !matches!(address.scheme(), "http" | "https") {
@@ -43,11 +48,7 @@ pub(in crate::deliver) fn push_address(server: &str) -> Result<Url, StartError> 
     if address.query().is_some() || address.fragment().is_some() {
         return Err(bad("a query or fragment has no place in it"));
     }
-    address
-        .path_segments_mut()
-        .map_err(|()| bad("it has no path"))?
-        .pop_if_empty()
-        .extend(["push.v1.PusherService", "Push"]);
+    address.path_segments_mut().map_err(|()| bad("it has no path"))?.pop_if_empty().extend(path);
     Ok(address)
 }
 
@@ -78,15 +79,6 @@ pub(in crate::deliver) fn encode(payload: Payload) -> Result<Piece, Payload> {
         samples: vec![RawSample { raw_profile: body.into(), id }],
     };
     Ok(Piece { bytes: PushRequest { series: vec![series] }.encode_to_vec(), weight, time: window.start })
-}
-
-/// A profile as it was pushed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::deliver) struct Pushed {
-    /// The labels of its series, `__name__` included.
-    pub(in crate::deliver) labels: Vec<(String, String)>,
-    /// The profile.
-    pub(in crate::deliver) pprof: Bytes,
 }
 
 /// The profiles in what was encoded; none if it was not.

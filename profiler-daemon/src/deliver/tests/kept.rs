@@ -155,3 +155,31 @@ async fn what_is_refused_for_good_can_be_looked_at() {
     assert_eq!(profile.sample.len(), 3);
     check(&house.finish(MINUTE).await.0, 0, &[(Reason::Refused, 6)]);
 }
+
+#[test]
+fn a_slow_sink_holds_back_no_other() {
+    let place = tempfile::tempdir().unwrap();
+    let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let silent = runtime.block_on(Server::start(|_, _| Reply::Silence));
+    let down = nowhere();
+    let first = runtime.block_on(Server::start(|_, _| Reply::Bytes(answer(200, ""))));
+    let last = runtime.block_on(Server::start(|_, _| Reply::Bytes(answer(200, ""))));
+    let sink = |server: &str| SinkConfig::Pyroscope { server: server.to_owned() };
+    let sinks = vec![sink(&silent.address), sink(&down), sink(&last.address)];
+    let meters = Meters::default();
+    let config = Config { sinks, ..config(&first.address, place.path()) };
+    let uploader = start(&config, &meters, Counters::default()).unwrap();
+    for number in 1..=3 {
+        uploader.send(vec![payload(number)]);
+        runtime.block_on(seen(&first, usize::try_from(number).unwrap()));
+        runtime.block_on(seen(&last, usize::try_from(number).unwrap()));
+    }
+    let outcome = uploader.finish_within(Duration::from_millis(200));
+    check(&outcome, 6, &[]);
+    assert_eq!(outcome.kept, Weight(0), "of the first");
+    let of = |name: &str| value(&meters, &format!("profiler_sink_delivered_weight_total{{sink=\"{name}\"}}"));
+    assert_eq!([of("pyroscope-2"), of("pyroscope-3"), of("pyroscope-4")], [0.0, 0.0, 6.0]);
+    assert_eq!(value(&meters, "profiler_delivered_weight_total"), 6.0);
+    let files = |name: &str| std::fs::read_dir(place.path().join("spool").join(name)).unwrap().count() - 1;
+    assert_eq!(["pyroscope", "pyroscope-2", "pyroscope-3", "pyroscope-4"].map(files), [0, 3, 3, 0]);
+}

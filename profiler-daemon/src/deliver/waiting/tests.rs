@@ -41,7 +41,7 @@ impl Place {
 
     fn open_with(&mut self, config: spool::Config) -> Waiting {
         self.meters = Meters::default();
-        let [meters] = SpoolMeters::new(&self.meters, ["pyroscope"]);
+        let meters = SpoolMeters::new(&self.meters, &["pyroscope".to_owned()]).remove(0);
         in_memory(1 << 20).on_disk(config, meters).unwrap()
     }
 
