@@ -221,9 +221,17 @@ impl Seen {
 
     /// The guard that it keeps.
     pub(crate) fn guard(&self) -> Duration {
-        let seconds = self.end.get("profiler_keepalive_guard_seconds").copied().unwrap_or_default();
-        Duration::from_secs_f64(seconds)
+        guard(&self.end)
     }
+
+    /// The guard grew in the last third, because of an answer that was slower than those before.
+    pub(crate) fn grew_careful(&self) -> bool {
+        guard(&self.end) > guard(&self.then)
+    }
+}
+
+fn guard(meters: &BTreeMap<String, f64>) -> Duration {
+    Duration::from_secs_f64(meters.get("profiler_keepalive_guard_seconds").copied().unwrap_or_default())
 }
 
 /// All counts of a family that have a label.

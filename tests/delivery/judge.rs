@@ -110,8 +110,9 @@ fn faults(cell: &Cell, seen: &[Seen], report: &Report) -> Vec<String> {
 /// What is wrong where connections are closed for nothing but being idle.
 fn idle_faults(cell: &Cell, seen: &[Seen]) -> Vec<String> {
     let mut faults: Vec<String> = more(seen, Seen::failed, u64::from(cell.lies())).into_iter().collect();
-    // A push that comes later than it should finds its connection too old.
-    let needless = |seen: &Seen| seen.fresh_late().saturating_sub(seen.stumbles);
+    // A push that comes later than it should finds its connection too old, and so does the one after a slow answer.
+    let excused = |seen: &Seen| seen.stumbles + u64::from(seen.grew_careful());
+    let needless = |seen: &Seen| seen.fresh_late().saturating_sub(excused(seen));
     let fresh: u64 = seen.iter().filter(|seen| keeps(cell, seen)).map(needless).sum();
     if fresh > 0 {
         faults.push(format!("{fresh} connections were opened where one could be kept"));
