@@ -36,6 +36,8 @@ struct Orders {
     interval: Duration,
     /// Over how long their moments within an interval are spread.
     spread: Duration,
+    /// By how much the agents' intervals differ.
+    sweep: Duration,
     agents: u32,
     pushes: u32,
     /// The least guard.
@@ -80,12 +82,23 @@ impl Orders {
             client: text("client"),
             interval: time("interval_us"),
             spread: time("spread_us"),
+            sweep: time("sweep_us"),
             agents: number("agents"),
             pushes: number("pushes"),
             guard: time("guard_us"),
             http2: value["http2"].as_bool().expect("http2"),
             at_most_once: value["at_most_once"].as_bool().expect("at_most_once"),
         }
+    }
+
+    /// The interval of one agent: clocks differ a little.
+    fn interval(&self, agent: u32) -> Duration {
+        self.interval - self.sweep / 2 + self.sweep * agent / self.agents
+    }
+
+    /// When it pushes first.
+    fn first(&self, agent: u32) -> Instant {
+        Instant::now() + self.spread * agent / self.agents
     }
 }
 
@@ -123,7 +136,7 @@ async fn all(orders: Orders) -> Vec<Seen> {
 async fn ours(orders: &Orders, agent: u32) -> Seen {
     let config = Config {
         server: orders.server.clone(),
-        interval: orders.interval,
+        interval: orders.interval(agent),
         when_short: if orders.client == "trim" { WhenShort::Trim } else { WhenShort::Retire },
         ambiguous: if orders.at_most_once { Ambiguous::AtMostOnce } else { Ambiguous::AtLeastOnce },
         guard_min: orders.guard,
@@ -148,7 +161,7 @@ async fn ours(orders: &Orders, agent: u32) -> Seen {
 
 /// One profile per interval, from the agent's own moment within it on.
 async fn feed(orders: &Orders, agent: u32, outbox: &Outbox, meters: &Meters, seen: &mut Seen) {
-    let mut next = first(orders, agent);
+    let mut next = orders.first(agent);
     let since = WallNs::now();
     let mut late_before = Duration::ZERO;
     for push in 0..orders.pushes {
@@ -167,10 +180,6 @@ async fn feed(orders: &Orders, agent: u32, outbox: &Outbox, meters: &Meters, see
     }
     // The last one is on its way for as long as those before it were.
     sleep_until(next).await;
-}
-
-fn first(orders: &Orders, agent: u32) -> Instant {
-    Instant::now() + orders.spread.mul_f64(f64::from(agent) / f64::from(orders.agents))
 }
 
 fn payload(since: WallNs, agent: u32, push: u32) -> Payload {
@@ -235,7 +244,7 @@ async fn theirs(orders: &Orders, agent: u32) -> Seen {
     let client = builder.build().expect("a client");
     let url = format!("{}/push.v1.PusherService/Push", orders.server);
     let mut seen = Seen::default();
-    let mut next = first(orders, agent);
+    let mut next = orders.first(agent);
     let since = WallNs::now();
     for push in 0..orders.pushes {
         sleep_until(next).await;
@@ -252,7 +261,7 @@ async fn theirs(orders: &Orders, agent: u32) -> Seen {
         seen.delivered += u64::from(done);
         seen.lost += u64::from(!done);
         seen.fed += 1;
-        next += orders.interval;
+        next += orders.interval(agent);
         next = next.max(Instant::now());
     }
     seen

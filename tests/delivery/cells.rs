@@ -285,6 +285,7 @@ impl Cell {
                 client: client.to_owned(),
                 interval: self.interval(),
                 spread: self.spread(),
+                sweep: Duration::ZERO,
                 agents,
                 pushes: self.pushes(times),
                 guard: if self.is_real() { GUARD_REAL } else { GUARD },

@@ -38,6 +38,8 @@ pub(crate) struct Orders {
     pub(crate) interval: Duration,
     /// Over how long the agents' moments within an interval are spread.
     pub(crate) spread: Duration,
+    /// By how much their intervals differ.
+    pub(crate) sweep: Duration,
     pub(crate) agents: u32,
     pub(crate) pushes: u32,
     /// The least guard.
@@ -118,10 +120,11 @@ impl Orders {
 
     /// Agents that push to `server` until they are done.
     async fn follow(&self, server: String) -> Vec<Seen> {
-        let Self { client, interval, spread, agents, pushes, guard, http2, at_most_once } = self;
+        let Self { client, interval, spread, sweep, agents, pushes, guard, http2, at_most_once } = self;
         let us = |time: &Duration| u64::try_from(time.as_micros()).expect("hours at most");
         let orders = json!({
             "server": server, "client": client, "interval_us": us(interval), "spread_us": us(spread),
+            "sweep_us": us(sweep),
             "agents": agents, "pushes": pushes, "guard_us": us(guard), "http2": http2,
             "at_most_once": at_most_once,
         });

@@ -127,8 +127,9 @@ fn failed_more(seen: &[Seen], allowed: u64) -> Option<String> {
 
 /// One connection is enough for all pushes of that agent's last third.
 fn keeps(cell: &Cell, seen: &Seen) -> bool {
-    if (cell.program, cell.protocol) == (Program::Apache, Protocol::Http2) {
-        // It closes at ages that differ by 30 ms: what is known of it changes to the end.
+    // Apache closes HTTP/2 at ages that differ by 30 ms, so that what is known of it changes to the end; and a lie is
+    // found out when a push fails, which may be at the end.
+    if cell.lies() || (cell.program, cell.protocol) == (Program::Apache, Protocol::Http2) {
         return false;
     }
     let interval = match cell.policy {

@@ -46,7 +46,7 @@ struct Scale {
 
 fn scale() -> Scale {
     if std::env::var("TEST_LONG").is_ok_and(|value| value == "1") {
-        Scale { agents: 8, times: 5, pushes_min: 100_000 }
+        Scale { agents: 6, times: 5, pushes_min: 100_000 }
     } else {
         Scale { agents: 4, times: 1, pushes_min: 10_000 }
     }

@@ -23,11 +23,15 @@ use serde_json::json;
 
 use crate::configs;
 use crate::receiver::{self, Books, Manners, Received};
+use crate::relay::{Mischief, Relay};
 
 /// How long a server may take to listen.
 const START_MAX: Duration = Duration::from_secs(20);
 /// Longer than any cell runs: what a server gets that is not to close.
 pub(crate) const LONG: Duration = Duration::from_secs(600);
+
+/// How far the server behind a proxy is: the proxy's pushes are in danger for as long before its timeout.
+const ORIGIN_RTT: Duration = Duration::from_millis(4);
 
 /// Which server, and in which place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -235,7 +239,8 @@ impl Server {
                 };
                 let origin = Box::pin(Self::start(&behind, books)).await;
                 let before = Setting { idle_timeout: LONG, ..setting.clone() };
-                server.launch_before(&before, origin.address);
+                let wire = Relay::start(origin.address, ORIGIN_RTT / 2, Mischief::None).await;
+                server.launch_before(&before, wire.address);
                 server._origin = Some(Box::new(origin));
             }
         }

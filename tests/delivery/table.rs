@@ -10,6 +10,8 @@ use crate::relay::{Break, Mischief};
 use crate::servers::{Program, Protocol, Setting};
 
 const INTERVAL: Duration = Duration::from_secs(1);
+/// As clocks and loads differ: the danger is narrower than that.
+const SWEEP: Duration = Duration::from_millis(2);
 const AGENTS: u32 = 8;
 
 /// A client, and what the table calls it.
@@ -60,7 +62,7 @@ fn foes() -> Vec<Foe> {
         foe("Go, closes after 0.996 s, 10 ms away", Program::GoRead, 996_000, 10),
         foe("Go, closes after 2 s, 10 ms away", Program::GoIdle, 2_000_000, 10),
         says(foe("nginx, says and keeps 1 s, 2 ms away", Program::Nginx, 1_000_000, 2), 1),
-        foe("HAProxy before Go that closes after 0.9995 s", Program::HaProxyBefore, 999_500, 0),
+        foe("HAProxy before Go, which closes after 1 s", Program::HaProxyBefore, 1_000_000, 0),
         Foe {
             mischief: Mischief::Often(Break::AnswerLost, 17),
             ..says(foe("one answer in 17 lost", Program::GoIdle, 5_000_000, 2), 5)
@@ -77,6 +79,7 @@ pub(crate) fn experiments(pushes: u32) -> Vec<(Experiment, Line)> {
                 client: client.to_owned(),
                 interval: INTERVAL,
                 spread: if foe.setting.program.is_proxy() { Duration::from_millis(4) } else { INTERVAL },
+                sweep: SWEEP,
                 agents: AGENTS,
                 pushes,
                 guard: Duration::from_millis(15),
