@@ -166,15 +166,17 @@ async fn feed(orders: &Orders, agent: u32, outbox: &Outbox, meters: &Meters, see
     let mut late_before = Duration::ZERO;
     for push in 0..orders.pushes {
         sleep_until(next).await;
-        let late = next.elapsed();
-        seen.late = seen.late.max(late);
         let learnt = orders.pushes * 2 / 3;
         if push == learnt {
             seen.then = counters(meters);
         }
+        outbox.send(vec![payload(since, agent, push)]);
+        // Now the pusher runs, if nobody else does: how late it is counts.
+        tokio::task::yield_now().await;
+        let late = next.elapsed();
+        seen.late = seen.late.max(late);
         seen.stumbles += u32::from(push >= learnt && late > late_before + STUMBLE);
         late_before = late;
-        outbox.send(vec![payload(since, agent, push)]);
         seen.fed += 1;
         next += outbox.cadence().interval();
     }

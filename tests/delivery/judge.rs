@@ -97,7 +97,11 @@ fn faults(cell: &Cell, seen: &[Seen], report: &Report) -> Vec<String> {
     match cell.fault {
         Fault::None if !cell.program.is_proxy() => faults.extend(idle_faults(cell, seen)),
         // Once it has fallen into it, it knows the hole.
-        Fault::BlackHole => faults.extend(failed_more(seen, 1)),
+        Fault::BlackHole => {
+            let timeouts =
+                |seen: &Seen| seen.failures().filter(|(how, _)| *how == "timeout").map(|(_, n)| n).sum();
+            faults.extend(more(seen, timeouts, 1));
+        }
         _ => {}
     }
     faults
@@ -105,7 +109,7 @@ fn faults(cell: &Cell, seen: &[Seen], report: &Report) -> Vec<String> {
 
 /// What is wrong where connections are closed for nothing but being idle.
 fn idle_faults(cell: &Cell, seen: &[Seen]) -> Vec<String> {
-    let mut faults: Vec<String> = failed_more(seen, u64::from(cell.lies())).into_iter().collect();
+    let mut faults: Vec<String> = more(seen, Seen::failed, u64::from(cell.lies())).into_iter().collect();
     // A push that comes later than it should finds its connection too old.
     let needless = |seen: &Seen| seen.fresh_late().saturating_sub(seen.stumbles);
     let fresh: u64 = seen.iter().filter(|seen| keeps(cell, seen)).map(needless).sum();
@@ -120,8 +124,8 @@ fn idle_faults(cell: &Cell, seen: &[Seen]) -> Vec<String> {
 }
 
 /// Agents of which more attempts failed than could not be foreseen.
-fn failed_more(seen: &[Seen], allowed: u64) -> Option<String> {
-    let count = seen.iter().filter(|seen| seen.failed() > allowed).count();
+fn more(seen: &[Seen], failed: fn(&Seen) -> u64, allowed: u64) -> Option<String> {
+    let count = seen.iter().filter(|seen| failed(seen) > allowed).count();
     (count > 0).then(|| format!("attempts of {count} agents failed that could be foreseen"))
 }
 

@@ -198,7 +198,9 @@ async fn carry(client: TcpStream, shared: Arc<Shared>) {
             () = talk.is_forgotten() => {
                 shared.broken.fetch_add(1, Ordering::Relaxed);
                 deafen(from_client.as_ref());
-                // What is dropped says goodbye.
+                // The server is not left with it; but what is dropped says goodbye, which the client must not hear.
+                send(&talk.to_server, Message::Fin, Duration::ZERO);
+                drop(from_server);
                 return pending().await;
             }
         };

@@ -278,10 +278,10 @@ impl Keeper {
         self.first_bytes.push_back(first_byte.saturating_duration_since(sent));
         let margin = self.margin();
         match flight.age {
-            Some(age) => self.learned.survived(age, margin),
+            Some(age) => self.learned.used(age, margin),
             None => {
                 if let Some(age) = self.suspect.take() {
-                    self.learned.fell_silent(age);
+                    self.learned.fell_silent(age, margin);
                 }
             }
         }
