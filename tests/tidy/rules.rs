@@ -49,6 +49,7 @@ const NOT_IN_MODEL: &[&str] = &["fs", "net", "io", "Mutex", "RwLock", "serde", "
 
 /// Files with unsafe code, beside the kernel side. Each says why at its top.
 pub(crate) const UNSAFE_FILES: &[&str] = &[
+    "profiler-common/src/unwind/sign.rs",
     "profiler-daemon/src/capture/sys.rs",
     "profiler-daemon/src/children.rs",
     "profiler-daemon/src/socket.rs",
