@@ -4,6 +4,8 @@
 //! Not here: what the addresses mean. The kernel side and the tests run the same code.
 
 mod cfi;
+#[cfg(test)]
+mod cfi_tests;
 mod frame_pointer;
 mod sign;
 pub mod table;
