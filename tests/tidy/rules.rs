@@ -38,6 +38,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("aya", &["capture"]),
     ("aya_log", &["capture"]),
     ("blazesym", &["symbolize/namer"]),
+    ("gimli", &["symbolize/namer"]),
     ("reqwest", &["deliver"]),
     ("axum", &["server", "admin"]),
     ("redb", &["server"]),
