@@ -9,6 +9,7 @@ mod cache;
 mod client;
 pub mod namer;
 mod protocol;
+mod tables;
 mod text;
 mod vdso;
 
@@ -28,6 +29,7 @@ use self::cache::{Cache, KERNEL, Key, VDSO};
 use self::client::{Asked, Client, Reply};
 pub use self::client::{NamerProcess, Spawner};
 use self::protocol::{ADDRESSES_MAX, Found, INLINED_MAX, NAME_BYTES_MAX, Place};
+use self::tables::RowsMeters;
 use self::text::clean;
 use crate::meters::prometheus_client::metrics::counter::Counter;
 use crate::meters::prometheus_client::metrics::gauge::Gauge;
@@ -85,6 +87,7 @@ pub struct Symbolizer {
     empty: Arc<str>,
     kernel: Arc<str>,
     meters: SymbolizeMeters,
+    rows: RowsMeters,
 }
 
 impl std::fmt::Debug for Symbolizer {
@@ -115,6 +118,7 @@ impl Symbolizer {
             empty: Arc::from(""),
             kernel: Arc::from("[kernel]"),
             meters: SymbolizeMeters::new(meters),
+            rows: RowsMeters::new(meters),
         }
     }
 

@@ -74,7 +74,7 @@ fn honest(request: &Request) -> Outcome {
 fn size(request: &Request) -> u64 {
     match request.subject {
         Subject::Kernel => 0,
-        Subject::File { size, .. } => size,
+        Subject::File { size, .. } | Subject::Table { size, .. } => size,
     }
 }
 
