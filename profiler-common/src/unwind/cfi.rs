@@ -60,7 +60,8 @@ impl Walk {
         while step > 0 {
             let next = found + step;
             let start = double_word(slab, list + next * WORDS);
-            let beyond = sign(at.wrapping_sub(start)) | sign((mappings - 1).wrapping_sub(next));
+            // Halves, so that the difference has a sign wherever both lie; a start is even.
+            let beyond = sign((at >> 1).wrapping_sub(start >> 1)) | sign((mappings - 1).wrapping_sub(next));
             found += step & !beyond;
             step >>= 1;
         }

@@ -268,6 +268,21 @@ fn every_mapping_of_a_list_is_found() {
 }
 
 #[test]
+fn a_mapping_in_the_upper_half_hides_no_other() {
+    let mut slab: Box<Slab> = vec![0; SLAB_WORDS].into_boxed_slice().try_into().expect("it is as long");
+    let starts = [0x5555_0000_0000, 0x7fff_0000_0000, 0x7fff_1000_0000, 0xffff_ffff_ff60_0000];
+    for (at, start) in starts.into_iter().enumerate() {
+        let words = Mapping::bare(start, 0x1000).words();
+        slab[at * MAPPING_WORDS..][..MAPPING_WORDS].copy_from_slice(&words);
+    }
+    for start in starts {
+        let mut walk = Walk::new(Regs::default());
+        walk.restart(Regs::default(), 0, 4);
+        assert!(walk.find_mapping(start + 8, &|_| Some(&*slab)), "{start:#x}");
+    }
+}
+
+#[test]
 fn words_that_mean_nothing_end_every_walk() {
     let mut random = 0x9e37_79b9_7f4a_7c15u64;
     let mut next = move || {

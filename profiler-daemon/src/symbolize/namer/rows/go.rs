@@ -195,7 +195,7 @@ impl Go {
                 continue;
             }
             let mut steps = Vec::new();
-            if self.steps(file, described.steps, &mut steps).is_err() {
+            if described.steps == 0 || self.steps(file, described.steps, &mut steps).is_err() {
                 continue;
             }
             let made = steps.iter().find(|(_, moved)| *moved > 0);
@@ -253,6 +253,10 @@ impl Go {
             rules.push((address, Rule::Signal));
             return Ok(());
         }
+        if described.steps == 0 {
+            rules.push((address, Rule::Pointer)); // data among the code, or a mark
+            return Ok(());
+        }
         let mut steps = Vec::new();
         self.steps(file, described.steps, &mut steps)?;
         let keeps = described.flags & ASSEMBLY == 0 || self.pushes(file, begins, &steps);
@@ -297,9 +301,6 @@ impl Go {
 
     /// How far the stack pointer has moved, each with the byte of the function from which it has.
     fn steps(&mut self, file: &File, at: u64, steps: &mut Vec<(u32, i32)>) -> io::Result<()> {
-        if at == 0 {
-            return Err(malformed()); // the table has nothing there
-        }
         let mut at = self.header.steps.checked_add(at).ok_or_else(malformed)?;
         let (mut from, mut moved) = (0u32, -1i32);
         for _ in 0..STEPS_MAX {

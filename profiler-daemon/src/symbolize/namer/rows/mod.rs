@@ -1,7 +1,7 @@
 //! Unwind tables of files.
 //!
 //! In: an open file, any bytes, and the page to go on from. Out: blocks of rows, as many as one answer carries. Rules come from
-//! `.eh_frame`, then `.debug_frame`, then Go's own table of functions; where two overlap, the one that begins first goes on,
+//! `.eh_frame`, then Go's own table of functions, then `.debug_frame`; where two overlap, the one that begins first goes on,
 //! and of two that begin together the one from the source named first. The file's tables are kept for the next question. Read
 //! by `pread`: nothing here can fault, and a file that changes meanwhile gives rules that lead nowhere, which every walk survives.
 //! Not here: the walk; and what an address means in a process.
@@ -10,6 +10,8 @@ mod blocks;
 mod frames;
 mod go;
 
+#[cfg(test)]
+mod live_tests;
 #[cfg(test)]
 mod tests;
 
@@ -54,7 +56,10 @@ struct Function {
     number: u32,
 }
 
-const GO: u8 = 2;
+// The sources, the one that is believed first.
+const EH_FRAME: u8 = 0;
+const GO: u8 = 1;
+const DEBUG_FRAME: u8 = 2;
 
 /// What is read of a file, and how far its table is made.
 #[derive(Debug)]
@@ -90,7 +95,7 @@ impl Builder {
             .copied()
             .collect();
         let mut functions = Vec::new();
-        for (source, table) in (0..).zip([&found.eh_frame, &found.debug_frame]) {
+        for (source, table) in [(EH_FRAME, &found.eh_frame), (DEBUG_FRAME, &found.debug_frame)] {
             let Some(table) = table else { continue };
             table.functions(|address, bytes, number| {
                 let place = code.iter().find_map(|segment| Some((segment, segment.offset_of(address)?)));
@@ -149,7 +154,9 @@ impl Builder {
             }
             rules.clear();
             match (function.source, &mut eh, &mut debug, &mut self.go) {
-                (0, Some(table), _, _) | (1, _, Some(table), _) => read(table, function, &mut rules),
+                (EH_FRAME, Some(table), _, _) | (DEBUG_FRAME, _, Some(table), _) => {
+                    read(table, function, &mut rules)
+                }
                 (GO, _, _, Some(go)) => go.rules(file, function.number, &mut rules),
                 _ => continue,
             }

@@ -308,6 +308,80 @@ fn the_vdso_is_what_gimli_makes_of_it() {
     assert!(compared.rows > 0);
 }
 
+#[test]
+fn rows_of_go_say_what_its_debug_information_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, program) = (folder.path().join("main.go"), folder.path().join("main"));
+    std::fs::write(&source, "package main\nimport \"fmt\"\nfunc main() { fmt.Println(1) }\n").unwrap();
+    let built = std::process::Command::new("go").arg("build").arg("-o").args([&program, &source]).status();
+    if !built.is_ok_and(|built| built.success()) {
+        println!("skipped: there is no Go that could build a program");
+        return;
+    }
+    let file = File::open(&program).unwrap();
+    let Compared { rows, invalid, roots, signals } = compare_go(&file);
+    println!("{rows} rows, {invalid} invalid, {roots} roots, {signals} of a trampoline");
+    assert!(rows > 10_000 && invalid < 10 && roots < 100 && signals > 0);
+}
+
+/// Compares where the caller's frame is with the `.debug_frame` of a Go program.
+fn compare_go(file: &File) -> Compared {
+    let reader = Reader::new(file).unwrap();
+    let mut bytes = Vec::new();
+    let mut symbols = 0;
+    reader
+        .sections(|name, section| {
+            if name == b".debug_frame" {
+                bytes = inflated(&reader, section)?;
+            }
+            symbols += u64::from(name == b".gopclntab");
+            Ok(())
+        })
+        .unwrap();
+    assert!(!bytes.is_empty() && symbols == 1);
+    let laid = lay(file).unwrap();
+    let segments = reader.segments().unwrap();
+    let mut section = gimli::DebugFrame::new(&bytes, LittleEndian);
+    section.set_address_size(8);
+    let bases = BaseAddresses::default();
+    let mut entries = section.entries(&bases);
+    let mut context = UnwindContext::new();
+    let mut compared = Compared::default();
+    let mut different = 0;
+    while let Ok(Some(entry)) = entries.next() {
+        let CieOrFde::Fde(partial) = entry else { continue };
+        let function = partial.parse(gimli::DebugFrame::cie_from_offset).unwrap();
+        let mut rows = function.rows(&section, &bases, &mut context).unwrap();
+        while let Ok(Some(row)) = rows.next_row() {
+            let CfaRule::RegisterAndOffset { register: Register(7), offset } = *row.cfa() else { continue };
+            for at in [row.start_address(), row.end_address() - 1] {
+                let place = segments.iter().find_map(|segment| segment.offset_of(at));
+                let Some(place) = place.filter(|_| row.start_address() < row.end_address()) else { continue };
+                let regs = Regs { ip: BASE + place, sp: STACK, fp: STACK + 0x8000 };
+                let got = step(&laid, regs);
+                compared.rows += 1;
+                compared.invalid += u64::from(got == Err(End::Invalid));
+                compared.roots += u64::from(got == Err(End::Root));
+                let cfa = STACK.wrapping_add_signed(offset);
+                // Where Go goes to another stack, and where a signal handler returns to, its debug information knows less.
+                let elsewhere = got.is_ok_and(|caller| caller.sp == regs.fp + 16);
+                let signal = got.is_ok_and(|caller| caller.sp == memory(STACK + 160));
+                compared.signals += u64::from(signal);
+                if let Ok(caller) = got
+                    && (caller.sp, caller.ip) != (cfa, memory(cfa - 8))
+                    && !elsewhere
+                    && !signal
+                {
+                    different += 1;
+                    println!("{at:#x}: {caller:x?}, not {cfa:#x}");
+                }
+            }
+        }
+    }
+    assert_eq!(different, 0);
+    compared
+}
+
 fn file(bytes: &[u8]) -> File {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(bytes).unwrap();
