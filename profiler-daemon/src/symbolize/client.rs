@@ -130,6 +130,29 @@ impl Client {
         }
     }
 
+    /// Another one, which asks a namer of its own, started by `spawn`, and counts with this one.
+    pub(super) fn beside(&self, spawn: Spawner) -> Self {
+        let config = self.config.clone();
+        Self {
+            troubles: Troubles::new(config.set_aside_max, config.set_aside_for),
+            config,
+            spawn,
+            namer: None,
+            next_id: 0,
+            ending: Vec::new(),
+            unstartable: false,
+            kallsyms_read: None,
+            kernel_hidden: None,
+            patience: (MonoNs(0), 0),
+            meters: self.meters.clone(),
+        }
+    }
+
+    /// How it was configured.
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
     #[cfg(test)]
     pub(super) fn socket(&self) -> Option<&OwnedFd> {
         self.namer.as_ref().map(|namer| &namer.process.socket)
@@ -379,7 +402,7 @@ impl Client {
     }
 
     /// Ends the namer. It is not waited for: a process can be stuck in the kernel.
-    fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         let Some(Namer { process: NamerProcess { socket, child }, .. }) = self.namer.take() else { return };
         drop(socket);
         if let Some(mut child) = child {
@@ -534,6 +557,7 @@ impl Troubles {
     }
 }
 
+#[derive(Clone)]
 struct ClientMeters {
     starts: Counter,
     failures: Counters,

@@ -122,6 +122,26 @@ impl Symbolizer {
         }
     }
 
+    /// Another one, which asks a namer of its own, started by `spawn`, and counts with this one.
+    #[must_use]
+    pub fn beside(&self, spawn: Spawner) -> Self {
+        let Self { cache: _, client, vdso: _, empty, kernel, meters, rows } = self;
+        Self {
+            cache: Cache::new(client.config().names_bytes_max),
+            client: client.beside(spawn),
+            vdso: None,
+            empty: Arc::clone(empty),
+            kernel: Arc::clone(kernel),
+            meters: meters.clone(),
+            rows: rows.clone(),
+        }
+    }
+
+    /// Ends the namer, if one runs, and gives its memory back; the next question starts another.
+    pub fn rest(&mut self) {
+        self.client.end();
+    }
+
     /// Names every frame of `batch`.
     pub fn name(&mut self, batch: TraceBatch) -> NamedBatch {
         let TraceBatch { window, kind, traces, lost } = batch;
@@ -301,7 +321,7 @@ impl Symbolizer {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct SymbolizeMeters {
     places: Counters,
     evicted: Counter,

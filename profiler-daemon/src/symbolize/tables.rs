@@ -78,7 +78,7 @@ fn gather<R>(
     Ok(Table { first_page, blocks: made, keeps_frames: keeps_frames(functions, frameless) })
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct RowsMeters {
     tables: Counters,
     lost: Counters,
