@@ -89,6 +89,65 @@ fn names_shares_and_weight_are_those_that_the_programs_tell() {
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
+/// CPU seconds of each program without frame pointers.
+const FRAMELESS_CPU_SECONDS: f64 = 12.0;
+/// Whole stacks of native code without frame pointers, percent. What a program does before its tables are there counts against it.
+const FRAMELESS_WHOLE_PERCENT_MIN: f64 = 99.5;
+
+#[test]
+fn stacks_without_frame_pointers_are_whole() {
+    need!(gate::bpf());
+    let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let limits = Limits {
+        samples_min: 1000,
+        share_points_max: 4.0,
+        weight_percent_max: 10.0,
+        whole_percent_min: FRAMELESS_WHOLE_PERCENT_MIN,
+    };
+    let programs = [
+        ("wl-bare-c", workloads::frameless_c()),
+        ("wl-bare-cpp", workloads::frameless_cpp()),
+        ("wl-bare-rust", workloads::frameless_rust()),
+    ];
+    let recording = Recording::start(FREQUENCY_HZ);
+    let spent: Vec<(&str, Spent)> = (programs.iter())
+        .map(|(comm, program)| {
+            let mut command = Command::new(program);
+            (*comm, Running::start(command.arg(FRAMELESS_CPU_SECONDS.to_string())).finish())
+        })
+        .collect();
+    let deep = workloads::frameless_deep();
+    for frames in DEPTHS {
+        workloads::succeed(Command::new(&deep).args([frames.to_string(), "3".to_owned()]));
+    }
+    let recorded = recording.stop();
+
+    println!("{}", recorded.ended.said);
+    let mut faults = Vec::new();
+    for (comm, spent) in &spent {
+        let report = Report::new(&recorded.pprof, recorded.pprof.period_ns, comm, spent);
+        println!("{report}");
+        faults.extend(report.faults(limits));
+    }
+    // All depths have one name: a stack is whole if it is as deep as one of them from main() on.
+    let own = recorded.folded.of("wl-bare-deep");
+    let (mut whole, mut all) = (0, 0);
+    for stack in own.stacks.iter().filter(|stack| stack.in_user_code()) {
+        let frames = stack.user().skip_while(|frame| frame.name != "main").count();
+        all += stack.samples;
+        whole += if DEPTHS.contains(&frames) { stack.samples } else { 0 };
+    }
+    let percent = whole as f64 * 100.0 / f64::max(all as f64, 1.0);
+    println!("wl-bare-deep {all} samples, whole {percent:.2} %");
+    if percent < FRAMELESS_WHOLE_PERCENT_MIN || all < 600 {
+        faults.push(format!("wl-bare-deep: {percent:.2} % of {all} samples are whole"));
+    }
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+/// How deep the stacks of the deep program are.
+const DEPTHS: [usize; 3] = [12, 60, 300];
+
 #[test]
 fn a_recorded_command_gives_its_exit_code_and_nothing_but_itself_and_its_children() {
     need!(gate::bpf());

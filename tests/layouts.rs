@@ -79,6 +79,7 @@ fn the_settings_of_the_object_are_those_the_daemon_fills() {
         ("period_ns", offset_of!(Settings, period_ns)),
         ("wakeup_bytes", offset_of!(Settings, wakeup_bytes)),
         ("bpf_loop", offset_of!(Settings, bpf_loop)),
+        ("tables", offset_of!(Settings, tables)),
     ];
     for (name, offset) in ours {
         assert_eq!(fields.get(name), Some(&offset), "{name} of {fields:?}");

@@ -199,6 +199,17 @@ fn rare(cfa: Cfa, rbp: Saved) -> Option<[u32; 2]> {
     (packed >> DISTANCE_SHIFT == distance).then_some([number, form | saved << SAVED_SHIFT | packed as u32])
 }
 
+/// Where the list of a process's mappings lies.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MappingList {
+    /// Address of the first word.
+    pub address: u32,
+    /// How many mappings.
+    pub mappings: u32,
+}
+wire!(MappingList: 8 bytes, address @ 0, mappings @ 4);
+
 /// One executable mapping of a process in a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping {
@@ -210,13 +221,15 @@ pub struct Mapping {
     pub shift: u64,
     /// Address of the table's directory; 0 if there is no table: then steps are by frame pointer.
     pub directory: u32,
-    /// Pages that the directory has, less than 2^24, and [`KEEPS_FRAMES`].
+    /// Pages that the directory has, less than 2^24, and [`KEEPS_FRAMES`] or [`WANTED`].
     pub pages: u32,
 }
 
 /// Nearly every function of the file keeps a frame pointer: its table is used for the innermost frame and for what a signal
 /// interrupted, and the rest is walked by pointer, at a third of the cost. Beside [`Mapping::pages`].
 pub const KEEPS_FRAMES: u32 = 1 << 24;
+/// There is no table, but there may be one if it is asked for. Beside [`Mapping::pages`].
+pub const WANTED: u32 = 1 << 25;
 /// The number of pages in [`Mapping::pages`].
 pub const PAGES_MASK: u32 = KEEPS_FRAMES - 1;
 

@@ -4,7 +4,7 @@
 //! and how it ended. A window of up to [`WINDOW_WORDS`] of the stack is read at once, where a frame lies, and again whenever
 //! the walk leaves it. Not here: the two kinds of steps (`cfi.rs`, `frame_pointer.rs`).
 
-use super::table::{KEEPS_FRAMES, Slab};
+use super::table::{KEEPS_FRAMES, Slab, WANTED};
 use super::{End, Regs};
 use crate::limits::WINDOW_WORDS;
 
@@ -43,6 +43,8 @@ pub struct Walk {
     pub(super) shift: u64,
     pub(super) directory: u32,
     pub(super) pages: u32,
+    /// Not zero once the walk met a mapping whose table is [`WANTED`].
+    pub wants: u64,
     window_start: u64,
     window_bytes: u64,
     window: Window,
@@ -61,6 +63,7 @@ impl Walk {
             shift: 0,
             directory: 0,
             pages: 0,
+            wants: 0,
             window_start: 0,
             window_bytes: 0,
             window: [0; WINDOW_WORDS],
@@ -76,6 +79,7 @@ impl Walk {
         self.list = list;
         self.mappings = mappings;
         self.bytes = 0;
+        self.wants = 0;
         self.window_start = 0;
         self.window_bytes = 0;
     }
@@ -110,6 +114,7 @@ impl Walk {
                 End::NoMapping as u32
             };
         }
+        self.wants |= u64::from(self.pages & WANTED);
         if self.directory == 0 || (self.pages & KEEPS_FRAMES != 0 && self.reached == CALLED) {
             return self.by_pointer(read, self.regs.sp);
         }
