@@ -63,7 +63,7 @@ const DEBUG_FRAME: u8 = 2;
 
 /// What is read of a file, and how far its table is made.
 #[derive(Debug)]
-pub(super) struct Builder {
+pub(in super::super) struct Builder {
     functions: Vec<Function>,
     eh_frame: Option<Table>,
     debug_frame: Option<Table>,
@@ -81,7 +81,7 @@ pub(super) struct Builder {
 
 impl Builder {
     /// Reads what there is of `file`.
-    pub(super) fn new(file: &File) -> Result<Self, Refusal> {
+    pub(in super::super) fn new(file: &File) -> Result<Self, Refusal> {
         const X86_64: u64 = 62;
         let reader = Reader::new(file).map_err(|_| Refusal::NotElf)?;
         if !reader.is_wide() || reader.machine().ok() != Some(X86_64) {
@@ -140,7 +140,7 @@ impl Builder {
     }
 
     /// Makes the next part of the table, of `file` which is the same as before.
-    pub(super) fn part(&mut self, file: &File) -> Rows {
+    pub(in super::super) fn part(&mut self, file: &File) -> Rows {
         let mut part = Rows::default();
         let mut rules = Vec::new();
         let mut eh = self.eh_frame.as_ref().map(Table::reading);
