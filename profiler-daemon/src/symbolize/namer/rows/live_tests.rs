@@ -1,5 +1,6 @@
 //! Whole stacks of real processes that wait in the kernel: `/proc` has their registers, their mappings and their stacks.
-//! It has no frame pointer, so that these walks begin without one.
+//! It has no frame pointer, so that these walks begin without one: programs that have to know theirs in the first frames, as
+//! those in Rust do, cannot be walked like this.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
@@ -102,14 +103,15 @@ impl Slabs {
         let (list, mappings) = self.list(&std::fs::read_to_string(process.join("maps")).ok()?);
         let memory = File::open(process.join("mem")).ok()?;
         let mut read = |window: &mut Window, at: u64, bytes: u64| {
-            let mut raw = vec![0; bytes as usize];
+            let mut raw = vec![0; usize::try_from(bytes).unwrap()];
             let whole = memory.read_exact_at(&mut raw, at).is_ok();
             for (word, raw) in window.iter_mut().zip(raw.as_chunks().0) {
                 *word = u64::from_le_bytes(*raw);
             }
             whole
         };
-        let regs = Regs { ip, sp, fp: 0 };
+        // Not zero, which would be a root: odd, and so nowhere.
+        let regs = Regs { ip, sp, fp: 1 };
         let mut walk = Walk::new(regs);
         walk.restart(regs, list, mappings);
         let mut frames = Vec::new();
@@ -175,4 +177,58 @@ fn an_interpreter_is_whole() {
         10,
     );
     check(Command::new("node").args(["-e", "setTimeout(() => 0, 60000)"]), 8);
+}
+
+/// A Go program, built with `arguments`: goroutines that wait, and C code called from two of them.
+#[track_caller]
+fn check_go(arguments: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, program) = (folder.path().join("main.go"), folder.path().join("main"));
+    std::fs::write(&source, GO_PROGRAM).unwrap();
+    let mut build = Command::new("go");
+    build.arg("build").args(arguments).arg("-o").args([&program, &source]).env("CGO_ENABLED", "1");
+    if !build.status().is_ok_and(|built| built.success()) {
+        println!("skipped: there is no Go, or no C compiler for it");
+        return;
+    }
+    check(&mut Command::new(program), 7);
+}
+
+const GO_PROGRAM: &str = r#"package main
+
+// #include <unistd.h>
+// static void rest(int n) { if (n) { rest(n - 1); pause(); } else sleep(60); }
+import "C"
+import "time"
+
+//go:noinline
+func outer(n C.int) { inner(n) }
+
+//go:noinline
+func inner(n C.int) { C.rest(n) }
+
+func main() {
+	for n := 1; n < 3; n++ {
+		go outer(C.int(n))
+	}
+	for n := 0; n < 3; n++ {
+		go func() { time.Sleep(time.Minute) }()
+	}
+	outer(3)
+}
+"#;
+
+#[test]
+fn a_program_in_go_is_whole() {
+    check_go(&[]);
+}
+
+#[test]
+fn a_stripped_program_in_go_is_whole() {
+    check_go(&["-ldflags=-s -w"]);
+}
+
+#[test]
+fn a_position_independent_program_in_go_is_whole() {
+    check_go(&["-buildmode=pie", "-ldflags=-s -w"]);
 }
