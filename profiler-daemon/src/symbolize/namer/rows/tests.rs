@@ -466,3 +466,28 @@ fn whatever_byte_is_wrong_the_table_ends() {
         broken.write_all_at(&bytes, 0).unwrap();
     }
 }
+
+#[test]
+fn frames_are_kept_where_the_compiler_was_told_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, library) = (folder.path().join("a.c"), folder.path().join("a.so"));
+    // The second has a frame, and calls nobody: it is never passed by a walk.
+    let text = "int g(int *); int f(int a) { int x[40]; x[a] = a; return g(x) + 1; }
+        int h(int a) { volatile int x[400]; x[a] = a; return x[0]; }";
+    std::fs::write(&source, text).unwrap();
+    for (arguments, kept) in [
+        (&["-fomit-frame-pointer"][..], false),
+        (&["-fno-omit-frame-pointer"], true),
+        (&["-fno-omit-frame-pointer", "-momit-leaf-frame-pointer"], true),
+    ] {
+        let mut compiler = std::process::Command::new("cc");
+        compiler.args(["-O2", "-fPIC", "-fno-stack-protector", "-shared", "-nostdlib"]).args(arguments);
+        let built = compiler.arg("-o").args([&library, &source]).status();
+        if !built.is_ok_and(|built| built.success()) {
+            println!("skipped: no C compiler");
+            return;
+        }
+        let laid = lay(&File::open(&library).unwrap()).unwrap();
+        assert_eq!(keeps_frames(laid.functions, laid.frameless), kept, "{arguments:?}");
+    }
+}
