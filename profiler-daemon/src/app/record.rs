@@ -116,7 +116,7 @@ pub fn record(options: &Options) -> Result<ExitCode, Failure> {
     };
     let intake = Intake::new(tracker, attributor, family);
     let reader = Reader::new(kernel, intake, kind, books.clone(), Heartbeat::default(), writer, &meters);
-    let read = reader.run(plan, &q1);
+    let read = reader.run(&plan, &q1);
     drop(q1);
     let collected = workshop.join().map_err(|_| Failure::Other {
         what: "naming".to_owned(),
