@@ -16,13 +16,15 @@ pub struct Settings {
     /// One where the kernel has `bpf_loop` (5.17): the verifier then looks at the walk's step once instead of
     /// at every frame, 3 ms instead of 200. Zero for the bounded loop, which is all that 5.15 has.
     pub bpf_loop: u64,
+    /// Zero to walk by frame pointer alone.
+    pub tables: u64,
 }
-wire!(Settings: 32 bytes, magic @ 0, period_ns @ 8, wakeup_bytes @ 16, bpf_loop @ 24);
+wire!(Settings: 40 bytes, magic @ 0, period_ns @ 8, wakeup_bytes @ 16, bpf_loop @ 24, tables @ 32);
 
 impl Settings {
     /// As words, in the order of the fields: the form in which the loader patches it.
-    pub const fn to_words(self) -> [u64; 4] {
-        [self.magic, self.period_ns, self.wakeup_bytes, self.bpf_loop]
+    pub const fn to_words(self) -> [u64; 5] {
+        [self.magic, self.period_ns, self.wakeup_bytes, self.bpf_loop, self.tables]
     }
 }
 

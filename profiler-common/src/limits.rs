@@ -4,6 +4,10 @@
 /// their leaf end. 512 is four times what `perf` keeps by default.
 pub const USER_FRAMES_MAX: usize = 512;
 
+/// Frames that one program walks where the kernel has no `bpf_loop`, before it calls the next: a chain has 33 programs at most,
+/// and with 16 frames each those are enough for all.
+pub const FRAMES_PER_PROGRAM: usize = 16;
+
 /// Kernel frames of one sample at most: the kernel itself stops at `kernel.perf_event_max_stack` = 127.
 pub const KERNEL_FRAMES_MAX: usize = 127;
 
@@ -20,3 +24,14 @@ pub const SAMPLE_RING_BYTES_MAX: u32 = 64 << 20;
 
 /// Bytes of the sample ring at least.
 pub const SAMPLE_RING_BYTES_MIN: u32 = 256 << 10;
+
+/// Slabs of unwind tables at most: 64 MiB. Tables of all that runs on a large machine are some 40 MiB.
+pub const SLABS_MAX: usize = 256;
+
+/// Processes at most whose mappings the kernel side knows; the others are walked by frame pointer. 64 bytes each, and
+/// sixteen times what a busy machine runs.
+pub const PROCESSES_MAX: u32 = 1 << 14;
+
+/// Nanoseconds between two samples of a processor that wake the reader because they want tables, at least: new programs start
+/// by the hundred, and a table takes longer than that to build.
+pub const WANT_INTERVAL_NS: u64 = 20_000_000;

@@ -21,8 +21,11 @@ pub struct SampleHeader {
     pub kernel_frames: u16,
     /// User addresses that follow the kernel ones.
     pub user_frames: u16,
-    /// How the user walk ended: an [`crate::unwind::End`] as a number.
+    /// How the user walk ended: an [`crate::unwind::End`] as a number, and perhaps [`WANTS_TABLES`].
     pub ended: u16,
 }
 wire!(SampleHeader: 40 bytes, time @ 0, tgid @ 8, tid @ 12, comm @ 16, cpu @ 32,
     kernel_frames @ 34, user_frames @ 36, ended @ 38);
+
+/// The walk would have had use for tables that are not there. Beside [`SampleHeader::ended`].
+pub const WANTS_TABLES: u16 = 1 << 15;

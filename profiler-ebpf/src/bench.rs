@@ -6,7 +6,7 @@ use aya_ebpf::programs::PerfEventContext;
 use profiler_common::limits::KERNEL_FRAMES_MAX;
 use profiler_common::unwind::Regs;
 
-use crate::maps::{COUNTERS, SCRATCH};
+use crate::maps::{CHAIN_BENCH, COUNTERS, SCRATCH};
 use crate::{regs, walk};
 
 /// `BPF_F_USER_STACK`: the user stack instead of the kernel's.
@@ -40,9 +40,19 @@ pub fn user_walk(context: &PerfEventContext) {
     if !regs::user_regs(context, regs::in_kernel(context), &mut user) {
         return;
     }
-    scratch.walk.restart(user);
     scratch.words = 0;
-    walk::user(scratch);
+    scratch.header.kernel_frames = 0;
+    walk::user(context, scratch, user, context.tgid(), CHAIN_BENCH);
+    count(scratch.words);
+}
+
+/// The next part of a walk that one program could not end.
+#[inline(always)]
+pub fn user_walk_on(context: &PerfEventContext) {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
+    // SAFETY: the value is this processor's, and nothing else runs on it while a program does.
+    let scratch = unsafe { &mut *scratch };
+    walk::in_parts(context, scratch, CHAIN_BENCH);
     count(scratch.words);
 }
 

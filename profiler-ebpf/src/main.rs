@@ -23,6 +23,13 @@ pub fn cpu(context: PerfEventContext) -> u32 {
     0
 }
 
+/// The next part of a sample's walk, on a kernel without `bpf_loop`.
+#[perf_event]
+pub fn cpu_on(context: PerfEventContext) -> u32 {
+    samplers::cpu::walk_on(&context);
+    0
+}
+
 /// For the benchmark: what a program costs that does nothing.
 #[perf_event]
 pub fn bench_empty(_context: PerfEventContext) -> u32 {
@@ -40,6 +47,13 @@ pub fn bench_get_stack(context: PerfEventContext) -> u32 {
 #[perf_event]
 pub fn bench_walk(context: PerfEventContext) -> u32 {
     bench::user_walk(&context);
+    0
+}
+
+/// The next part of that walk, on a kernel without `bpf_loop`.
+#[perf_event]
+pub fn bench_walk_on(context: PerfEventContext) -> u32 {
+    bench::user_walk_on(&context);
     0
 }
 

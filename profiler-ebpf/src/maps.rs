@@ -1,11 +1,14 @@
 //! Every map: what is in it, who writes, who reads.
 
-use aya_ebpf::macros::map;
-use aya_ebpf::maps::{PerCpuArray, RingBuf};
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps};
+use aya_ebpf::macros::{btf_map, map};
+use aya_ebpf::maps::{HashMap, PerCpuArray, ProgramArray, RingBuf};
 use profiler_common::knobs::Counters;
-use profiler_common::limits::SAMPLE_RING_BYTES_MAX;
+use profiler_common::limits::{PROCESSES_MAX, SAMPLE_RING_BYTES_MAX, SLABS_MAX};
 use profiler_common::sample::SampleHeader;
-use profiler_common::unwind::frame_pointer::Walk;
+use profiler_common::unwind::table::{MappingList, Slab};
+use profiler_common::unwind::walk::Walk;
 
 /// Samples. Written by every sampler, read by the daemon's reader thread. The daemon sets the size.
 #[map]
@@ -15,6 +18,22 @@ pub static SAMPLES: RingBuf = RingBuf::with_byte_size(SAMPLE_RING_BYTES_MAX, 0);
 /// daemon once per window.
 #[map]
 pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+
+/// Unwind tables, and lists of mappings. Made and written by the daemon, slab by slab, as they are needed.
+#[btf_map]
+pub static SLABS: ArrayOfMaps<Array<Slab, 1, { BPF_F_MMAPABLE as usize }>, SLABS_MAX> = ArrayOfMaps::new();
+
+/// By process (thread group): where the list of its mappings is. Written by the daemon.
+#[map]
+pub static PROCESSES: HashMap<u32, MappingList> = HashMap::with_max_entries(PROCESSES_MAX, 0);
+
+/// The programs that walk on where `bpf_loop` is missing, by [`CHAIN_CPU`] and its like. Written by the daemon.
+#[map]
+pub static CHAIN: ProgramArray = ProgramArray::with_max_entries(2, 0);
+/// `cpu_on` in [`CHAIN`].
+pub const CHAIN_CPU: u32 = 0;
+/// `bench_walk_on` in [`CHAIN`].
+pub const CHAIN_BENCH: u32 = 1;
 
 /// One value per processor: where a sample is put together. Only the program that runs there touches it.
 #[map]
@@ -36,4 +55,6 @@ pub struct Scratch {
     pub words: u64,
     /// How the walk ended: an `End` as a number.
     pub ended: u64,
+    /// When a sample last woke the reader because it wants tables.
+    pub wanted: u64,
 }

@@ -1,39 +1,70 @@
 //! Drives the walk of `profiler-common` over the user stack of the current task.
 //!
-//! In: a scratch whose walk stands at the leaf. Out: its frames, how many words are in use, and how it ended.
+//! In: registers, and a scratch whose kernel frames are known. Out: its frames, how many words are in use, and how it ended.
+//! Where the kernel has no `bpf_loop`, a walk is a chain of programs, each of some frames: the verifier looks at every
+//! frame of a plain loop, and gives up long before 512.
 
 use core::arch::asm;
 use core::ffi::{c_long, c_void};
 
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_user};
-use profiler_common::limits::{USER_FRAMES_MAX, WINDOW_WORDS};
-use profiler_common::unwind::End;
-use profiler_common::unwind::frame_pointer::CONTINUE;
+use aya_ebpf::programs::PerfEventContext;
+use profiler_common::limits::{FRAMES_PER_PROGRAM, USER_FRAMES_MAX, WINDOW_WORDS};
+use profiler_common::unwind::table::MappingList;
+use profiler_common::unwind::walk::CONTINUE;
+use profiler_common::unwind::{End, Regs};
 
 use crate::config::SETTINGS;
-use crate::maps::{FRAME_MASK, Scratch};
+use crate::maps::{CHAIN, FRAME_MASK, PROCESSES, SLABS, Scratch};
 
 /// What `bpf_loop` hands to its callback: it takes only pointers to the stack.
 struct Context<'a> {
     scratch: &'a mut Scratch,
 }
 
-/// Walks to the end.
+/// Walks to the end, from `regs` in process `tgid`; on an old kernel that may be in program `next` of the chain, which then does
+/// what is left to do, and this does not return.
 #[inline(always)]
-pub fn user(scratch: &mut Scratch) {
-    scratch.ended = End::Truncated as u64;
-    if SETTINGS.load().bpf_loop != 0 {
-        let mut context = Context { scratch };
-        // SAFETY: the callback takes what it is given here, and the loop is over before `context` is.
-        unsafe { bpf_loop(USER_FRAMES_MAX as u32, callback as *mut c_void, (&raw mut context).cast(), 0) };
+pub fn user(context: &PerfEventContext, scratch: &mut Scratch, regs: Regs, tgid: u32, next: u32) {
+    if SETTINGS.load().tables == 0 {
+        scratch.walk.restart(regs, 0, 0);
     } else {
-        let mut scratch = scratch;
-        let mut frames = 0;
-        while frames < USER_FRAMES_MAX && step(scratch) {
-            frames += 1;
-            scratch = forget(scratch);
+        // SAFETY: the value is two numbers that are written together; another's of a moment ago are as good.
+        match unsafe { PROCESSES.get(tgid) } {
+            Some(&MappingList { address, mappings }) => scratch.walk.restart(regs, address, mappings),
+            None => {
+                scratch.walk.restart(regs, 0, 0);
+                scratch.walk.wants = 1;
+            }
         }
     }
+    scratch.ended = End::Truncated as u64;
+    if SETTINGS.load().bpf_loop == 0 {
+        return in_parts(context, scratch, next);
+    }
+    let mut context = Context { scratch };
+    // SAFETY: the callback takes what it is given here, and the loop is over before `context` is.
+    unsafe { bpf_loop(USER_FRAMES_MAX as u32, callback as *mut c_void, (&raw mut context).cast(), 0) };
+}
+
+/// Walks on for as many frames as one program may, then in program `next`; returns when the walk is at its end, or may go
+/// no further.
+#[inline(always)]
+pub fn in_parts(context: &PerfEventContext, scratch: &mut Scratch, next: u32) {
+    if scratch.words >= USER_FRAMES_MAX as u64 + u64::from(scratch.header.kernel_frames) {
+        return;
+    }
+    let mut scratch = scratch;
+    let mut frames = 0;
+    while frames < FRAMES_PER_PROGRAM {
+        if !step(scratch) {
+            return;
+        }
+        frames += 1;
+        scratch = forget(scratch);
+    }
+    // SAFETY: the map has programs of this kind only. Does not return, unless there is none.
+    unsafe { CHAIN.tail_call(context, next) };
 }
 
 unsafe extern "C" fn callback(_index: u32, context: *mut c_void) -> c_long {
@@ -45,14 +76,15 @@ unsafe extern "C" fn callback(_index: u32, context: *mut c_void) -> c_long {
 /// Records the frame the walk stands at and goes to its caller; false at the end.
 #[inline(always)]
 fn step(scratch: &mut Scratch) -> bool {
-    scratch.frames[scratch.words as usize & FRAME_MASK] = scratch.walk.regs.ip;
+    scratch.frames[scratch.words as usize & FRAME_MASK] = scratch.walk.frame();
     scratch.words += 1;
-    let step = scratch.walk.step(&mut |window, at, bytes| {
+    let mut read = |window: &mut [u64; WINDOW_WORDS], at: u64, bytes: u64| {
         // The bound is known to the caller, but not to a verifier that has lost sight of it: say it again.
         let bytes = if bytes > (WINDOW_WORDS * 8) as u64 { (WINDOW_WORDS * 8) as u64 } else { bytes };
         // SAFETY: the window is that long, and the helper checks the address it reads.
         unsafe { bpf_probe_read_user(window.as_mut_ptr().cast(), bytes as u32, at as *const c_void) == 0 }
-    });
+    };
+    let step = scratch.walk.step(&mut read, &|slab| SLABS.get_value(slab, &0));
     if step == CONTINUE {
         return true;
     }

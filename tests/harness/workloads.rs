@@ -1,6 +1,7 @@
 //! Programs whose stacks and shares are known, built from `tests/workloads/` into `target/workloads/`.
 //!
-//! Each keeps a frame pointer in every function, burns what it is told to by its own clock and prints where it went.
+//! Each burns what it is told to by its own clock and prints where it went. It keeps a frame pointer in every function, unless its
+//! name says that it has none.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,6 +20,10 @@ const NATIVE: [&str; 7] = [
     "-mno-omit-leaf-frame-pointer",
     "-fno-optimize-sibling-calls",
 ];
+
+/// What C and C++ are compiled with where no function keeps a frame pointer, as distributions do.
+const FRAMELESS: [&str; 6] =
+    ["-O2", "-g", "-Wall", "-Wextra", "-fomit-frame-pointer", "-fno-optimize-sibling-calls"];
 
 /// The folder that holds `debug/` and `release/`.
 pub fn target_dir() -> PathBuf {
@@ -89,6 +94,26 @@ fn native(name: &str, compiler: &str, more: &[&str], sources: &[&str]) -> PathBu
 /// The shop in C, under the name of `name`.
 pub fn shop_c(name: &str) -> PathBuf {
     native(name, "cc", &[], &["shop.c", "one.c"])
+}
+
+/// The shop in C without frame pointers.
+pub fn frameless_c() -> PathBuf {
+    build("wl-bare-c", "cc", &FRAMELESS, &["shop.c", "one.c"])
+}
+
+/// The shop in C++ without frame pointers.
+pub fn frameless_cpp() -> PathBuf {
+    build("wl-bare-cpp", "c++", &FRAMELESS, &["shop.cpp"])
+}
+
+/// The shop in Rust as cargo builds it for release.
+pub fn frameless_rust() -> PathBuf {
+    build("wl-bare-rust", "rustc", &["--edition=2024", "-O"], &["shop.rs"])
+}
+
+/// A program at the bottom of a stack as deep as its first argument says, without frame pointers.
+pub fn frameless_deep() -> PathBuf {
+    build("wl-bare-deep", "cc", &FRAMELESS, &["deep.c"])
 }
 
 /// The shop in C++.

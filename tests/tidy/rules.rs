@@ -38,6 +38,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("aya", &["capture"]),
     ("aya_log", &["capture"]),
     ("blazesym", &["symbolize/namer"]),
+    ("gimli", &["symbolize/namer"]),
     ("reqwest", &["deliver"]),
     ("axum", &["server", "admin"]),
     ("redb", &["server"]),
@@ -49,6 +50,7 @@ const NOT_IN_MODEL: &[&str] = &["fs", "net", "io", "Mutex", "RwLock", "serde", "
 
 /// Files with unsafe code, beside the kernel side. Each says why at its top.
 pub(crate) const UNSAFE_FILES: &[&str] = &[
+    "profiler-common/src/unwind/sign.rs",
     "profiler-daemon/src/capture/sys.rs",
     "profiler-daemon/src/children.rs",
     "profiler-daemon/src/socket.rs",

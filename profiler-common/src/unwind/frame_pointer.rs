@@ -1,84 +1,34 @@
-//! Follows the chain of frame pointers through one window of stack instead of two reads per frame.
+//! A step along the chain of frame pointers.
 //!
 //! Both x86_64 and aarch64 lay a frame record down as two words, the caller's frame pointer and the return
-//! address, with the frame pointer at the first. A window of up to [`WINDOW_WORDS`] is read at the first
-//! record and again whenever the chain leaves it.
+//! address, with the frame pointer at the first.
 
+use super::walk::{Walk, Window};
 use super::{End, Regs};
-use crate::limits::WINDOW_WORDS;
 
-const WINDOW_BYTES: u64 = (WINDOW_WORDS * 8) as u64;
-const PAGE_BYTES: u64 = 4096;
 const RECORD_BYTES: u64 = 16;
 
-/// The state of one walk. On the kernel side it lies in a map, so that the verifier, which knows nothing of a
-/// map's contents, sees the same state at every frame and looks at the loop's body once.
-#[repr(C)]
-#[derive(Debug)]
-pub struct Walk {
-    /// The frame reached; `regs.ip` is to be recorded before the next step.
-    pub regs: Regs,
-    base: u64,
-    bytes: u64,
-    window: [u64; WINDOW_WORDS],
-}
-
-/// What a step came to: on, or the number of an [`End`].
-pub const CONTINUE: u32 = u32::MAX;
-
 impl Walk {
-    /// A walk that has read nothing yet.
-    pub const fn new(regs: Regs) -> Self {
-        Self { regs, base: 0, bytes: 0, window: [0; WINDOW_WORDS] }
-    }
-
-    /// Starts again at `regs`, forgetting the window but not clearing it.
+    /// Steps to the caller by frame pointer, whose record must not lie below `lowest`.
     #[inline(always)]
-    pub fn restart(&mut self, regs: Regs) {
-        self.regs = regs;
-        self.base = 0;
-        self.bytes = 0;
-    }
-
-    /// Steps from the current frame to its caller.
-    ///
-    /// `read(window, at, bytes)` fills the first `bytes` (a multiple of eight, at most the window) of `window`
-    /// from user address `at` and says whether it could. Returns [`CONTINUE`] with the caller in `regs`, or an
-    /// [`End`] as a number, `regs` untouched.
-    #[inline(always)]
-    pub fn step(&mut self, read: &mut impl FnMut(&mut [u64; WINDOW_WORDS], u64, u64) -> bool) -> u32 {
+    pub(super) fn by_pointer(
+        &mut self,
+        read: &mut impl FnMut(&mut Window, u64, u64) -> bool,
+        lowest: u64,
+    ) -> u32 {
         let fp = self.regs.fp;
         if fp == 0 {
             return End::Root as u32;
         }
         // A stack grows down: the caller's record lies above this frame's. This is also what ends a loop.
-        if fp & 7 != 0 || fp < self.regs.sp {
+        if fp & 7 != 0 || fp < lowest {
             return End::NoFrame as u32;
         }
-        let mut offset = fp.wrapping_sub(self.base);
-        if offset > self.bytes || self.bytes - offset < RECORD_BYTES {
-            // At least a record, though it may straddle two pages: both are stack then.
-            let bytes = (PAGE_BYTES - (fp & (PAGE_BYTES - 1))).clamp(RECORD_BYTES, WINDOW_BYTES);
-            if !read(&mut self.window, fp, bytes) {
-                self.bytes = 0;
-                return End::Fault as u32;
-            }
-            self.base = fp;
-            self.bytes = bytes;
-            offset = 0;
+        if !self.hold(fp, fp.wrapping_add(8), read) {
+            return End::Fault as u32;
         }
-        // The masks change nothing: they are what lets the verifier see that the index is inside.
-        let word = (offset >> 3) as usize;
-        let caller_fp = self.window[word & (WINDOW_WORDS - 1)];
-        let caller_ip = self.window[(word + 1) & (WINDOW_WORDS - 1)];
-        if caller_ip == 0 {
-            return End::Root as u32;
-        }
-        if caller_ip < PAGE_BYTES {
-            return End::NoFrame as u32; // nothing is ever mapped there
-        }
-        self.regs = Regs { ip: caller_ip, sp: fp.wrapping_add(RECORD_BYTES), fp: caller_fp };
-        CONTINUE
+        let (fp, ip, sp) = (self.held(fp), self.held(fp.wrapping_add(8)), fp.wrapping_add(RECORD_BYTES));
+        self.go(Regs { ip, sp, fp })
     }
 }
 
@@ -86,6 +36,7 @@ impl Walk {
 mod tests {
     use super::*;
     use crate::limits::USER_FRAMES_MAX;
+    use crate::unwind::walk::CONTINUE;
     use std::vec::Vec;
 
     const BASE: u64 = 0x7ffc_0000_0000;
@@ -101,7 +52,7 @@ mod tests {
 
     fn walk(stack: &[u64], regs: Regs) -> (Vec<u64>, End, usize) {
         let mut reads = 0;
-        let mut read = |window: &mut [u64; WINDOW_WORDS], at: u64, bytes: u64| {
+        let mut read = |window: &mut Window, at: u64, bytes: u64| {
             reads += 1;
             let Some(first) = at.checked_sub(BASE).map(|offset| (offset / 8) as usize) else { return false };
             let Some(words) = stack.get(first..first + (bytes / 8) as usize) else { return false };
@@ -109,10 +60,11 @@ mod tests {
             true
         };
         let mut walk = Walk::new(regs);
+        let slab = |_| None;
         let mut frames = Vec::new();
         for _ in 0..USER_FRAMES_MAX {
             frames.push(walk.regs.ip);
-            let ended = walk.step(&mut read);
+            let ended = walk.step(&mut read, &slab);
             if ended != CONTINUE {
                 let raw = u16::try_from(ended).expect("an end fits the wire");
                 let end = End::from_wire(raw).expect("a step ends with an end");

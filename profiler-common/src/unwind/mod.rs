@@ -1,9 +1,15 @@
 //! The walk of a user stack as pure functions over a bulk read of user memory.
 //!
-//! In: registers and something that reads. Out: return addresses, leaf first, and how the walk ended.
+//! In: registers, tables, and something that reads. Out: return addresses, leaf first, and how the walk ended.
 //! Not here: what the addresses mean. The kernel side and the tests run the same code.
 
-pub mod frame_pointer;
+mod cfi;
+#[cfg(test)]
+mod cfi_tests;
+mod frame_pointer;
+mod sign;
+pub mod table;
+pub mod walk;
 
 /// User registers a walk starts from.
 #[repr(C)]
@@ -31,6 +37,10 @@ pub enum End {
     Fault = 3,
     /// [`crate::limits::USER_FRAMES_MAX`] frames, and more to come.
     Truncated = 4,
+    /// The caller lies in no executable mapping: what was taken for a return address is none.
+    NoMapping = 5,
+    /// The code says how to go on, but in a way that takes more registers than a walk carries.
+    Invalid = 6,
 }
 
 impl End {
@@ -42,6 +52,8 @@ impl End {
             2 => Some(Self::NoFrame),
             3 => Some(Self::Fault),
             4 => Some(Self::Truncated),
+            5 => Some(Self::NoMapping),
+            6 => Some(Self::Invalid),
             _ => None,
         }
     }

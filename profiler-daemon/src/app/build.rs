@@ -9,7 +9,7 @@ use crate::children;
 use crate::meters::Meters;
 use crate::processes::{self, Tracker};
 use crate::procfs::Procfs;
-use crate::symbolize::{self, NamerProcess, Symbolizer};
+use crate::symbolize::{self, NamerProcess, Spawner, Symbolizer};
 
 /// Follows processes and says whose a stack is. `by_task` keeps tasks apart.
 pub(super) fn tracking(
@@ -42,15 +42,23 @@ pub(super) enum Patience {
 
 /// Names frames with the help of a namer, which is started when it is first needed.
 pub(super) fn symbolizer(inlines: bool, patience: Patience, meters: &Meters) -> Symbolizer {
-    let spawn = Box::new(|| {
-        let (socket, child) = children::spawn_namer(Path::new(children::SELF))?;
-        Ok(NamerProcess { socket, child: Some(child) })
-    });
     let (request_timeout, batch_timeout) = match patience {
         Patience::Window => (Duration::from_secs(5), Duration::from_secs(8)),
         Patience::Recording => (Duration::from_secs(30), Duration::from_secs(300)),
     };
     let config =
         symbolize::Config { inlines, request_timeout, batch_timeout, ..symbolize::Config::default() };
-    Symbolizer::new(config, spawn, meters)
+    Symbolizer::new(config, namer(), meters)
+}
+
+/// Another one, for unwind tables.
+pub(super) fn unwinder(symbolizer: &Symbolizer) -> Symbolizer {
+    symbolizer.beside(namer())
+}
+
+fn namer() -> Spawner {
+    Box::new(|| {
+        let (socket, child) = children::spawn_namer(Path::new(children::SELF))?;
+        Ok(NamerProcess { socket, child: Some(child) })
+    })
 }

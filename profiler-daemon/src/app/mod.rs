@@ -1,10 +1,12 @@
 //! Builds the rooms, connects them and runs them: the only place, with `cli`, that knows every room.
 //!
 //! Three threads and two queues. The reader (the calling thread) takes up what the kernel saw and says whose it
-//! is; the workshop names, merges and encodes; the uploader carries out.
+//! is; the workshop names, merges and encodes; the uploader carries out. Beside the reader, a builder makes what the kernel unwinds
+//! by.
 
 mod books;
 mod build;
+mod builder;
 mod intake;
 mod notify;
 mod output;

@@ -9,15 +9,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
+use rustc_hash::FxHashSet;
+
 use super::Failure;
 use super::books::{Books, Room};
+use super::builder::{Builder, Built};
 use super::intake::Intake;
 use crate::capture::Kernel;
 use crate::capture::recording::Writer;
 use crate::deliver::Cadence;
 use crate::meters::prometheus_client::metrics::counter::Counter;
 use crate::meters::{Counters, Meters, label};
-use crate::model::{ProcessEvent, RawBatch, RawSample, SampleKind, TraceBatch, Weight};
+use crate::model::{Frame, Pid, ProcessEvent, RawBatch, RawSample, SampleKind, TraceBatch, Weight};
 use crate::time::{Anchor, MonoNs, WindowClock};
 
 /// How long a record may take from its time stamp to its ring: what is younger waits for the next turn, so that
@@ -72,6 +75,7 @@ struct ReaderMeters {
 pub(super) struct Reader {
     kernel: Kernel,
     intake: Intake,
+    builder: Option<Builder>,
     kind: SampleKind,
     clock: WindowClock,
     books: Books,
@@ -105,6 +109,7 @@ impl Reader {
         let mut reader = Self {
             kernel,
             intake,
+            builder: None,
             kind,
             clock: WindowClock::default(),
             books,
@@ -136,7 +141,15 @@ impl Reader {
         // What ran before us: read once, after the stream of changes has begun.
         let snapshot = reader.intake.tracker.snapshot();
         reader.keep(snapshot);
+        reader.follow();
         reader
+    }
+
+    /// Has unwind tables built by `builder`; without one, stacks are walked by frame pointer.
+    pub(super) fn with(mut self, builder: Builder) -> Result<Self, Failure> {
+        self.kernel.listen(builder.call())?;
+        self.builder = Some(builder);
+        Ok(self)
     }
 
     /// Reads until the stop descriptor becomes readable or the plan ends, then hands over what is left. Ends early
@@ -151,9 +164,12 @@ impl Reader {
         loop {
             let deadline = stop_at.map_or(closes.plus(WATERMARK), |stop| stop.min(closes.plus(WATERMARK)));
             let woken = self.kernel.wait(deadline).map_err(Failure::other("waiting for the kernel"))?;
-            for (name, yes) in
-                [("processes", woken.processes), ("samples", woken.samples), ("stop", woken.stop)]
-            {
+            for (name, yes) in [
+                ("processes", woken.processes),
+                ("samples", woken.samples),
+                ("tables", woken.called),
+                ("stop", woken.stop),
+            ] {
                 if yes {
                     self.meters.wakeups.get_or_create(&label("by", name)).inc();
                 }
@@ -164,6 +180,9 @@ impl Reader {
                 std::thread::sleep(COALESCE);
             }
             last_wake = MonoNs::now();
+            if woken.called {
+                self.fill();
+            }
             if stop {
                 self.kernel.detach();
             }
@@ -173,8 +192,9 @@ impl Reader {
             }
             if due || stop || woken.samples || self.events.len() > EVENTS_WAITING_MAX {
                 let before = MonoNs::now();
-                self.take_samples();
+                let wanting = self.take_samples();
                 self.take_events();
+                self.ask(wanting);
                 let settled = if stop { MonoNs(u64::MAX) } else { before.minus(WATERMARK) };
                 loop {
                     let until = settled.min(if stop { settled } else { closes });
@@ -221,6 +241,40 @@ impl Reader {
             let healed = self.intake.tracker.heal();
             self.keep(healed);
         }
+        self.follow();
+    }
+
+    /// Tells the kernel side whose mappings have changed.
+    fn follow(&mut self) {
+        let present = self.intake.tracker.present();
+        let changed = present.take_changed();
+        let Some(tables) = self.kernel.tables() else { return };
+        for pid in changed {
+            tables.follow(pid, present.mappings(pid));
+        }
+    }
+
+    /// Asks for the tables that walks of these processes had use for.
+    fn ask(&mut self, mut wanting: Vec<Pid>) {
+        let (Some(tables), Some(builder)) = (self.kernel.tables(), &self.builder) else { return };
+        wanting.sort_unstable();
+        wanting.dedup();
+        for pid in wanting {
+            for module in tables.take_wanted(pid) {
+                let id = module.id;
+                if let Err(no_table) = builder.ask(module) {
+                    tables.fill(id, Err(no_table));
+                }
+            }
+        }
+    }
+
+    /// Hands tables that were built to the kernel side.
+    fn fill(&mut self) {
+        let (Some(tables), Some(builder)) = (self.kernel.tables(), &self.builder) else { return };
+        for Built { module, table } in builder.built() {
+            tables.fill(module, table.as_ref().map_err(|no_table| *no_table));
+        }
     }
 
     /// Queues `events` in time order. What is older than the newest in the queue is little and recent: only that part
@@ -236,13 +290,16 @@ impl Reader {
         }
     }
 
-    fn take_samples(&mut self) {
+    /// Takes the samples from the ring; the processes whose walks want tables.
+    fn take_samples(&mut self) -> Vec<Pid> {
         let mut fresh = std::mem::take(&mut self.fresh_samples);
-        self.kernel.samples(&mut fresh);
+        let mut wanting = Vec::new();
+        self.kernel.samples(&mut fresh, &mut wanting);
         self.samples.extend(fresh.drain(..));
         self.fresh_samples = fresh;
         // Two drains may meet in the middle of a moment: a processor's record can overtake another's.
         self.samples.make_contiguous().sort_by_key(|sample| sample.time);
+        wanting
     }
 
     /// True if the gatherer is full.
@@ -283,6 +340,9 @@ impl Reader {
             })?;
         }
         let batch = self.intake.attributor.take(window, self.kind, balance.lost);
+        if let Some(tables) = self.kernel.tables() {
+            tables.used(modules(&batch).into_iter());
+        }
         let weight: Weight = batch.traces.iter().map(|trace| trace.weight).sum();
         self.books.pass(Room::Reader, Some(Room::Workshop), weight);
         self.heartbeat.beat();
@@ -301,4 +361,14 @@ impl Reader {
             None => Ok(()),
         }
     }
+}
+
+/// The files that the stacks of `batch` go through.
+fn modules(batch: &TraceBatch) -> FxHashSet<u32> {
+    let frames = batch.traces.iter().flat_map(|trace| &trace.frames);
+    let modules = frames.filter_map(|frame| match frame {
+        Frame::User { module, .. } => Some(module.id),
+        Frame::Kernel(_) | Frame::Missing(_) => None,
+    });
+    modules.collect()
 }

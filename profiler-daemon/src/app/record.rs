@@ -13,6 +13,7 @@ use rustc_hash::FxHashMap;
 
 use super::books::{Books, Room};
 use super::build::Patience;
+use super::builder::Builder;
 use super::intake::{Family, Intake};
 use super::output::{FileFormat, Output, format_of};
 use super::reader::{Heartbeat, Plan, Reader};
@@ -54,6 +55,8 @@ pub struct Options {
     pub inlines: bool,
     /// Another eBPF object than the committed one.
     pub object: Option<PathBuf>,
+    /// Whether stacks are walked as on a kernel without `bpf_loop`.
+    pub bounded_loop: bool,
 }
 
 /// How long a command may take to end by itself after a Ctrl-C, which a terminal sends to it too, before it is asked
@@ -75,10 +78,11 @@ pub fn record(options: &Options) -> Result<ExitCode, Failure> {
     let capture_config = capture::Config {
         frequency_hz: options.frequency_hz,
         object: options.object.clone(),
+        bounded_loop: options.bounded_loop,
         ..capture::Config::default()
     };
     let kind = SampleKind::CpuTime { period_ns: capture_config.period_ns() };
-    let kernel = Kernel::open(capture_config, signals.waker())?;
+    let kernel = Kernel::open(capture_config, signals.waker(), &meters)?;
     let (tracker, attributor) = build::tracking(None, true, &meters)?;
     let symbolizer = build::symbolizer(options.inlines, Patience::Recording, &meters);
 
@@ -106,6 +110,7 @@ pub fn record(options: &Options) -> Result<ExitCode, Failure> {
     let progress = std::io::stderr().is_terminal();
     let window = Duration::from_secs(if progress { 1 } else { 10 });
     let plan = Plan { first: window, cadence: Cadence::new(window), total: options.duration };
+    let builder = Builder::start(build::unwinder(&symbolizer))?;
     let (q1, batches) = sync_channel(super::BATCHES_WAITING_MAX);
     let workshop = {
         let books = books.clone();
@@ -116,7 +121,7 @@ pub fn record(options: &Options) -> Result<ExitCode, Failure> {
     };
     let intake = Intake::new(tracker, attributor, family);
     let reader = Reader::new(kernel, intake, kind, books.clone(), Heartbeat::default(), writer, &meters);
-    let read = reader.run(&plan, &q1);
+    let read = reader.with(builder)?.run(&plan, &q1);
     drop(q1);
     let collected = workshop.join().map_err(|_| Failure::Other {
         what: "naming".to_owned(),

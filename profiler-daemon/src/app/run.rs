@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::books::{Books, Room};
 use super::build::Patience;
+use super::builder::Builder;
 use super::intake::Intake;
 use super::reader::{Heartbeat, Plan, Reader};
 use super::{Failure, Signals, build, notify, ports, usage};
@@ -48,7 +49,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     };
     let kind = SampleKind::CpuTime { period_ns: capture_config.period_ns() };
     // Before any thread runs that opens a file: see `capture::load`.
-    let kernel = Kernel::open(capture_config, signals.waker())?;
+    let kernel = Kernel::open(capture_config, signals.waker(), &meters)?;
 
     let books = Books::new(&meters);
     let heartbeat = Heartbeat::default();
@@ -90,6 +91,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     say_what_runs(config, &kernel, &url, address, admin_address);
     notify::ready();
 
+    let builder = Builder::start(build::unwinder(&symbolizer))?;
     let (q1, batches) = sync_channel(super::BATCHES_WAITING_MAX);
     let workshop = {
         let books = books.clone();
@@ -104,7 +106,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     let intake = Intake::new(tracker, attributor, None);
     let reader = Reader::new(kernel, intake, kind, books.clone(), heartbeat, None, &meters);
     let plan = Plan { first: FIRST_WINDOW.min(config.interval), cadence, total: None };
-    let read = reader.run(&plan, &q1);
+    let read = reader.with(builder)?.run(&plan, &q1);
     drop(q1);
     notify::stopping(GRACE + SERVER_GRACE);
     let outcome = workshop.join().map_err(|_| Failure::Other {

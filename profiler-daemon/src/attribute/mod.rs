@@ -54,12 +54,14 @@ pub struct Attributor {
 }
 
 /// How walks end, and what that is called in metrics.
-const ENDS: [(End, &str); 5] = [
+const ENDS: [(End, &str); 7] = [
     (End::Root, "root"),
     (End::NoUser, "no user stack"),
     (End::NoFrame, "no frame pointer"),
     (End::Fault, "unreadable"),
     (End::Truncated, "too deep"),
+    (End::NoMapping, "no mapping"),
+    (End::Invalid, "no rule"),
 ];
 
 impl Attributor {
@@ -151,6 +153,8 @@ fn frames(sample: &RawSample, process: Option<&Process>) -> Vec<Frame> {
         End::Root | End::NoUser | End::NoFrame => {}
         End::Fault => push_missing(&mut frames, Reason::StackUnreadable),
         End::Truncated => push_missing(&mut frames, Reason::StackTooDeep),
+        End::NoMapping => push_missing(&mut frames, Reason::NoMapping),
+        End::Invalid => push_missing(&mut frames, Reason::NoUnwindRule),
     }
     if frames.is_empty() {
         frames.push(Frame::Missing(Reason::StackUnreadable));

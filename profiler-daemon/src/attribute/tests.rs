@@ -162,6 +162,8 @@ fn different_reasons_stay_apart() {
 fn a_walk_that_faults_or_is_too_deep_says_so_at_the_root() {
     check(&sample(1, &[], &[1010], End::Fault), "app+10 [stack unreadable]");
     check(&sample(1, &[], &[1010], End::Truncated), "app+10 [stack too deep]");
+    check(&sample(1, &[], &[1010, 3000], End::NoMapping), "app+10 [no mapping]");
+    check(&sample(1, &[], &[1010], End::Invalid), "app+10 [no unwind rule]");
     check(&sample(1, &[], &[], End::Fault), "[stack unreadable]");
 }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use profiler_common::limits::COMM_BYTES;
-use profiler_common::sample::SampleHeader;
+use profiler_common::sample::{SampleHeader, WANTS_TABLES};
 use profiler_common::unwind::End;
 
 use crate::model::{
@@ -43,8 +43,8 @@ impl<'a> Bytes<'a> {
     }
 }
 
-/// One record of the sample ring.
-pub(super) fn sample(record: &[u8]) -> Option<RawSample> {
+/// One record of the sample ring, and whether its walk wants tables.
+pub(super) fn sample(record: &[u8]) -> Option<(RawSample, bool)> {
     let mut bytes = Bytes(record);
     // Field by field, in the order `wire!` proves.
     let header = SampleHeader {
@@ -64,15 +64,17 @@ pub(super) fn sample(record: &[u8]) -> Option<RawSample> {
     };
     let kernel = addresses(header.kernel_frames)?;
     let user = addresses(header.user_frames)?;
-    Some(RawSample {
+    let wants_tables = header.ended & WANTS_TABLES != 0;
+    let sample = RawSample {
         time: MonoNs(header.time),
         cpu: Cpu(header.cpu),
         task: Task { pid: Pid(header.tgid), tid: Tid(header.tid), comm: Comm(header.comm) },
         kernel: kernel.into_iter().map(KernelAddr).collect(),
         user: user.into_iter().map(UserAddr).collect(),
-        ended: End::from_wire(header.ended)?,
+        ended: End::from_wire(header.ended & !WANTS_TABLES)?,
         weight: Weight(1),
-    })
+    };
+    Some((sample, wants_tables))
 }
 
 /// What a record of the process stream says.
@@ -180,7 +182,8 @@ mod tests {
 
     #[test]
     fn a_sample_is_its_header_and_its_frames() {
-        let sample = sample(&ring_record()).expect("a whole record");
+        let (sample, wants_tables) = sample(&ring_record()).expect("a whole record");
+        assert!(!wants_tables);
         assert_eq!(
             (sample.time, sample.cpu, sample.task.pid, sample.task.tid),
             (MonoNs(77), Cpu(3), Pid(10), Tid(11))
@@ -189,6 +192,14 @@ mod tests {
         assert_eq!(sample.kernel, [KernelAddr(0xffff_ffff_8100_0000)]);
         assert_eq!(sample.user, [UserAddr(0x40_1000), UserAddr(0x40_2000)]);
         assert_eq!(sample.ended, End::Root);
+    }
+
+    #[test]
+    fn a_walk_that_wants_tables_ends_like_any_other() {
+        let mut record = ring_record();
+        record[39] = 0x80;
+        let (sample, wants_tables) = sample(&record).expect("a whole record");
+        assert_eq!((sample.ended, wants_tables), (End::Root, true));
     }
 
     #[test]

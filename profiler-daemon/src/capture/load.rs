@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use aya::maps::Map;
+use aya::maps::{Map, MapData, ProgramArray};
 use aya::programs::{PerfEvent, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use profiler_common::knobs::{Counters, SETTINGS_MAGIC, Settings};
@@ -116,6 +116,7 @@ pub(super) fn settings(config: &Config, wakeup_bytes: u64) -> Settings {
         period_ns: config.period_ns().max(1),
         wakeup_bytes,
         bpf_loop: u64::from(!config.bounded_loop && has_bpf_loop()),
+        tables: u64::from(config.tables),
     }
 }
 
@@ -177,10 +178,38 @@ pub(super) fn program(ebpf: &mut Ebpf, name: &str) -> Result<(), AttachError> {
     perf_program(ebpf, name)?.load().map_err(AttachError::program(name))
 }
 
+/// Puts the programs that walk on into their chain, on a kernel where one program cannot walk to the end. It works for as long
+/// as the result is kept.
+pub(super) fn chain(
+    ebpf: &mut Ebpf,
+    settings: &Settings,
+) -> Result<Option<ProgramArray<MapData>>, AttachError> {
+    if settings.bpf_loop != 0 {
+        return Ok(None);
+    }
+    let chain = map(ebpf, "CHAIN")?;
+    let mut chain = ProgramArray::try_from(chain).map_err(|error| AttachError::map(&error))?;
+    // In the order of the kernel side's `maps.rs`.
+    for (index, name) in (0..).zip(["cpu_on", "bench_walk_on"]) {
+        program(ebpf, name)?;
+        let fd = perf_program(ebpf, name)?.fd().map_err(AttachError::program(name))?;
+        chain.set(index, fd, 0).map_err(|error| AttachError::map(&error))?;
+    }
+    Ok(Some(chain))
+}
+
 /// Takes the map called `name` out of the object.
 pub(super) fn map(ebpf: &mut Ebpf, name: &str) -> Result<Map, AttachError> {
     ebpf.take_map(name)
         .ok_or_else(|| AttachError::Object { what: format!("the eBPF object has no map {name}") })
+}
+
+/// Takes the map of maps called `name` out of the object.
+pub(super) fn map_of_maps(ebpf: &mut Ebpf, name: &str) -> Result<MapData, AttachError> {
+    match map(ebpf, name)? {
+        Map::ArrayOfMaps(map) => Ok(map),
+        _ => Err(AttachError::Object { what: format!("the eBPF object's map {name} is not one of maps") }),
+    }
 }
 
 /// What a program of the object costs.
@@ -202,6 +231,7 @@ pub fn bench(config: &Config, name: &str, duration: Duration) -> Result<ProgramC
     let settings = settings(config, u64::MAX);
     let mut ebpf = object(config, settings, SAMPLE_RING_BYTES_MIN)?;
     program(&mut ebpf, name)?;
+    let _chain = chain(&mut ebpf, &settings)?;
     let _statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime).ok();
     let counts = aya::maps::PerCpuArray::<_, counters::Wire>::try_from(map(&mut ebpf, "COUNTERS")?)
         .map_err(|error| AttachError::map(&error))?;

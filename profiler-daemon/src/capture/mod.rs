@@ -11,12 +11,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya::maps::{MapData, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::PerfEvent;
 use profiler_common::limits::{SAMPLE_RING_BYTES_MAX, SAMPLE_RING_BYTES_MIN};
 use rustix::event::{Timespec, epoll};
 
-use crate::model::{ProcessEvent, RawSample, Reason, Weight};
+use crate::meters::Meters;
+use crate::model::{Pid, ProcessEvent, RawSample, Reason, Weight};
 use crate::time::MonoNs;
 
 mod counters;
@@ -27,10 +28,12 @@ mod process_stream;
 pub mod recording;
 mod samplers;
 mod sys;
+mod tables;
 
 pub use counters::Balance;
 pub use load::{AttachError, bench};
 pub use process_stream::Drained;
+pub use tables::Tables;
 
 /// What capture is told.
 #[derive(Clone, Debug)]
@@ -43,11 +46,13 @@ pub struct Config {
     pub log_level: u8,
     /// Walk by the bounded loop of old kernels, though this one has `bpf_loop`: for tests.
     pub bounded_loop: bool,
+    /// Walk by unwind tables where there are any, and not by frame pointer alone.
+    pub tables: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { frequency_hz: 19, object: None, log_level: 0, bounded_loop: false }
+        Self { frequency_hz: 19, object: None, log_level: 0, bounded_loop: false, tables: true }
     }
 }
 
@@ -72,6 +77,8 @@ pub struct Woken {
     pub processes: bool,
     /// The sample ring fills.
     pub samples: bool,
+    /// What was given to [`Kernel::listen`] became readable.
+    pub called: bool,
     /// The stop descriptor became readable.
     pub stop: bool,
 }
@@ -98,6 +105,8 @@ pub struct Kernel {
     epoll: OwnedFd,
     scratch: Vec<u8>,
     logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+    tables: Tables,
+    _chain: Option<ProgramArray<MapData>>,
     ebpf: Ebpf,
 }
 
@@ -114,20 +123,25 @@ impl std::fmt::Debug for Kernel {
 const WAKER_PROCESSES: u64 = 1;
 const WAKER_SAMPLES: u64 = 2;
 const WAKER_STOP: u64 = 3;
+const WAKER_CALL: u64 = 4;
 
 impl Kernel {
     /// Loads and attaches. `stop` wakes [`Self::wait`] for good when it becomes readable.
-    pub fn open(config: Config, stop: BorrowedFd<'_>) -> Result<Self, AttachError> {
+    pub fn open(config: Config, stop: BorrowedFd<'_>, meters: &Meters) -> Result<Self, AttachError> {
         let online = online_cpus()?;
         let ring_bytes = config.ring_bytes(online.len());
         let settings = load::settings(&config, u64::from(ring_bytes) / 4);
         let mut ebpf = load::object(&config, settings, ring_bytes)?;
         load::program(&mut ebpf, samplers::cpu::PROGRAM)?;
+        let chain = load::chain(&mut ebpf, &settings)?;
 
         let ring =
             RingBuf::try_from(load::map(&mut ebpf, "SAMPLES")?).map_err(|error| AttachError::map(&error))?;
         let counters = PerCpuArray::try_from(load::map(&mut ebpf, "COUNTERS")?)
             .map_err(|error| AttachError::map(&error))?;
+        let processes = aya::maps::HashMap::try_from(load::map(&mut ebpf, "PROCESSES")?)
+            .map_err(|error| AttachError::map(&error))?;
+        let slabs = load::map_of_maps(&mut ebpf, "SLABS")?;
         let epoll =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(AttachError::system("epoll_create1"))?;
         // Edge-triggered: a level would wake at every record, though the kernel side signals only a filling ring.
@@ -147,6 +161,8 @@ impl Kernel {
             epoll,
             scratch: Vec::new(),
             logger,
+            tables: Tables::new(slabs, processes, meters),
+            _chain: chain,
             ebpf,
         };
         for cpu in online {
@@ -205,10 +221,21 @@ impl Kernel {
             match event.data.u64() {
                 WAKER_PROCESSES => woken.processes = true,
                 WAKER_SAMPLES => woken.samples = true,
+                WAKER_CALL => woken.called = true,
                 _ => woken.stop = true,
             }
         }
         Ok(woken)
+    }
+
+    /// Wakes [`Self::wait`] each time `call` becomes readable.
+    pub fn listen(&mut self, call: BorrowedFd<'_>) -> Result<(), AttachError> {
+        watch(&self.epoll, call, WAKER_CALL, epoll::EventFlags::IN)
+    }
+
+    /// What the kernel side walks by; `None` if it was told to walk by frame pointer alone.
+    pub fn tables(&mut self) -> Option<&mut Tables> {
+        self.config.tables.then_some(&mut self.tables)
     }
 
     /// Appends what happened to processes since the last call, in time order.
@@ -222,12 +249,18 @@ impl Kernel {
         drained
     }
 
-    /// Appends the samples since the last call, in time order.
-    pub fn samples(&mut self, samples: &mut Vec<RawSample>) {
+    /// Appends the samples since the last call, in time order, and to `wanting` the processes whose walks want tables, which
+    /// may be named more than once.
+    pub fn samples(&mut self, samples: &mut Vec<RawSample>, wanting: &mut Vec<Pid>) {
         let before = samples.len();
         while let Some(record) = self.ring.next() {
             match decode::sample(&record) {
-                Some(sample) => samples.push(sample),
+                Some((sample, wants_tables)) => {
+                    if wants_tables {
+                        wanting.push(sample.task.pid);
+                    }
+                    samples.push(sample);
+                }
                 None => self.malformed += 1,
             }
         }

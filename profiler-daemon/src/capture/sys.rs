@@ -1,9 +1,9 @@
-//! The system calls that no safe crate has: perf events, their rings, and one trick with a resource limit.
-#![expect(unsafe_code, reason = "perf_event_open, mmap of a perf ring, ioctl")]
+//! The system calls that no safe crate has: perf events, their rings, and eBPF maps that are filled in bulk.
+#![expect(unsafe_code, reason = "perf_event_open, bpf, mmap of a perf ring and of a map, ioctl")]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// `struct perf_event_attr`, as far as 5.13 knows it (`PERF_ATTR_SIZE_VER7`). See perf_event_open(2).
 #[repr(C)]
@@ -164,6 +164,130 @@ impl Drop for PerfRing {
     fn drop(&mut self) {
         // SAFETY: mapped by `map` with this length, and nobody keeps a pointer into it.
         unsafe { libc::munmap(self.base.cast(), self.bytes + rustix::param::page_size()) };
+    }
+}
+
+const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+const MAP_TYPE_ARRAY: u32 = 2;
+const MAP_FLAG_MMAPABLE: u32 = 1 << 10;
+
+/// What bpf(2) takes to make a map, as far as we have something to say.
+#[repr(C)]
+#[derive(Default)]
+struct MapCreate {
+    kind: u32,
+    key_bytes: u32,
+    value_bytes: u32,
+    entries_max: u32,
+    flags: u32,
+    inner_map: u32,
+    numa_node: u32,
+    name: [u8; 16],
+}
+
+/// What bpf(2) takes to set many values of a map.
+#[repr(C)]
+#[derive(Default)]
+struct MapBatch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: `attributes` begins as `union bpf_attr` does for this command, is as long as said, and what it points to is alive
+    // in the callers below.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// A map of one value of `words` words, which can be mapped into memory.
+pub(super) fn create_words(words: usize) -> io::Result<OwnedFd> {
+    let mut attributes = MapCreate {
+        kind: MAP_TYPE_ARRAY,
+        key_bytes: 4,
+        value_bytes: u32::try_from(words * 4).map_err(|_| io::ErrorKind::InvalidInput)?,
+        entries_max: 1,
+        flags: MAP_FLAG_MMAPABLE,
+        name: *b"slab\0\0\0\0\0\0\0\0\0\0\0\0",
+        ..MapCreate::default()
+    };
+    let fd = bpf(BPF_MAP_CREATE, &mut attributes)?;
+    let fd = RawFd::try_from(fd).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    // SAFETY: the kernel just gave it to us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Puts `maps` into a map of maps, from index `first` on.
+pub(super) fn put_maps(outer: BorrowedFd<'_>, first: u32, maps: &[OwnedFd]) -> io::Result<()> {
+    let keys: Vec<u32> = (first..).take(maps.len()).collect();
+    let values: Vec<RawFd> = maps.iter().map(AsRawFd::as_raw_fd).collect();
+    let mut attributes = MapBatch {
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: u32::try_from(maps.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        map: u32::try_from(outer.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        ..MapBatch::default()
+    };
+    bpf(BPF_MAP_UPDATE_BATCH, &mut attributes).map(drop)
+}
+
+/// The memory of a map that [`create_words`] made.
+#[derive(Debug)]
+pub(super) struct Words {
+    base: *mut u32,
+    words: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone and may be used from any one thread.
+unsafe impl Send for Words {}
+
+impl Words {
+    /// Maps the value of `map`, which is `words` words.
+    pub(super) fn map(map: BorrowedFd<'_>, words: usize) -> io::Result<Self> {
+        // SAFETY: a fresh shared mapping at an address of the kernel's choice.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                words * 4,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { base: base.cast(), words })
+    }
+
+    /// Writes `words` from word `at` on, in this order.
+    ///
+    /// # Panics
+    ///
+    /// Where they do not fit.
+    pub(super) fn write(&self, at: usize, words: &[u32]) {
+        assert!(at <= self.words && words.len() <= self.words - at, "a run lies in one slab");
+        for (index, word) in (at..).zip(words) {
+            // SAFETY: inside the mapping, by the line above.
+            let place = unsafe { self.base.add(index) };
+            // SAFETY: aligned and alive; the programs read it meanwhile, so it is written atomically.
+            unsafe { &*place.cast::<AtomicU32>() }.store(*word, Ordering::Release);
+        }
+    }
+}
+
+impl Drop for Words {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map` with this length, and nobody keeps a pointer into it.
+        unsafe { libc::munmap(self.base.cast(), self.words * 4) };
     }
 }
 

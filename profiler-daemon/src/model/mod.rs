@@ -10,6 +10,7 @@ mod process;
 mod profile;
 mod raw;
 mod reason;
+mod table;
 mod trace;
 
 pub use labels::Labels;
@@ -22,4 +23,5 @@ pub use raw::{
     Comm, Cpu, KernelAddr, Lost, Pid, RawBatch, RawSample, SampleKind, Task, Tid, UserAddr, Weight,
 };
 pub use reason::Reason;
+pub use table::{NoTable, Table};
 pub use trace::{FileOffset, Frame, Trace, TraceBatch};

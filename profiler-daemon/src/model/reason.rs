@@ -19,6 +19,8 @@ pub enum Reason {
     StackUnreadable,
     /// The stack is deeper than the walk goes.
     StackTooDeep,
+    /// The code says how to go on in a way that a walk cannot follow.
+    NoUnwindRule,
     // Samples that are lost.
     /// The sample ring was full.
     RingFull,
@@ -69,6 +71,7 @@ impl Reason {
             Self::NoFramePointer => "no frame pointer",
             Self::StackUnreadable => "stack unreadable",
             Self::StackTooDeep => "stack too deep",
+            Self::NoUnwindRule => "no unwind rule",
             Self::RingFull => "ring full",
             Self::TickSkipped => "tick skipped",
             Self::NoScratch => "no scratch memory",

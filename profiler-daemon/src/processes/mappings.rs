@@ -70,9 +70,22 @@ pub(super) enum Added {
     Full,
 }
 
+/// One stretch of executable memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Mapped<'a> {
+    /// First address.
+    pub start: u64,
+    /// First address after it.
+    pub end: u64,
+    /// Offset in the file of the first address, bytes.
+    pub file_offset: u64,
+    /// The file; `None` is memory without one.
+    pub module: Option<&'a Arc<Module>>,
+}
+
 /// Spans that do not overlap.
 #[derive(Debug, Default)]
-pub(super) struct Mappings {
+pub struct Mappings {
     spans: BTreeMap<u64, Span>,
     total: Total,
 }
@@ -97,6 +110,14 @@ impl Mappings {
 
     pub(super) fn len(&self) -> usize {
         self.spans.len()
+    }
+
+    /// All of them, ascending.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Mapped<'_>> {
+        self.spans.iter().map(|(&start, span)| {
+            let Span { end, file_offset, module } = span;
+            Mapped { start, end: *end, file_offset: *file_offset, module: module.as_ref() }
+        })
     }
 
     /// Adds `mapping` to a table that others may share; `spans_max` bounds this table, `total_max` all of them.

@@ -3,7 +3,7 @@
 //! In: what happened to processes, in two steps. [`Tracker::pin`] takes each event as it arrives, in any order,
 //! and holds on to what the process would take with it: its files, its cgroup. [`Tracker::apply`] takes them in
 //! time order, so that a sample is read against the mappings of its own moment.
-//! Out: [`Process`]: facts for labels, and addresses settled to files.
+//! Out: [`Process`]: facts for labels, and addresses settled to files. [`Present`]: what is mapped now, ahead of the samples.
 //! Not here: labels, names, samples. A process that is gone already costs a module without a file, never an
 //! error.
 
@@ -12,6 +12,7 @@ use std::time::Duration;
 mod files;
 mod mappings;
 mod modules;
+mod present;
 mod process;
 mod tracker;
 
@@ -20,6 +21,8 @@ mod live_tests;
 #[cfg(test)]
 mod replay_tests;
 
+pub use mappings::{Mapped, Mappings};
+pub use present::Present;
 pub use process::Process;
 pub use tracker::Tracker;
 

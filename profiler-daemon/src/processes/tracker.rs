@@ -8,7 +8,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::mappings::{Added, Mappings, Total};
 use super::modules::{Modules, is_file};
-use super::{Config, Process};
+use super::{Config, Present, Process};
 use crate::meters::prometheus_client::metrics::counter::Counter;
 use crate::meters::prometheus_client::metrics::gauge::Gauge;
 use crate::meters::{Meters, label};
@@ -31,6 +31,7 @@ pub struct Tracker {
     processes: FxHashMap<Pid, Process>,
     /// Processes whose beginning was seen by [`Tracker::pin`], which runs ahead of [`Tracker::apply`].
     announced: FxHashSet<Pid>,
+    present: Present,
     /// Those whose main thread ended, oldest first, with the moment; some may have come back to life.
     ended: VecDeque<(Pid, MonoNs)>,
     total: Total,
@@ -57,6 +58,7 @@ impl Tracker {
         let over_max = |what: &str| over_max.get_or_create(&label("what", what)).clone();
         Self {
             modules: Modules::new(&config, meters),
+            present: Present::new(config.clone()),
             config,
             procfs,
             processes: FxHashMap::default(),
@@ -85,7 +87,9 @@ impl Tracker {
             return Vec::new();
         };
         self.announced = pids.iter().copied().map(Pid).collect();
-        pids.into_iter().filter_map(|pid| self.found(Pid(pid))).collect()
+        let found: Vec<ProcessEvent> = pids.into_iter().filter_map(|pid| self.found(Pid(pid))).collect();
+        found.iter().for_each(|event| self.present.take(event));
+        found
     }
 
     /// After records were lost: what runs now, and the end of what does not run any more, as events to apply.
@@ -97,7 +101,9 @@ impl Tracker {
         }
         for (&pid, process) in &self.processes {
             if process.ended.is_none() && !self.announced.contains(&pid) {
-                events.push(ProcessEvent { time, pid, change: ProcessChange::Exited });
+                let event = ProcessEvent { time, pid, change: ProcessChange::Exited };
+                self.present.take(&event);
+                events.push(event);
             }
         }
         events
@@ -132,6 +138,12 @@ impl Tracker {
             }
             ProcessChange::Renamed { .. } => {}
         }
+        self.present.take(event);
+    }
+
+    /// What is mapped now, as far as [`Self::pin`], [`Self::snapshot`] and [`Self::heal`] have heard.
+    pub fn present(&mut self) -> &mut Present {
+        &mut self.present
     }
 
     /// Takes `event` for granted: what is asked from now on is of the moment after it.

@@ -14,10 +14,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Child;
 use std::time::Duration;
 
+use profiler_common::unwind::table::{SLAB_WORDS, STARTS_WORDS, TABLE_PAGES_MAX};
+
 use super::Config;
 use super::protocol::{
     ANSWER_BYTES_MAX, Answer, DebugInfo, Found, Names, Outcome, Place, REQUEST_BYTES_MAX, Refusal, Request,
-    Subject, TalkError, is_over, receive, send,
+    Rows, Subject, TalkError, is_over, receive, send,
 };
 use crate::meters::prometheus_client::metrics::counter::Counter;
 use crate::meters::{Counters, Meters, label};
@@ -40,7 +42,15 @@ pub type Spawner = Box<dyn FnMut() -> io::Result<NamerProcess> + Send>;
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Asked<'a> {
     Kernel,
-    File { slot: u32, identity: FileIdentity, file: BorrowedFd<'a> },
+    File {
+        slot: u32,
+        identity: FileIdentity,
+        file: BorrowedFd<'a>,
+    },
+    /// The unwind table of a file.
+    Table {
+        identity: FileIdentity,
+    },
 }
 
 /// What came of it.
@@ -120,6 +130,29 @@ impl Client {
         }
     }
 
+    /// Another one, which asks a namer of its own, started by `spawn`, and counts with this one.
+    pub(super) fn beside(&self, spawn: Spawner) -> Self {
+        let config = self.config.clone();
+        Self {
+            troubles: Troubles::new(config.set_aside_max, config.set_aside_for),
+            config,
+            spawn,
+            namer: None,
+            next_id: 0,
+            ending: Vec::new(),
+            unstartable: false,
+            kallsyms_read: None,
+            kernel_hidden: None,
+            patience: (MonoNs(0), 0),
+            meters: self.meters.clone(),
+        }
+    }
+
+    /// How it was configured.
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
     #[cfg(test)]
     pub(super) fn socket(&self) -> Option<&OwnedFd> {
         self.namer.as_ref().map(|namer| &namer.process.socket)
@@ -147,41 +180,97 @@ impl Client {
                     let subject = Subject::File { slot, size: identity.size, debug_bytes_max };
                     self.exchange(asked, subject, Some(file), addresses).map(|outcome| match outcome {
                         Outcome::Names(names) => Reply::Names { names, settled: true },
+                        Outcome::Rows(_) => Reply::Unavailable, // no sense, and counted as such
                         Outcome::Refused(refusal) => self.refused(refusal, Reply::Refused),
                     })
                 }
+                Asked::Table { .. } => return Reply::Unavailable, // has no names
             };
             match exchanged {
                 Ok(reply) => {
-                    self.weigh(asked, names_only, &reply);
+                    let debug = match &reply {
+                        Reply::Names { names, .. } => names.debug,
+                        Reply::Refused | Reply::Unavailable => None,
+                    };
+                    self.weigh(asked, names_only, debug);
                     return reply;
                 }
-                Err(Failure::Start(error)) => {
-                    if !std::mem::replace(&mut self.unstartable, true) {
-                        tracing::warn!("the namer cannot be started, names are missing: {error}");
-                    }
-                    self.meters.failures.get_or_create(&label("cause", "start")).inc();
-                    self.patience.1 = 0; // the next batch tries again
-                    return Reply::Unavailable;
-                }
-                Err(Failure::Starved) => {
-                    self.patience.1 = 0;
-                    return Reply::Unavailable;
-                }
-                Err(Failure::Talk { error, subject }) => {
-                    let cause = match error {
-                        TalkError::Ended => "ended",
-                        TalkError::Late => "late",
-                        TalkError::Rubbish => "rubbish",
-                    };
-                    tracing::debug!("the namer failed ({cause}) and is started again");
-                    self.meters.failures.get_or_create(&label("cause", cause)).inc();
-                    self.end();
-                    self.patience.1 -= 1;
-                    if self.troubles.add(subject, MonoNs::now()) == 2 {
-                        self.meters.set_aside.inc();
+                Err(failure) => {
+                    if self.gives_up(failure) {
+                        return Reply::Unavailable;
                     }
                 }
+            }
+        }
+    }
+
+    /// Asks for the part of the unwind table of a file that begins with page `from`. Nothing: not now.
+    pub(super) fn ask_rows(
+        &mut self,
+        slot: u32,
+        identity: FileIdentity,
+        file: BorrowedFd<'_>,
+        from: u32,
+    ) -> Option<Result<Rows, Refusal>> {
+        let asked = Asked::Table { identity };
+        loop {
+            let now = MonoNs::now();
+            let failures = self.troubles.failures(asked.into(), now);
+            if failures >= 2 || now >= self.patience.0 || self.patience.1 == 0 {
+                return None;
+            }
+            let subject = Subject::Table { slot, size: identity.size, from };
+            match self.exchange(asked, subject, Some(file), &[]) {
+                Ok(Outcome::Rows(rows)) => {
+                    // What it holds now it needs for the next part, and gives back after the last.
+                    if rows.next.is_none() {
+                        self.weigh(asked, true, None);
+                    }
+                    return Some(Ok(rows));
+                }
+                Ok(Outcome::Refused(refusal)) => {
+                    self.weigh(asked, true, None);
+                    return Some(Err(self.refused(refusal, refusal)));
+                }
+                Ok(Outcome::Names(_)) => return None, // no sense, and counted as such
+                Err(failure) => {
+                    if self.gives_up(failure) {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// After a question that brought nothing: true if this batch asks no more.
+    fn gives_up(&mut self, failure: Failure) -> bool {
+        match failure {
+            Failure::Start(error) => {
+                if !std::mem::replace(&mut self.unstartable, true) {
+                    tracing::warn!("the namer cannot be started, names are missing: {error}");
+                }
+                self.meters.failures.get_or_create(&label("cause", "start")).inc();
+                self.patience.1 = 0; // the next batch tries again
+                true
+            }
+            Failure::Starved => {
+                self.patience.1 = 0;
+                true
+            }
+            Failure::Talk { error, subject } => {
+                let cause = match error {
+                    TalkError::Ended => "ended",
+                    TalkError::Late => "late",
+                    TalkError::Rubbish => "rubbish",
+                };
+                tracing::debug!("the namer failed ({cause}) and is started again");
+                self.meters.failures.get_or_create(&label("cause", cause)).inc();
+                self.end();
+                self.patience.1 -= 1;
+                if self.troubles.add(subject, MonoNs::now()) == 2 {
+                    self.meters.set_aside.inc();
+                }
+                false
             }
         }
     }
@@ -206,7 +295,7 @@ impl Client {
                 self.running()?.has_kallsyms = true;
                 Ok(Reply::Names { names, settled: true })
             }
-            Outcome::Refused(_) => Ok(self.kernel_is_hidden(now)),
+            Outcome::Refused(_) | Outcome::Rows(_) => Ok(self.kernel_is_hidden(now)),
         }
     }
 
@@ -221,7 +310,7 @@ impl Client {
         self.refused(Refusal::NoKallsyms, Reply::Unavailable)
     }
 
-    fn refused(&self, refusal: Refusal, reply: Reply) -> Reply {
+    fn refused<T>(&self, refusal: Refusal, reply: T) -> T {
         self.meters.refused.get_or_create(&label("reason", refusal.as_str())).inc();
         reply
     }
@@ -245,7 +334,7 @@ impl Client {
             .and_then(|()| receive::<Answer>(socket, ANSWER_BYTES_MAX, false, deadline));
         let failed = |error| Failure::Talk { error, subject: asked.into() };
         match answer {
-            Ok((answer, _)) if answer.id == id && makes_sense(&answer.outcome, addresses.len()) => {
+            Ok((answer, _)) if answer.id == id && makes_sense(subject, &answer.outcome, addresses.len()) => {
                 namer.note(&answer);
                 Ok(answer.outcome)
             }
@@ -288,8 +377,8 @@ impl Client {
 
     /// Ends a namer that has grown beyond its budget: no allocator gives memory back as surely. A file whose
     /// debug information made it so is asked for names only from now on.
-    fn weigh(&mut self, asked: Asked<'_>, names_only: bool, reply: &Reply) {
-        if let Reply::Names { names: Names { debug: Some(debug), .. }, .. } = reply {
+    fn weigh(&mut self, asked: Asked<'_>, names_only: bool, debug: Option<DebugInfo>) {
+        if let Some(debug) = debug {
             let why = match debug {
                 DebugInfo::Read | DebugInfo::Unwanted | DebugInfo::Absent => None,
                 DebugInfo::TooLarge => Some("too large"),
@@ -316,7 +405,7 @@ impl Client {
     }
 
     /// Ends the namer. It is not waited for: a process can be stuck in the kernel.
-    fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         let Some(Namer { process: NamerProcess { socket, child }, .. }) = self.namer.take() else { return };
         drop(socket);
         if let Some(mut child) = child {
@@ -374,9 +463,15 @@ impl Drop for Client {
     }
 }
 
-/// True if every address is answered, and every index leads to a text, to one that is not empty for a name.
-fn makes_sense(outcome: &Outcome, addresses: usize) -> bool {
-    let Outcome::Names(names) = outcome else { return true };
+/// True if it answers the question, if every address is answered, and every index leads to a text, to one that is not empty
+/// for a name; and if blocks are as long as blocks can be.
+fn makes_sense(subject: Subject, outcome: &Outcome, addresses: usize) -> bool {
+    let names = match (subject, outcome) {
+        (_, Outcome::Refused(_)) => return true,
+        (Subject::Table { from, .. }, Outcome::Rows(rows)) => return rows_make_sense(from, rows),
+        (Subject::Kernel | Subject::File { .. }, Outcome::Names(names)) => names,
+        (Subject::Table { .. }, Outcome::Names(_)) | (_, Outcome::Rows(_)) => return false,
+    };
     let text = |index: u32| names.strings.get(usize::try_from(index).ok()?);
     let named =
         |place: &Place| text(place.name).is_some_and(|name| !name.is_empty()) && text(place.file).is_some();
@@ -385,6 +480,23 @@ fn makes_sense(outcome: &Outcome, addresses: usize) -> bool {
             Found::Named(places) => !places.is_empty() && places.iter().all(named),
             Found::Bare(_) | Found::Nothing => true,
         })
+}
+
+/// True if blocks ascend from page `from`, and the next part begins after them.
+fn rows_make_sense(from: u32, rows: &Rows) -> bool {
+    let Rows { blocks, next, functions: _, frameless: _, invalid: _, left_out: _ } = rows;
+    let mut least = u64::from(from);
+    for (page, words) in blocks {
+        let page = u64::from(*page);
+        if page < least
+            || page >= TABLE_PAGES_MAX as u64
+            || !(STARTS_WORDS..=SLAB_WORDS).contains(&words.len())
+        {
+            return false;
+        }
+        least = page + 1;
+    }
+    next.is_none_or(|next| u64::from(next) >= least && next > from)
 }
 
 enum Failure {
@@ -403,6 +515,7 @@ enum Failure {
 enum Subjected {
     Kernel,
     File(FileIdentity),
+    Table(FileIdentity),
 }
 
 impl From<Asked<'_>> for Subjected {
@@ -410,6 +523,7 @@ impl From<Asked<'_>> for Subjected {
         match asked {
             Asked::Kernel => Self::Kernel,
             Asked::File { identity, .. } => Self::File(identity),
+            Asked::Table { identity } => Self::Table(identity),
         }
     }
 }
@@ -446,6 +560,7 @@ impl Troubles {
     }
 }
 
+#[derive(Clone)]
 struct ClientMeters {
     starts: Counter,
     failures: Counters,

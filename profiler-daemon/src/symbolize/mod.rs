@@ -9,6 +9,7 @@ mod cache;
 mod client;
 pub mod namer;
 mod protocol;
+mod tables;
 mod text;
 mod vdso;
 
@@ -28,6 +29,8 @@ use self::cache::{Cache, KERNEL, Key, VDSO};
 use self::client::{Asked, Client, Reply};
 pub use self::client::{NamerProcess, Spawner};
 use self::protocol::{ADDRESSES_MAX, Found, INLINED_MAX, NAME_BYTES_MAX, Place};
+use self::tables::RowsMeters;
+pub use self::tables::table_of;
 use self::text::clean;
 use crate::meters::prometheus_client::metrics::counter::Counter;
 use crate::meters::prometheus_client::metrics::gauge::Gauge;
@@ -85,6 +88,7 @@ pub struct Symbolizer {
     empty: Arc<str>,
     kernel: Arc<str>,
     meters: SymbolizeMeters,
+    rows: RowsMeters,
 }
 
 impl std::fmt::Debug for Symbolizer {
@@ -115,7 +119,28 @@ impl Symbolizer {
             empty: Arc::from(""),
             kernel: Arc::from("[kernel]"),
             meters: SymbolizeMeters::new(meters),
+            rows: RowsMeters::new(meters),
         }
+    }
+
+    /// Another one, which asks a namer of its own, started by `spawn`, and counts with this one.
+    #[must_use]
+    pub fn beside(&self, spawn: Spawner) -> Self {
+        let Self { cache: _, client, vdso: _, empty, kernel, meters, rows } = self;
+        Self {
+            cache: Cache::new(client.config().names_bytes_max),
+            client: client.beside(spawn),
+            vdso: None,
+            empty: Arc::clone(empty),
+            kernel: Arc::clone(kernel),
+            meters: meters.clone(),
+            rows: rows.clone(),
+        }
+    }
+
+    /// Ends the namer, if one runs, and gives its memory back; the next question starts another.
+    pub fn rest(&mut self) {
+        self.client.end();
     }
 
     /// Names every frame of `batch`.
@@ -297,7 +322,7 @@ impl Symbolizer {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct SymbolizeMeters {
     places: Counters,
     evicted: Counter,

@@ -29,6 +29,9 @@ pub(super) const REQUEST_BYTES_MAX: usize = ADDRESSES_MAX * 10 + 64;
 pub(super) const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// Bytes of one name or source path; the rest is cut. C++ templates reach a few thousand.
 pub(super) const NAME_BYTES_MAX: usize = 4096;
+/// Words of an unwind table after which an answer is long enough. With what the largest function adds, and at five bytes for
+/// a word, it still fits.
+pub(super) const BLOCK_WORDS_MAX: usize = 1 << 18;
 /// Functions inlined into each other at one address.
 pub(super) const INLINED_MAX: usize = 64;
 
@@ -58,6 +61,15 @@ pub(super) enum Subject {
         /// How many bytes of debug information may be read for inlined functions and lines; `None`: names only.
         debug_bytes_max: Option<u64>,
     },
+    /// The unwind table of a file, which comes beside every question; no addresses.
+    Table {
+        /// The agent's number for it, never used for another.
+        slot: u32,
+        /// Its size when it was pinned.
+        size: u64,
+        /// The page with which to begin: 0, then what the answer before said.
+        from: u32,
+    },
 }
 
 /// An answer.
@@ -78,8 +90,27 @@ pub(super) struct Answer {
 pub(super) enum Outcome {
     /// Names, as far as there are any.
     Names(Names),
+    /// A part of an unwind table.
+    Rows(Rows),
     /// Nothing can be said about this subject.
     Refused(Refusal),
+}
+
+/// A part of an unwind table.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Rows {
+    /// Pages of the file that have rows, ascending, and the block of each.
+    pub(super) blocks: Vec<(u32, Vec<u32>)>,
+    /// What the next question has to begin with; none if this was the last part.
+    pub(super) next: Option<u32>,
+    /// Functions that have a frame.
+    pub(super) functions: u64,
+    /// Of these, such as keep no frame pointer and may call others.
+    pub(super) frameless: u64,
+    /// Rules that say something we cannot express.
+    pub(super) invalid: u64,
+    /// Pages and functions left out because a bound was reached.
+    pub(super) left_out: u64,
 }
 
 /// Names of the addresses asked for, in their order.
@@ -148,6 +179,10 @@ pub(super) enum Refusal {
     Nonsense,
     /// No addresses in kallsyms.
     NoKallsyms,
+    /// Not for this kind of processor.
+    OtherMachine,
+    /// Nothing in it says how to unwind.
+    NoTable,
 }
 
 impl Refusal {
@@ -161,6 +196,8 @@ impl Refusal {
             Self::Unopenable => "cannot be opened",
             Self::Nonsense => "nonsense",
             Self::NoKallsyms => "no kallsyms",
+            Self::OtherMachine => "for another processor",
+            Self::NoTable => "no unwind table",
         }
     }
 }

@@ -13,12 +13,13 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::PerfEventContext;
 use aya_log_ebpf::debug;
-use profiler_common::limits::{COMM_BYTES, KERNEL_FRAMES_MAX};
-use profiler_common::sample::SampleHeader;
+use profiler_common::knobs::Counters;
+use profiler_common::limits::{COMM_BYTES, KERNEL_FRAMES_MAX, WANT_INTERVAL_NS};
+use profiler_common::sample::{SampleHeader, WANTS_TABLES};
 use profiler_common::unwind::{End, Regs};
 
 use crate::config::SETTINGS;
-use crate::maps::{COUNTERS, FRAME_MASK, SAMPLES, SCRATCH};
+use crate::maps::{CHAIN_CPU, COUNTERS, FRAME_MASK, SAMPLES, SCRATCH, Scratch};
 use crate::{regs, walk};
 
 /// One tick.
@@ -88,27 +89,53 @@ pub fn sample(context: &PerfEventContext) {
     }
     scratch.words = kernel_frames as u64;
     scratch.ended = End::NoUser as u64;
-    let mut user = Regs { ip: 0, sp: 0, fp: 0 };
-    if regs::user_regs(context, kernel, &mut user) {
-        scratch.walk.restart(user);
-        walk::user(scratch);
-    }
-    let words = scratch.words as usize;
-
+    scratch.walk.wants = 0;
     scratch.header.time = unsafe { bpf_ktime_get_ns() };
     scratch.header.tgid = tgid;
     scratch.header.tid = context.pid();
     scratch.header.cpu = unsafe { bpf_get_smp_processor_id() } as u16;
     scratch.header.kernel_frames = kernel_frames as u16;
-    scratch.header.user_frames = (words - kernel_frames) as u16;
-    scratch.header.ended = scratch.ended as u16;
     // SAFETY: `comm` is as long as said. It cannot fail: the current task has a name.
     unsafe { bpf_get_current_comm(scratch.header.comm.as_mut_ptr().cast(), COMM_BYTES as u32) };
+    let mut user = Regs { ip: 0, sp: 0, fp: 0 };
+    if regs::user_regs(context, kernel, &mut user) {
+        walk::user(context, scratch, user, tgid, CHAIN_CPU);
+    }
+    send(context, counters, scratch);
+}
+
+/// The next part of a walk that one program could not end.
+#[inline(always)]
+pub fn walk_on(context: &PerfEventContext) {
+    let (Some(counters), Some(scratch)) = (COUNTERS.get_ptr_mut(0), SCRATCH.get_ptr_mut(0)) else { return };
+    // SAFETY: as in `sample`.
+    let counters = unsafe { &mut *counters };
+    // SAFETY: as in `sample`.
+    let scratch = unsafe { &mut *scratch };
+    walk::in_parts(context, scratch, CHAIN_CPU);
+    send(context, counters, scratch);
+}
+
+/// Puts the sample into the ring.
+#[inline(always)]
+fn send(context: &PerfEventContext, counters: &mut Counters, scratch: &mut Scratch) {
+    let words = scratch.words as usize;
+    scratch.header.user_frames = (words as u16).wrapping_sub(scratch.header.kernel_frames);
+    scratch.header.ended = scratch.ended as u16;
 
     let bytes = size_of::<SampleHeader>() + (words & FRAME_MASK) * 8;
-    // Nobody is woken per sample: the reader comes for the window's end, or when the ring fills.
+    // Nobody is woken per sample: the reader comes for the window's end, or when the ring fills ...
     let unread = SAMPLES.query(0) + bytes as u64;
-    let wake = if unread >= SETTINGS.load().wakeup_bytes { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+    let mut is_full = unread >= SETTINGS.load().wakeup_bytes;
+    if scratch.walk.wants != 0 {
+        scratch.header.ended |= WANTS_TABLES;
+        // ... or for a sample that needs what only the reader can bring, and could not know of.
+        if scratch.header.time - scratch.wanted >= WANT_INTERVAL_NS {
+            scratch.wanted = scratch.header.time;
+            is_full = true;
+        }
+    }
+    let wake = if is_full { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
     // SAFETY: header and frames lie together, and `bytes` is no more than both.
     let sent = unsafe {
         bpf_ringbuf_output(

@@ -1,6 +1,6 @@
-//! What must be known of an ELF file before it is given to blazesym.
+//! Headers of ELF files, and what must be known of a file before it is given to blazesym.
 //!
-//! In: a file, any bytes. Out: its loaded segments, and how much debug information it has. Read by `pread`, so
+//! In: a file, any bytes. Out: its segments and sections, and how much debug information it has. Read by `pread`, so
 //! that nothing here can fault. Not here: symbols.
 
 use std::fs::File;
@@ -21,11 +21,36 @@ pub(super) struct Outline {
     pub(super) debug_elsewhere: bool,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct Segment {
-    offset: u64,
-    bytes: u64,
-    address: u64,
+/// A part of a file that a program header describes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Segment {
+    /// What it is for.
+    pub(super) kind: u64,
+    /// What it may be used for.
+    pub(super) flags: u64,
+    /// Where in the file it lies.
+    pub(super) offset: u64,
+    /// Bytes in the file.
+    pub(super) bytes: u64,
+    /// Where the file says that it lies in memory.
+    pub(super) address: u64,
+}
+
+impl Segment {
+    /// It is mapped.
+    pub(super) const LOADED: u64 = 1;
+    /// It names the loader, as the headers of a program do.
+    pub(super) const INTERPRETER: u64 = 3;
+    /// It is the index of the unwind table.
+    pub(super) const FRAME_INDEX: u64 = 0x6474_e550;
+    /// Among the flags: it may be executed.
+    pub(super) const EXECUTABLE: u64 = 1;
+
+    /// Where in the file that lies which lies at `address` in memory.
+    pub(super) fn offset_of(&self, address: u64) -> Option<u64> {
+        let inside = address.checked_sub(self.address).filter(|&inside| inside < self.bytes)?;
+        self.offset.checked_add(inside)
+    }
 }
 
 /// A few, in practice.
@@ -40,12 +65,13 @@ impl Outline {
     /// Reads the headers of `file`.
     pub(super) fn read(file: &File) -> Result<Self, Refusal> {
         let reader = Reader::new(file).map_err(|_| Refusal::NotElf)?;
-        let segments = reader.segments().map_err(|_| Refusal::NotElf)?;
+        let mut segments = reader.segments().map_err(|_| Refusal::NotElf)?;
+        segments.retain(|segment| segment.kind == Segment::LOADED);
         if segments.is_empty() {
             return Err(Refusal::NotElf);
         }
         let mut outline = Self { segments, ..Self::default() };
-        reader.sections(&mut outline).map_err(|_| Refusal::NotElf)?;
+        reader.sections(|name, section| outline.note(&reader, name, section)).map_err(|_| Refusal::NotElf)?;
         if outline.symbol_bytes > SYMBOL_BYTES_MAX {
             return Err(Refusal::TooLarge);
         }
@@ -61,15 +87,33 @@ impl Outline {
     }
 }
 
+impl Outline {
+    fn note(&mut self, reader: &Reader<'_>, name: &[u8], section: &Section) -> io::Result<()> {
+        const SYMBOLS: u64 = 2;
+        const DYNAMIC_SYMBOLS: u64 = 11;
+        if matches!(section.kind, SYMBOLS | DYNAMIC_SYMBOLS) {
+            self.symbol_bytes = self.symbol_bytes.saturating_add(section.bytes);
+        }
+        if name.starts_with(b".debug_") || name.starts_with(b".zdebug_") {
+            self.debug_bytes = self.debug_bytes.saturating_add(reader.uncompressed(section)?);
+        }
+        if matches!(name, b".gnu_debuglink" | b".gnu_debugaltlink" | b".debug_sup") {
+            self.debug_elsewhere = true;
+        }
+        Ok(())
+    }
+}
+
 /// Reads the numbers of a little-endian file of either class.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     file: &'a File,
+    size: u64,
     header: Vec<u8>,
     wide: bool,
 }
 
 impl<'a> Reader<'a> {
-    fn new(file: &'a File) -> io::Result<Self> {
+    pub(super) fn new(file: &'a File) -> io::Result<Self> {
         let mut header = vec![0; 52];
         file.read_exact_at(&mut header, 0)?;
         let wide = match &header[..6] {
@@ -81,10 +125,41 @@ impl<'a> Reader<'a> {
             header.resize(64, 0);
             file.read_exact_at(&mut header, 0)?;
         }
-        Ok(Self { file, header, wide })
+        Ok(Self { file, size: file.metadata()?.len(), header, wide })
     }
 
-    fn segments(&self) -> io::Result<Vec<Segment>> {
+    /// True if it is of 64 bits.
+    pub(super) fn is_wide(&self) -> bool {
+        self.wide
+    }
+
+    /// The number of the kind of processor.
+    pub(super) fn machine(&self) -> io::Result<u64> {
+        number(&self.header, 18, 2)
+    }
+
+    /// True if its addresses are those of the process.
+    pub(super) fn is_fixed(&self) -> io::Result<bool> {
+        const EXECUTABLE: u64 = 2;
+        Ok(number(&self.header, 16, 2)? == EXECUTABLE)
+    }
+
+    /// The address at which a program begins.
+    pub(super) fn entry(&self) -> io::Result<u64> {
+        number(&self.header, 24, if self.wide { 8 } else { 4 })
+    }
+
+    /// `bytes` of the file from `offset` on; none if they are more than `bytes_max`, or more than there are.
+    pub(super) fn read(&self, offset: u64, bytes: u64, bytes_max: u64) -> io::Result<Vec<u8>> {
+        let fits = bytes <= bytes_max && offset.checked_add(bytes).is_some_and(|end| end <= self.size);
+        let bytes = usize::try_from(bytes).ok().filter(|_| fits).ok_or_else(malformed)?;
+        let mut read = vec![0; bytes];
+        self.file.read_exact_at(&mut read, offset)?;
+        Ok(read)
+    }
+
+    /// Every program header.
+    pub(super) fn segments(&self) -> io::Result<Vec<Segment>> {
         let (start, size, count) = if self.wide {
             (number(&self.header, 32, 8)?, 56, number(&self.header, 56, 2)?)
         } else {
@@ -93,20 +168,18 @@ impl<'a> Reader<'a> {
         let table = self.table(start, size, count, SEGMENTS_MAX)?;
         let mut segments = Vec::new();
         for entry in table.chunks_exact(size) {
-            let (offset, address, bytes) = if self.wide {
-                (number(entry, 8, 8)?, number(entry, 16, 8)?, number(entry, 32, 8)?)
+            let (flags, offset, address, bytes) = if self.wide {
+                (number(entry, 4, 4)?, number(entry, 8, 8)?, number(entry, 16, 8)?, number(entry, 32, 8)?)
             } else {
-                (number(entry, 4, 4)?, number(entry, 8, 4)?, number(entry, 16, 4)?)
+                (number(entry, 24, 4)?, number(entry, 4, 4)?, number(entry, 8, 4)?, number(entry, 16, 4)?)
             };
-            const LOADED: u64 = 1;
-            if number(entry, 0, 4)? == LOADED {
-                segments.push(Segment { offset, bytes, address });
-            }
+            segments.push(Segment { kind: number(entry, 0, 4)?, flags, offset, bytes, address });
         }
         Ok(segments)
     }
 
-    fn sections(&self, outline: &mut Outline) -> io::Result<()> {
+    /// Hands every section to `note`, with its name.
+    pub(super) fn sections(&self, mut note: impl FnMut(&[u8], &Section) -> io::Result<()>) -> io::Result<()> {
         let (start, size, count, names) = if self.wide {
             let header = &self.header;
             (number(header, 40, 8)?, 64, number(header, 60, 2)?, number(header, 62, 2)?)
@@ -124,6 +197,7 @@ impl<'a> Reader<'a> {
                     name: number(entry, 0, 4)?,
                     kind: number(entry, 4, 4)?,
                     flags: number(entry, 8, 8)?,
+                    address: number(entry, 16, 8)?,
                     offset: number(entry, 24, 8)?,
                     bytes: number(entry, 32, 8)?,
                 }
@@ -132,6 +206,7 @@ impl<'a> Reader<'a> {
                     name: number(entry, 0, 4)?,
                     kind: number(entry, 4, 4)?,
                     flags: number(entry, 8, 4)?,
+                    address: number(entry, 12, 4)?,
                     offset: number(entry, 16, 4)?,
                     bytes: number(entry, 20, 4)?,
                 }
@@ -146,26 +221,16 @@ impl<'a> Reader<'a> {
         self.file.read_exact_at(&mut texts, names.offset)?;
         for entry in table.chunks_exact(size) {
             let section = section(entry)?;
-            const SYMBOLS: u64 = 2;
-            const DYNAMIC_SYMBOLS: u64 = 11;
-            if matches!(section.kind, SYMBOLS | DYNAMIC_SYMBOLS) {
-                outline.symbol_bytes = outline.symbol_bytes.saturating_add(section.bytes);
-            }
             let name = usize::try_from(section.name).ok().and_then(|at| texts.get(at..)).unwrap_or_default();
             let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
-            if name.starts_with(b".debug_") || name.starts_with(b".zdebug_") {
-                outline.debug_bytes = outline.debug_bytes.saturating_add(self.uncompressed(&section)?);
-            }
-            if matches!(name, b".gnu_debuglink" | b".gnu_debugaltlink" | b".debug_sup") {
-                outline.debug_elsewhere = true;
-            }
+            note(name, &section)?;
         }
         Ok(())
     }
 
-    fn uncompressed(&self, section: &Section) -> io::Result<u64> {
-        const COMPRESSED: u64 = 1 << 11;
-        if section.flags & COMPRESSED == 0 {
+    /// Bytes of a section when it is not compressed any more.
+    pub(super) fn uncompressed(&self, section: &Section) -> io::Result<u64> {
+        if !section.is_compressed() {
             return Ok(section.bytes);
         }
         let (at, width) = if self.wide { (8, 8) } else { (4, 4) };
@@ -183,20 +248,54 @@ impl<'a> Reader<'a> {
     }
 }
 
-struct Section {
+/// A section of a file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Section {
     name: u64,
     kind: u64,
     flags: u64,
+    address: u64,
     offset: u64,
     bytes: u64,
 }
 
-fn number(bytes: &[u8], at: usize, width: usize) -> io::Result<u64> {
-    let bytes = bytes.get(at..at + width).ok_or_else(malformed)?;
+impl Section {
+    /// True if it has to be inflated first.
+    pub(super) fn is_compressed(&self) -> bool {
+        const COMPRESSED: u64 = 1 << 11;
+        self.flags & COMPRESSED != 0
+    }
+
+    /// True if it has no bytes in this file.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        const NO_BITS: u64 = 8;
+        self.kind == NO_BITS
+    }
+
+    /// Where the file says that it lies in memory; 0 if it does not.
+    pub(super) fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Where in the file it lies.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Bytes in the file.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// The number of `width` bytes at `at`.
+pub(super) fn number(bytes: &[u8], at: usize, width: usize) -> io::Result<u64> {
+    let bytes = at.checked_add(width).and_then(|end| bytes.get(at..end)).ok_or_else(malformed)?;
     Ok(bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
 }
 
-fn malformed() -> io::Error {
+/// What is said of bytes that make no sense.
+pub(super) fn malformed() -> io::Error {
     io::ErrorKind::InvalidData.into()
 }
 

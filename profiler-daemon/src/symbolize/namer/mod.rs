@@ -8,6 +8,7 @@
 mod elf;
 mod kallsyms;
 mod modules;
+mod rows;
 
 use std::fs::File;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -17,10 +18,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use self::kallsyms::Kallsyms;
-use self::modules::{Modules, Writer};
+use self::modules::{Modules, Writer, is_still};
+pub(super) use self::rows::{Builder as TableBuilder, keeps_frames};
 use super::protocol::{
     ADDRESSES_MAX, ANSWER_BYTES_MAX, Answer, Found, Names, Outcome, Place, REQUEST_BYTES_MAX, Refusal,
-    Request, Subject, TalkError, receive, send,
+    Request, Rows, Subject, TalkError, receive, send,
 };
 
 /// Seconds of processor time for one answer. A parser that runs in circles ends even if nobody is left to end
@@ -40,7 +42,7 @@ pub fn run(socket: BorrowedFd<'_>) -> ExitCode {
         };
         limit_cpu();
         let id = request.id;
-        let outcome = namer.answer(&request, file).map_or_else(Outcome::Refused, Outcome::Names);
+        let outcome = namer.answer(&request, file).unwrap_or_else(Outcome::Refused);
         let answer = Answer { id, memory_bytes: anonymous_bytes(), cpu_ns: cpu_ns(), outcome };
         match send(socket, &answer, ANSWER_BYTES_MAX, None, None) {
             Ok(()) => {}
@@ -54,10 +56,12 @@ pub fn run(socket: BorrowedFd<'_>) -> ExitCode {
 struct Namer {
     kernel: Option<Kallsyms>,
     modules: Modules,
+    /// The file whose unwind table is being handed out, and its number.
+    table: Option<(u32, TableBuilder)>,
 }
 
 impl Namer {
-    fn answer(&mut self, request: &Request, file: Option<OwnedFd>) -> Result<Names, Refusal> {
+    fn answer(&mut self, request: &Request, file: Option<OwnedFd>) -> Result<Outcome, Refusal> {
         let addresses = &request.addresses;
         if addresses.len() > ADDRESSES_MAX {
             return Err(Refusal::Nonsense);
@@ -68,15 +72,40 @@ impl Namer {
                     self.kernel = Kallsyms::read(File::from(file)).ok();
                 }
                 match &self.kernel {
-                    Some(kernel) if !kernel.is_empty() => Ok(in_kernel(kernel, addresses)),
+                    Some(kernel) if !kernel.is_empty() => Ok(Outcome::Names(in_kernel(kernel, addresses))),
                     Some(_) | None => Err(Refusal::NoKallsyms),
                 }
             }
             Subject::File { slot, size, debug_bytes_max } => {
                 let file = file.ok_or(Refusal::Nonsense)?;
-                self.modules.name(slot, file, size, debug_bytes_max, addresses)
+                self.modules.name(slot, file, size, debug_bytes_max, addresses).map(Outcome::Names)
+            }
+            Subject::Table { slot, size, from } => {
+                let file = File::from(file.ok_or(Refusal::Nonsense)?);
+                is_still(&file, size)?;
+                self.rows(slot, &file, from).map(Outcome::Rows)
             }
         }
+    }
+}
+
+impl Namer {
+    /// The part of the table of `file` that begins with page `from`. Whoever asks for the parts in their order has each of
+    /// them for its own work; a namer that was started in between makes the ones before again.
+    fn rows(&mut self, slot: u32, file: &File, from: u32) -> Result<Rows, Refusal> {
+        let known = self.table.take().filter(|(of, table)| *of == slot && table.next_page() == Some(from));
+        let mut table = match known {
+            Some((_, table)) => table,
+            None => TableBuilder::new(file)?,
+        };
+        while table.next_page().ok_or(Refusal::Nonsense)? != from {
+            let _ = table.part(file);
+        }
+        let part = table.part(file);
+        if part.next.is_some() {
+            self.table = Some((slot, table));
+        }
+        Ok(part)
     }
 }
 

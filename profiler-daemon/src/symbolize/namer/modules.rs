@@ -133,7 +133,7 @@ impl Open {
 
 /// A file of another size has other contents than those that were pinned, and may be shrinking yet. Its change
 /// time says less: that moves when a package is upgraded and the old file unlinked.
-fn is_still(file: &File, size: u64) -> Result<(), Refusal> {
+pub(super) fn is_still(file: &File, size: u64) -> Result<(), Refusal> {
     let metadata = file.metadata().map_err(|_| Refusal::Unopenable)?;
     if !metadata.is_file() {
         return Err(Refusal::NotRegular);

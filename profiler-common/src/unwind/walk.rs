@@ -1,0 +1,187 @@
+//! One walk over a user stack: where it stands, and which way it goes on.
+//!
+//! In: registers, a list of mappings, something that reads the stack and something that finds slabs. Out: frame after frame,
+//! and how it ended. A window of up to [`WINDOW_WORDS`] of the stack is read at once, where a frame lies, and again whenever
+//! the walk leaves it. Not here: the two kinds of steps (`cfi.rs`, `frame_pointer.rs`).
+
+use super::table::{KEEPS_FRAMES, Slab, WANTED};
+use super::{End, Regs};
+use crate::limits::WINDOW_WORDS;
+
+const WINDOW_BYTES: u64 = (WINDOW_WORDS * 8) as u64;
+const PAGE_BYTES: u64 = 4096;
+
+/// Words of the stack.
+pub type Window = [u64; WINDOW_WORDS];
+
+/// What a step came to: on, or the number of an [`End`].
+pub const CONTINUE: u32 = u32::MAX;
+
+/// The innermost frame: the instruction at `ip` comes next.
+const INNERMOST: u64 = 0;
+/// `ip` is where a call returns to: the call lies before it, and may be the last instruction of its function.
+const CALLED: u64 = 1;
+/// What a signal interrupted: the instruction at `ip` comes next.
+const INTERRUPTED: u64 = 2;
+
+/// The state of one walk. On the kernel side it lies in a map, so that the verifier, which knows nothing of a
+/// map's contents, sees the same state at every frame and looks at the loop's body once.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Walk {
+    /// The frame reached.
+    pub regs: Regs,
+    /// How it was reached: `INNERMOST`, `CALLED` or `INTERRUPTED`.
+    pub(super) reached: u64,
+    /// Address of the list of mappings.
+    pub(super) list: u32,
+    /// Mappings in the list; without any, every step is by frame pointer.
+    pub(super) mappings: u32,
+    /// The mapping met last, as in its list. Neighbours are mostly of one.
+    pub(super) start: u64,
+    pub(super) bytes: u64,
+    pub(super) shift: u64,
+    pub(super) directory: u32,
+    pub(super) pages: u32,
+    /// Not zero once the walk met a mapping whose table is [`WANTED`].
+    pub wants: u64,
+    window_start: u64,
+    window_bytes: u64,
+    window: Window,
+}
+
+impl Walk {
+    /// A walk by frame pointer that has read nothing yet.
+    pub const fn new(regs: Regs) -> Self {
+        Self {
+            regs,
+            reached: INNERMOST,
+            list: 0,
+            mappings: 0,
+            start: 0,
+            bytes: 0,
+            shift: 0,
+            directory: 0,
+            pages: 0,
+            wants: 0,
+            window_start: 0,
+            window_bytes: 0,
+            window: [0; WINDOW_WORDS],
+        }
+    }
+
+    /// Starts again at `regs` in a process whose `mappings` are in the list at `list`, forgetting the window but not
+    /// clearing it. Without a list, zero and zero.
+    #[inline(always)]
+    pub fn restart(&mut self, regs: Regs, list: u32, mappings: u32) {
+        self.regs = regs;
+        self.reached = INNERMOST;
+        self.list = list;
+        self.mappings = mappings;
+        self.bytes = 0;
+        self.wants = 0;
+        self.window_start = 0;
+        self.window_bytes = 0;
+    }
+
+    /// The frame's address as it is to be recorded, before the next step: whoever reads it takes one from every address but
+    /// the first, to come from a return address into the call; so what a signal interrupted is recorded with one more.
+    #[inline(always)]
+    pub fn frame(&self) -> u64 {
+        self.regs.ip.wrapping_add(self.reached >> 1)
+    }
+
+    /// Steps from the current frame to its caller.
+    ///
+    /// `read(window, at, bytes)` fills the first `bytes` (a multiple of eight, at most the window) of `window`
+    /// from user address `at` and says whether it could. `slab(number)` finds a slab. Returns [`CONTINUE`] with the
+    /// caller in `regs`, or an [`End`] as a number, `regs` untouched.
+    #[inline(always)]
+    pub fn step<'a>(
+        &mut self,
+        read: &mut impl FnMut(&mut Window, u64, u64) -> bool,
+        slab: &impl Fn(u32) -> Option<&'a Slab>,
+    ) -> u32 {
+        if self.mappings == 0 {
+            return self.by_pointer(read, self.regs.sp);
+        }
+        let at = self.instruction();
+        if at.wrapping_sub(self.start) >= self.bytes && !self.find_mapping(at, slab) {
+            // Code so new that the list does not have it may be running, but what was called from nowhere was not called.
+            return if self.reached == INNERMOST {
+                self.by_pointer(read, self.regs.sp)
+            } else {
+                End::NoMapping as u32
+            };
+        }
+        self.wants |= u64::from(self.pages & WANTED);
+        if self.directory == 0 || (self.pages & KEEPS_FRAMES != 0 && self.reached == CALLED) {
+            return self.by_pointer(read, self.regs.sp);
+        }
+        self.by_table(at, read, slab)
+    }
+
+    /// An address in the instruction that the frame is at.
+    #[inline(always)]
+    fn instruction(&self) -> u64 {
+        self.regs.ip.wrapping_sub(self.reached & CALLED)
+    }
+
+    /// Goes to the caller of `ip`, unless it is none.
+    #[inline(always)]
+    pub(super) fn go(&mut self, caller: Regs) -> u32 {
+        if caller.ip == 0 {
+            return End::Root as u32;
+        }
+        if caller.ip < PAGE_BYTES {
+            return End::NoFrame as u32; // nothing is ever mapped there
+        }
+        self.regs = caller;
+        self.reached = CALLED;
+        CONTINUE
+    }
+
+    /// Goes to what a signal interrupted.
+    #[inline(always)]
+    pub(super) fn go_back(&mut self, interrupted: Regs) -> u32 {
+        let went = self.go(interrupted);
+        if went == CONTINUE {
+            self.reached = INTERRUPTED;
+        }
+        went
+    }
+
+    /// Makes the window hold the words from `low` to `high`, both included and both multiples of eight, no more than a window
+    /// apart. False if the stack cannot be read there.
+    #[inline(always)]
+    pub(super) fn hold(
+        &mut self,
+        low: u64,
+        high: u64,
+        read: &mut impl FnMut(&mut Window, u64, u64) -> bool,
+    ) -> bool {
+        let least = high.wrapping_sub(low).wrapping_add(8);
+        let offset = low.wrapping_sub(self.window_start);
+        if offset <= self.window_bytes && self.window_bytes - offset >= least {
+            return true;
+        }
+        // What is needed may straddle two pages: both are stack then. What is more may not.
+        let page = PAGE_BYTES - (low & (PAGE_BYTES - 1));
+        let bytes = if page > WINDOW_BYTES { WINDOW_BYTES } else { page };
+        let bytes = if bytes < least { least } else { bytes };
+        if !read(&mut self.window, low, bytes) {
+            self.window_bytes = 0;
+            return false;
+        }
+        self.window_start = low;
+        self.window_bytes = bytes;
+        true
+    }
+
+    /// The word at `at`, which the window holds.
+    #[inline(always)]
+    pub(super) fn held(&self, at: u64) -> u64 {
+        // The mask changes nothing: it is what lets the verifier see that the index is inside.
+        self.window[(at.wrapping_sub(self.window_start) >> 3) as usize & (WINDOW_WORDS - 1)]
+    }
+}

@@ -1,0 +1,296 @@
+//! Rules from the tables that compilers write for unwinding, `.eh_frame` and `.debug_frame`.
+//!
+//! In: a section's bytes, strangers' as any. Out: the functions it describes, and for each its rules. Not here: which function
+//! wins where two overlap.
+
+use gimli::{
+    BaseAddresses, CfaRule, CieOrFde, CommonInformationEntry, DebugFrame, EhFrame, EndianSlice, LittleEndian,
+    Operation, Register, RegisterRule, UnwindContext, UnwindExpression, UnwindSection, UnwindTableRow,
+};
+use profiler_common::unwind::table::{Cfa, Rule, Saved};
+use rustc_hash::FxHashMap;
+
+use super::Function;
+
+/// Bytes of one table at most: a browser with all of its own has thirty million.
+pub(super) const TABLE_BYTES_MAX: u64 = 64 << 20;
+
+/// Bytes of what functions share at most, some thirty in honest files: they are gone through once for each function.
+const SHARED_BYTES_MAX: usize = 4096;
+
+/// How many of these are kept to be used again; beyond that all are forgotten. Honest files have a few hundred.
+const SHARED_MAX: usize = 4096;
+
+/// Rules of one function at most; what follows is invalid. No compiler writes a tenth of it.
+const RULES_MAX: usize = 1 << 16;
+
+/// Steps of an expression that may mean something to us.
+const OPERATIONS_MAX: usize = 16;
+
+const RBP: Register = Register(6);
+const RSP: Register = Register(7);
+const RETURN: Register = Register(16);
+
+type Bytes<'a> = EndianSlice<'a, LittleEndian>;
+type Shared<'a> = FxHashMap<usize, CommonInformationEntry<Bytes<'a>>>;
+
+/// A table, and where its parts lie in memory.
+#[derive(Debug)]
+pub(super) struct Table {
+    bytes: Vec<u8>,
+    bases: BaseAddresses,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    EhFrame,
+    DebugFrame,
+}
+
+/// Reads the rules of one function after another, and keeps what they share.
+pub(super) struct Reading<'a> {
+    table: &'a Table,
+    shared: Shared<'a>,
+    context: UnwindContext<usize>,
+}
+
+impl Table {
+    /// An `.eh_frame` that lies at `address`.
+    pub(super) fn eh_frame(bytes: Vec<u8>, address: u64) -> Self {
+        let bases = BaseAddresses::default().set_eh_frame(address);
+        Self { bytes, bases, kind: Kind::EhFrame }
+    }
+
+    /// A `.debug_frame`.
+    pub(super) fn debug_frame(bytes: Vec<u8>) -> Self {
+        Self { bytes, bases: BaseAddresses::default(), kind: Kind::DebugFrame }
+    }
+
+    fn section(&self) -> (EhFrame<Bytes<'_>>, DebugFrame<Bytes<'_>>) {
+        let mut debug = DebugFrame::new(&self.bytes, LittleEndian);
+        debug.set_address_size(8);
+        let mut eh = EhFrame::new(&self.bytes, LittleEndian);
+        eh.set_address_size(8);
+        (eh, debug)
+    }
+
+    /// Hands `(first address, bytes, number)` of each function to `found`, until it says no. The number finds it again.
+    pub(super) fn functions(&self, found: impl FnMut(u64, u64, usize) -> bool) {
+        let (eh, debug) = self.section();
+        match self.kind {
+            Kind::EhFrame => functions(&eh, &self.bases, found),
+            Kind::DebugFrame => functions(&debug, &self.bases, found),
+        }
+    }
+
+    /// Ready to read rules.
+    pub(super) fn reading(&self) -> Reading<'_> {
+        Reading { table: self, shared: Shared::default(), context: UnwindContext::new() }
+    }
+}
+
+impl Reading<'_> {
+    /// Appends to `rules` those of the function with `number`, each with the address from which it holds. A function that
+    /// makes no sense, or none any more from some place on, is invalid from there.
+    pub(super) fn rules(&mut self, number: usize, function: &Function, rules: &mut Vec<(u64, Rule)>) {
+        let (eh, debug) = self.table.section();
+        let bases = &self.table.bases;
+        let ended = match self.table.kind {
+            Kind::EhFrame => read(&eh, bases, number, &mut self.shared, &mut self.context, rules),
+            Kind::DebugFrame => read(&debug, bases, number, &mut self.shared, &mut self.context, rules),
+        };
+        if let Err(from) = ended {
+            rules.push((from.unwrap_or(function.address), Rule::Invalid));
+        }
+    }
+}
+
+fn functions<'a, S>(section: &S, bases: &BaseAddresses, mut found: impl FnMut(u64, u64, usize) -> bool)
+where
+    S: UnwindSection<Bytes<'a>>,
+    S::Offset: gimli::UnwindOffset<usize>,
+{
+    let mut shared = Shared::default();
+    let mut entries = section.entries(bases);
+    // What cannot be read has no end either: the rest is left.
+    while let Ok(Some(entry)) = entries.next() {
+        let CieOrFde::Fde(entry) = entry else { continue };
+        let number = entry.offset();
+        let Ok(function) = entry.parse(|section, bases, at| share(section, bases, at, &mut shared)) else {
+            continue;
+        };
+        if !found(function.initial_address(), function.len(), number) {
+            return;
+        }
+    }
+}
+
+/// What functions share, read once.
+fn share<'a, S>(
+    section: &S,
+    bases: &BaseAddresses,
+    at: S::Offset,
+    shared: &mut Shared<'a>,
+) -> gimli::Result<CommonInformationEntry<Bytes<'a>>>
+where
+    S: UnwindSection<Bytes<'a>>,
+    S::Offset: gimli::UnwindOffset<usize>,
+{
+    let key = gimli::UnwindOffset::into(at);
+    if let Some(known) = shared.get(&key) {
+        return Ok(known.clone());
+    }
+    let read = section.cie_from_offset(bases, at)?;
+    if read.entry_len() > SHARED_BYTES_MAX {
+        return Err(gimli::Error::UnsupportedOffset);
+    }
+    if shared.len() >= SHARED_MAX {
+        shared.clear();
+    }
+    shared.insert(key, read.clone());
+    Ok(read)
+}
+
+/// An error if the rules end before the function does: where, if there are any.
+fn read<'a, S>(
+    section: &S,
+    bases: &BaseAddresses,
+    number: usize,
+    shared: &mut Shared<'a>,
+    context: &mut UnwindContext<usize>,
+    rules: &mut Vec<(u64, Rule)>,
+) -> Result<(), Option<u64>>
+where
+    S: UnwindSection<Bytes<'a>>,
+    S::Offset: gimli::UnwindOffset<usize>,
+{
+    let function =
+        section.fde_from_offset(bases, number.into(), |section, bases, at| share(section, bases, at, shared));
+    let function = function.map_err(|_| None)?;
+    let signal = function.is_signal_trampoline();
+    let encoding = function.cie().encoding();
+    let mut rows = function.rows(section, bases, context).map_err(|_| None)?;
+    let mut end = None;
+    for _ in 0..RULES_MAX {
+        match rows.next_row() {
+            Ok(Some(row)) => {
+                let rule = if signal { Rule::Signal } else { rule(section, encoding, row) };
+                rules.push((row.start_address(), rule));
+                end = Some(row.end_address());
+            }
+            Ok(None) => return Ok(()),
+            Err(_) => break,
+        }
+    }
+    Err(end)
+}
+
+/// What a row of the table says, in our words.
+fn rule<'a, S>(section: &S, encoding: gimli::Encoding, row: &UnwindTableRow<usize>) -> Rule
+where
+    S: UnwindSection<Bytes<'a>>,
+{
+    match row.register(RETURN) {
+        Some(RegisterRule::Undefined) => return Rule::Stop,
+        Some(RegisterRule::Offset(-8)) => {}
+        Some(_) | None => return Rule::Invalid,
+    }
+    let steps = |expression: &UnwindExpression<usize>| operations(section, encoding, expression);
+    let rbp = match row.register(RBP) {
+        None | Some(RegisterRule::Undefined | RegisterRule::SameValue) => Some(Saved::Not),
+        Some(RegisterRule::Offset(above)) => i32::try_from(above).ok().map(Saved::Cfa),
+        Some(RegisterRule::Expression(expression)) => match steps(&expression).as_deref() {
+            Some([Operation::RegisterOffset { register, offset, .. }]) => {
+                i32::try_from(*offset).ok().and_then(|offset| match *register {
+                    RSP => Some(Saved::Rsp(offset)),
+                    RBP => Some(Saved::Rbp(offset)),
+                    _ => None,
+                })
+            }
+            Some(_) | None => None,
+        },
+        Some(_) => None,
+    };
+    let cfa = match row.cfa() {
+        CfaRule::RegisterAndOffset { register, offset } => {
+            i32::try_from(*offset).ok().and_then(|offset| match *register {
+                RSP => Some(Cfa::Rsp(offset)),
+                RBP => Some(Cfa::Rbp(offset)),
+                _ => None,
+            })
+        }
+        CfaRule::Expression(expression) => {
+            let steps = steps(expression).unwrap_or_default();
+            match (stub(&steps), rbp) {
+                (Some(from), Some(Saved::Not)) => return Rule::Plt(from),
+                _ => pointed(&steps),
+            }
+        }
+    };
+    match (cfa, rbp) {
+        (Some(cfa), Some(rbp)) => Rule::Frame { cfa, rbp },
+        _ => Rule::Invalid,
+    }
+}
+
+fn operations<'a, S>(
+    section: &S,
+    encoding: gimli::Encoding,
+    expression: &UnwindExpression<usize>,
+) -> Option<Vec<Operation<Bytes<'a>>>>
+where
+    S: UnwindSection<Bytes<'a>>,
+{
+    let mut steps = expression.get(section).ok()?.operations(encoding);
+    let mut known = Vec::new();
+    while let Some(step) = steps.next().ok()? {
+        if known.len() == OPERATIONS_MAX {
+            return None;
+        }
+        known.push(step);
+    }
+    Some(known)
+}
+
+/// `rsp + 8 + ((rip & 15) >= n) * 8`, which linkers write for their stubs: n.
+fn stub(steps: &[Operation<Bytes<'_>>]) -> Option<u8> {
+    const RIP: Register = Register(16);
+    let [
+        Operation::RegisterOffset { register: RSP, offset: 8, .. },
+        Operation::RegisterOffset { register: RIP, offset: 0, .. },
+        Operation::UnsignedConstant { value: 15 },
+        Operation::And,
+        Operation::UnsignedConstant { value: from @ 0..16 },
+        Operation::Ge,
+        Operation::UnsignedConstant { value: 3 },
+        Operation::Shl,
+        Operation::Plus,
+    ] = steps
+    else {
+        return None;
+    };
+    u8::try_from(*from).ok()
+}
+
+/// `*(register + n) + m`.
+fn pointed(steps: &[Operation<Bytes<'_>>]) -> Option<Cfa> {
+    let (register, inner, outer) = match steps {
+        [
+            Operation::RegisterOffset { register, offset, .. },
+            Operation::Deref { size: 8, space: false, .. },
+        ] => (*register, *offset, 0),
+        [
+            Operation::RegisterOffset { register, offset, .. },
+            Operation::Deref { size: 8, space: false, .. },
+            Operation::PlusConstant { value },
+        ] => (*register, *offset, *value),
+        _ => return None,
+    };
+    let (inner, outer) = (i16::try_from(inner).ok()?, i16::try_from(outer).ok()?);
+    match register {
+        RSP => Some(Cfa::AtRsp(inner, outer)),
+        RBP => Some(Cfa::AtRbp(inner, outer)),
+        _ => None,
+    }
+}

@@ -1,0 +1,357 @@
+//! Unwind tables of files.
+//!
+//! In: an open file, any bytes, and the page to go on from. Out: blocks of rows, as many as one answer carries. Rules come from
+//! `.eh_frame`, then Go's own table of functions, then `.debug_frame`; where two overlap, the one that begins first goes on,
+//! and of two that begin together the one from the source named first. The file's tables are kept for the next question. Read
+//! by `pread`: nothing here can fault, and a file that changes meanwhile gives rules that lead nowhere, which every walk survives.
+//! Not here: the walk; and what an address means in a process.
+
+mod blocks;
+mod frames;
+mod go;
+
+#[cfg(test)]
+mod live_tests;
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use profiler_common::unwind::table::{Cfa, PAGE_BYTES, Rule, TABLE_PAGES_MAX};
+
+use self::blocks::Writer;
+use self::frames::{Reading, TABLE_BYTES_MAX, Table};
+use self::go::Go;
+use super::super::protocol::{BLOCK_WORDS_MAX, Refusal, Rows};
+use super::elf::{Reader, Section, Segment, malformed, number};
+
+/// Functions of a file at most. A browser with all of its own has six hundred thousand.
+const FUNCTIONS_MAX: usize = 1 << 20;
+
+/// Bytes of one function at most; the rest is left out. The largest that compilers make have one or two million.
+const FUNCTION_BYTES_MAX: u64 = 16 << 20;
+
+/// Words of a file's table at most, twice what the largest library known needs.
+const TABLE_WORDS_MAX: usize = 4 << 20;
+
+/// Bytes between functions, which only align the next: nothing runs there, so what held before may go on.
+const PADDING_BYTES_MAX: u64 = 15;
+
+/// Of so many functions with frames one may do without a frame pointer where they are said to keep it, and call others all the
+/// same: a walk loses that one's caller, and no more. Browsers and engines have one in a thousand, written by hand for encryption.
+const KEEPING_FRAMES: u64 = 500;
+
+/// A function that a table describes.
+#[derive(Clone, Copy, Debug)]
+struct Function {
+    /// Where in the file its code begins.
+    offset: u64,
+    /// Bytes of code.
+    bytes: u64,
+    /// Where the file says that it lies in memory.
+    address: u64,
+    /// Which table, the first one first.
+    source: u8,
+    /// What finds it in its table.
+    number: u32,
+}
+
+// The sources, the one that is believed first.
+const EH_FRAME: u8 = 0;
+const GO: u8 = 1;
+const DEBUG_FRAME: u8 = 2;
+
+/// What is read of a file, and how far its table is made.
+#[derive(Debug)]
+pub(in super::super) struct Builder {
+    functions: Vec<Function>,
+    eh_frame: Option<Table>,
+    debug_frame: Option<Table>,
+    go: Option<Go>,
+    /// Where a program begins, which nobody called.
+    entry: Option<u64>,
+    writer: Writer,
+    next: usize,
+    /// The first offset that has no rule yet.
+    reached: u64,
+    words: usize,
+    over: bool,
+    first_page: Option<u32>,
+    code: Vec<Segment>,
+    /// Functions without a frame pointer that may call others, so far.
+    frameless: u64,
+}
+
+impl Builder {
+    /// Reads what there is of `file`.
+    pub(in super::super) fn new(file: &File) -> Result<Self, Refusal> {
+        const X86_64: u64 = 62;
+        let reader = Reader::new(file).map_err(|_| Refusal::NotElf)?;
+        if !reader.is_wide() || reader.machine().ok() != Some(X86_64) {
+            return Err(Refusal::OtherMachine);
+        }
+        let segments = reader.segments().map_err(|_| Refusal::NotElf)?;
+        let found = Found::read(&reader, &segments).map_err(|_| Refusal::NotElf)?;
+        let code: Vec<Segment> = segments
+            .iter()
+            .filter(|segment| segment.kind == Segment::LOADED && segment.flags & Segment::EXECUTABLE != 0)
+            .copied()
+            .collect();
+        let mut functions = Vec::new();
+        for (source, table) in [(EH_FRAME, &found.eh_frame), (DEBUG_FRAME, &found.debug_frame)] {
+            let Some(table) = table else { continue };
+            table.functions(|address, bytes, number| {
+                let place = code.iter().find_map(|segment| Some((segment, segment.offset_of(address)?)));
+                if let (Some((segment, offset)), Ok(number)) = (place, u32::try_from(number)) {
+                    let rest = segment.bytes - (offset - segment.offset);
+                    let bytes = bytes.min(rest).min(FUNCTION_BYTES_MAX);
+                    functions.push(Function { offset, bytes, address, source, number });
+                }
+                functions.len() < FUNCTIONS_MAX
+            });
+        }
+        let go = found.go.and_then(|(offset, bytes)| Go::read(file, offset, bytes, &code).ok());
+        if let Some(go) = &go {
+            go.functions(FUNCTIONS_MAX - functions.len(), |address, offset, bytes, number| {
+                functions.push(Function { offset, bytes, address, source: GO, number });
+            });
+        }
+        if functions.is_empty() {
+            return Err(Refusal::NoTable);
+        }
+        functions.sort_unstable_by_key(|function| (function.offset, function.source, function.number));
+        let program = reader.is_fixed().unwrap_or(false)
+            || segments.iter().any(|segment| segment.kind == Segment::INTERPRETER);
+        Ok(Self {
+            functions,
+            eh_frame: found.eh_frame,
+            debug_frame: found.debug_frame,
+            go,
+            entry: reader.entry().ok().filter(|&entry| program && entry != 0),
+            writer: Writer::new(),
+            next: 0,
+            reached: 0,
+            words: 0,
+            over: false,
+            first_page: None,
+            code,
+            frameless: 0,
+        })
+    }
+
+    /// The page that the next part begins with; none when all is made. Zero before the first.
+    pub(super) fn next_page(&self) -> Option<u32> {
+        (!self.over).then(|| self.first_page.unwrap_or(0))
+    }
+
+    /// Makes the next part of the table, of `file` which is the same as before.
+    pub(in super::super) fn part(&mut self, file: &File) -> Rows {
+        let mut part = Rows::default();
+        let mut rules = Vec::new();
+        let mut eh = self.eh_frame.as_ref().map(Table::reading);
+        let mut debug = self.debug_frame.as_ref().map(Table::reading);
+        while self.writer.done_words < BLOCK_WORDS_MAX && self.words < TABLE_WORDS_MAX {
+            let Some(function) = self.functions.get(self.next) else { break };
+            self.next += 1;
+            let end = function.offset.saturating_add(function.bytes);
+            if end <= self.reached || end / PAGE_BYTES >= TABLE_PAGES_MAX as u64 {
+                continue;
+            }
+            rules.clear();
+            match (function.source, &mut eh, &mut debug, &mut self.go) {
+                (EH_FRAME, Some(table), _, _) | (DEBUG_FRAME, _, Some(table), _) => {
+                    read(table, function, &mut rules)
+                }
+                (GO, _, _, Some(go)) => go.rules(file, function.number, &mut rules),
+                _ => continue,
+            }
+            if self.entry.is_some_and(|entry| entry.wrapping_sub(function.address) < function.bytes) {
+                rules.clear();
+                rules.push((function.address, Rule::Stop));
+            }
+            let (framed, frameless) = frame(&rules);
+            part.functions += u64::from(framed);
+            // Once there are too many, no more code is looked at.
+            let enough = self.frameless > self.functions.len() as u64 / KEEPING_FRAMES;
+            if frameless && (enough || may_call(file, function, &self.code)) {
+                self.frameless += 1;
+                part.frameless += 1;
+            }
+            if function.offset > self.reached + PADDING_BYTES_MAX {
+                self.writer.put(self.reached, Rule::Pointer);
+            }
+            // What overlaps the function before begins where that ends.
+            let mut begin = function.offset.max(self.reached);
+            let mut before = None;
+            if let Some((_, Rule::Signal)) = rules.first() {
+                // A handler returns to its first byte, and whoever looks up a return address looks before it.
+                begin = function.offset.saturating_sub(1).max(self.reached);
+                before = Some(Rule::Signal);
+            }
+            for &(address, rule) in &rules {
+                let at = function.offset.saturating_add(address.saturating_sub(function.address));
+                if at >= end {
+                    break;
+                }
+                part.invalid += u64::from(rule == Rule::Invalid);
+                if at > begin {
+                    if let Some(rule) = before.take() {
+                        self.writer.put(begin, rule);
+                    }
+                    self.writer.put(at, rule);
+                } else {
+                    before = Some(rule);
+                }
+            }
+            if let Some(rule) = before {
+                self.writer.put(begin, rule);
+            }
+            self.reached = end;
+        }
+        if self.next >= self.functions.len() || self.words >= TABLE_WORDS_MAX {
+            self.writer.end(self.reached);
+            self.over = true;
+        }
+        part.left_out = std::mem::take(&mut self.writer.dropped);
+        if self.over {
+            part.left_out += (self.functions.len() - self.next) as u64;
+        }
+        self.words += std::mem::take(&mut self.writer.done_words);
+        part.blocks = std::mem::take(&mut self.writer.done);
+        self.first_page = part.blocks.last().map(|(page, _)| page + 1).or(self.first_page);
+        part.next = self.next_page();
+        part
+    }
+}
+
+fn read(table: &mut Reading<'_>, function: &Function, rules: &mut Vec<(u64, Rule)>) {
+    table.rules(function.number as usize, function, rules);
+    // Rows ascend in honest tables; what does not is none.
+    let mut last = 0;
+    rules.retain(|(address, _)| {
+        let ascends = *address >= last.max(function.address);
+        last = last.max(*address);
+        ascends
+    });
+}
+
+/// Whether a function has a frame, and does without a frame pointer.
+fn frame(rules: &[(u64, Rule)]) -> (bool, bool) {
+    let cfa = |rule: &Rule| match rule {
+        Rule::Frame { cfa, .. } => Some(*cfa),
+        Rule::Stop | Rule::Plt(_) | Rule::Signal | Rule::Elsewhere | Rule::Pointer | Rule::Invalid => None,
+    };
+    let mut cfas = rules.iter().filter_map(|(_, rule)| cfa(rule));
+    let deep = cfas.clone().any(|cfa| !matches!(cfa, Cfa::Rsp(8)));
+    (deep, deep && !cfas.any(|cfa| matches!(cfa, Cfa::Rbp(_) | Cfa::AtRbp(..))))
+}
+
+/// Whether a function may call others: whoever calls none is only ever the innermost of a stack. Finds every call, and takes
+/// for one what only looks like it. A function too large to be looked at may call.
+fn may_call(file: &File, function: &Function, code: &[Segment]) -> bool {
+    const LOOK_BYTES_MAX: u64 = 64 << 10;
+    const CALL: u8 = 0xe8;
+    const INDIRECT: u8 = 0xff;
+    let Ok(bytes) = usize::try_from(function.bytes.min(LOOK_BYTES_MAX)) else { return true };
+    let mut bytes = vec![0; bytes];
+    if function.bytes > LOOK_BYTES_MAX || file.read_exact_at(&mut bytes, function.offset).is_err() {
+        return true;
+    }
+    bytes.iter().enumerate().any(|(at, &byte)| match (byte, &bytes[at + 1..]) {
+        (CALL, &[a, b, c, d, ..]) => {
+            let distance = i64::from(i32::from_le_bytes([a, b, c, d]));
+            let next = function.address.wrapping_add(at as u64 + 5);
+            let target = next.wrapping_add_signed(distance);
+            code.iter().any(|segment| segment.offset_of(target).is_some())
+        }
+        (INDIRECT, &[operand, ..]) => operand >> 3 & 7 == 2,
+        _ => false,
+    })
+}
+
+/// Whether the functions of a file keep frame pointers, all but a few: of `functions` with frames, `frameless` do not.
+pub(in super::super) fn keeps_frames(functions: u64, frameless: u64) -> bool {
+    functions > 0 && frameless <= functions / KEEPING_FRAMES
+}
+
+/// What the headers lead to.
+#[derive(Debug, Default)]
+struct Found {
+    eh_frame: Option<Table>,
+    debug_frame: Option<Table>,
+    /// Offset and bytes of Go's table of functions.
+    go: Option<(u64, u64)>,
+}
+
+impl Found {
+    fn read(reader: &Reader<'_>, segments: &[Segment]) -> io::Result<Self> {
+        let mut found = Self::default();
+        // A table that cannot be read does not make the others unreadable.
+        let sections = reader.sections(|name, section| {
+            if section.is_elsewhere() {
+                return Ok(());
+            }
+            match name {
+                b".eh_frame" if !section.is_compressed() => {
+                    let bytes = reader.read(section.offset(), section.bytes(), TABLE_BYTES_MAX).ok();
+                    found.eh_frame = bytes.map(|bytes| Table::eh_frame(bytes, section.address()));
+                }
+                b".debug_frame" => {
+                    found.debug_frame = inflated(reader, section).ok().map(Table::debug_frame);
+                }
+                b".gopclntab" | b".data.rel.ro.gopclntab" => {
+                    found.go = Some((section.offset(), section.bytes()));
+                }
+                _ => {}
+            }
+            Ok(())
+        });
+        // A file may have lost its sections and still run: then its loader's own index leads to the table.
+        if found.eh_frame.is_none() {
+            found.eh_frame = by_index(reader, segments).ok();
+        }
+        sections.or_else(|error| if found.eh_frame.is_some() { Ok(()) } else { Err(error) })?;
+        Ok(found)
+    }
+}
+
+fn inflated(reader: &Reader<'_>, section: &Section) -> io::Result<Vec<u8>> {
+    if !section.is_compressed() {
+        return reader.read(section.offset(), section.bytes(), TABLE_BYTES_MAX);
+    }
+    const HEADER_BYTES: usize = 24;
+    const ZLIB: u64 = 1;
+    let bytes = reader.read(section.offset(), section.bytes(), TABLE_BYTES_MAX)?;
+    if number(&bytes, 0, 4)? != ZLIB {
+        return Err(malformed());
+    }
+    let mut inflated = Vec::new();
+    let packed = bytes.get(HEADER_BYTES..).ok_or_else(malformed)?;
+    io::Read::read_to_end(
+        &mut io::Read::take(flate2::read::ZlibDecoder::new(packed), TABLE_BYTES_MAX),
+        &mut inflated,
+    )?;
+    Ok(inflated)
+}
+
+/// The `.eh_frame` that the index by which a loader finds it points to; it ends with the part of the file that it is in.
+fn by_index(reader: &Reader<'_>, segments: &[Segment]) -> io::Result<Table> {
+    let index = segments.iter().find(|segment| segment.kind == Segment::FRAME_INDEX).ok_or_else(malformed)?;
+    let head = reader.read(index.offset, index.bytes.min(8), 8)?;
+    // Version 1, and the pointer as four bytes, signed, from where they lie: what every linker writes.
+    if head.get(..2) != Some(&[1, 0x1b]) {
+        return Err(malformed());
+    }
+    let distance = number(&head, 4, 4)?;
+    let distance = i64::from(u32::try_from(distance).map_err(|_| malformed())?.cast_signed());
+    let address = index.address.wrapping_add(4).wrapping_add_signed(distance);
+    let place = segments
+        .iter()
+        .filter(|segment| segment.kind == Segment::LOADED)
+        .find_map(|segment| Some((segment, segment.offset_of(address)?)));
+    let (segment, offset) = place.ok_or_else(malformed)?;
+    let rest = segment.bytes - (offset - segment.offset);
+    Ok(Table::eh_frame(reader.read(offset, rest.min(TABLE_BYTES_MAX), TABLE_BYTES_MAX)?, address))
+}
