@@ -9,6 +9,7 @@ use std::mem::{offset_of, size_of};
 use object::read::elf::ElfFile64;
 use object::{LittleEndian, Object, ObjectSection, ObjectSymbol};
 use profiler_common::knobs::{Counters, Settings};
+use profiler_common::unwind::table::MappingList;
 
 static OBJECT: &[u8] = include_bytes!("../profiler-daemon/bpf/profiler.bpf.o");
 
@@ -89,4 +90,9 @@ fn the_settings_of_the_object_are_those_the_daemon_fills() {
 #[test]
 fn the_counters_of_the_object_are_those_the_daemon_reads() {
     assert_eq!(value_bytes("COUNTERS"), size_of::<Counters>());
+}
+
+#[test]
+fn the_lists_of_the_object_are_those_the_daemon_fills() {
+    assert_eq!(value_bytes("PROCESSES"), size_of::<MappingList>());
 }

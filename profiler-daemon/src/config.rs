@@ -9,13 +9,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::deliver::{Ambiguous, WhenShort};
+use crate::deliver::{Ambiguous, SinkConfig, WhenShort};
 
 /// What `run` is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Base URL of the Pyroscope server; `None` starts the embedded one.
     pub server: Option<String>,
+    /// Where to push beside that.
+    pub sinks: Vec<SinkConfig>,
     /// Time between two pushes.
     pub interval: Duration,
     /// The server's idle timeout, where the operator knows better than the server says or shows.
@@ -52,6 +54,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             server: None,
+            sinks: Vec::new(),
             interval: Duration::from_secs(10),
             keepalive_timeout: None,
             keepalive_policy: WhenShort::default(),
@@ -97,6 +100,11 @@ const KEYS: &[Key] = &[
             (!host.is_empty() && !host.starts_with('/') && !text.contains(char::is_whitespace))
                 .then(|| config.server = Some(text.to_owned()))
         },
+    },
+    Key {
+        name: "sinks",
+        accepted: "a list such as pyroscope=http://one:4040, ingest=http://older:4040, directory=/srv/profiles",
+        set: |config, text| put(&mut config.sinks, text.split(',').map(SinkConfig::parse).collect()),
     },
     Key {
         name: "interval",
@@ -431,6 +439,14 @@ mod tests {
         assert_eq!(config.data_dir.as_deref(), Some(Path::new("/var/lib/profiler")));
         let config = resolve_all("data_dir = \"/srv/p\"", &environment, &[]).unwrap();
         assert_eq!(config.data_dir.as_deref(), Some(Path::new("/srv/p")));
+    }
+
+    #[test]
+    fn sinks_are_a_list() {
+        let config = resolve_all("sinks = \"pyroscope=http://a:1, pyroscope=http://b:2\"", &[], &[]).unwrap();
+        let sink = |server: &str| SinkConfig::Pyroscope { server: server.to_owned() };
+        assert_eq!(config.sinks, [sink("http://a:1"), sink("http://b:2")]);
+        check_problems("", &[], &[("sinks", "pyroscope=http://a:1,http://b:2")], &["is not a list such as"]);
     }
 
     #[test]

@@ -4,12 +4,13 @@
 //! Not here: what a profile of ours holds (`encode`), and what a server accepts (`server`).
 
 use std::io::{Read, Write};
+use std::ops::Range;
 
 use flate2::Compression;
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 pub use prost::{DecodeError, Message};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 /// A profile. Every text in it is an index into `string_table`.
 #[derive(Clone, PartialEq, Message)]
@@ -191,6 +192,67 @@ impl Profile {
     pub fn text(&self, index: i64) -> Option<&str> {
         usize::try_from(index).ok().and_then(|index| self.string_table.get(index)).map(String::as_str)
     }
+
+    /// The same with only those `samples`, and nothing but what they need.
+    #[must_use]
+    pub fn part(&self, samples: Range<usize>) -> Self {
+        let sample = self.sample.get(samples).unwrap_or_default();
+        let locations: FxHashSet<u64> =
+            sample.iter().flat_map(|sample| &sample.location_id).copied().collect();
+        let location = self.location.iter().filter(|location| locations.contains(&location.id));
+        let location: Vec<Location> = location.cloned().collect();
+        let functions: FxHashSet<u64> =
+            location.iter().flat_map(|location| &location.line).map(|line| line.function_id).collect();
+        let mappings: FxHashSet<u64> = location.iter().map(|location| location.mapping_id).collect();
+        let mut strings = Strings::default();
+        let mut text = |index: i64| strings.intern(self.text(index).unwrap_or_default());
+        let mut value_type = |of: &ValueType| ValueType { r#type: text(of.r#type), unit: text(of.unit) };
+        let sample_type = self.sample_type.iter().map(&mut value_type).collect();
+        let period_type = self.period_type.as_ref().map(&mut value_type);
+        let label = |label: &Label, text: &mut dyn FnMut(i64) -> i64| Label {
+            key: text(label.key),
+            str: text(label.str),
+            num: label.num,
+            num_unit: text(label.num_unit),
+        };
+        let sample = sample.iter().map(|sample| Sample {
+            location_id: sample.location_id.clone(),
+            value: sample.value.clone(),
+            label: sample.label.iter().map(|of| label(of, &mut text)).collect(),
+        });
+        let sample = sample.collect();
+        let mapping = self.mapping.iter().filter(|mapping| mappings.contains(&mapping.id));
+        let mapping = mapping.map(|mapping| Mapping {
+            filename: text(mapping.filename),
+            build_id: text(mapping.build_id),
+            ..*mapping
+        });
+        let mapping = mapping.collect();
+        let function = self.function.iter().filter(|function| functions.contains(&function.id));
+        let function = function.map(|function| Function {
+            name: text(function.name),
+            system_name: text(function.system_name),
+            filename: text(function.filename),
+            ..*function
+        });
+        let function = function.collect();
+        Self {
+            sample_type,
+            sample,
+            mapping,
+            location,
+            function,
+            drop_frames: text(self.drop_frames),
+            keep_frames: text(self.keep_frames),
+            time_nanos: self.time_nanos,
+            duration_nanos: self.duration_nanos,
+            period_type,
+            period: self.period,
+            comment: self.comment.iter().map(|&comment| text(comment)).collect(),
+            default_sample_type: text(self.default_sample_type),
+            string_table: strings.finish(),
+        }
+    }
 }
 
 /// A string table being filled: each text once, the empty one first.
@@ -289,6 +351,61 @@ mod tests {
         assert_eq!(back.text(back.function[0].name), Some("main"));
         assert_eq!(back.text(-1), None);
         assert_eq!(back.text(99), None);
+    }
+
+    /// Two stacks that share a function.
+    fn two_stacks() -> Profile {
+        let mut strings = Strings::default();
+        let cpu = ValueType { r#type: strings.intern("cpu"), unit: strings.intern("nanoseconds") };
+        let mut function = |id, name: &str| Function { id, name: strings.intern(name), ..Default::default() };
+        let function = vec![function(1, "main"), function(2, "left"), function(3, "right")];
+        let location = |id| Location {
+            id,
+            mapping_id: id.min(2),
+            line: vec![Line { function_id: id, line: 3 }],
+            ..Default::default()
+        };
+        let label =
+            vec![Label { key: strings.intern("comm"), str: strings.intern("web"), ..Default::default() }];
+        let mut mapping =
+            |id, file: &str| Mapping { id, filename: strings.intern(file), ..Default::default() };
+        Profile {
+            sample_type: vec![cpu],
+            sample: vec![
+                Sample { location_id: vec![2, 1], value: vec![7], label },
+                Sample { location_id: vec![3, 1], value: vec![5], label: vec![] },
+            ],
+            mapping: vec![mapping(1, "/bin/main"), mapping(2, "/lib/sides")],
+            location: vec![location(1), location(2), location(3)],
+            function,
+            time_nanos: 11,
+            duration_nanos: 13,
+            period_type: Some(cpu),
+            period: 1,
+            string_table: strings.finish(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_part_holds_its_samples_and_what_they_need() {
+        let whole = two_stacks();
+        assert_eq!(whole.part(0..2).sample.len(), 2);
+        let right = whole.part(1..2);
+        let names: Vec<_> =
+            right.function.iter().map(|function| right.text(function.name).unwrap()).collect();
+        assert_eq!(names, ["main", "right"]);
+        let mut texts = right.string_table.clone();
+        texts.sort_unstable();
+        assert_eq!(texts, ["", "/bin/main", "/lib/sides", "cpu", "main", "nanoseconds", "right"]);
+        assert_eq!(
+            (right.sample[0].value[0], right.sample_type, right.period_type),
+            (5, vec![ValueType { r#type: 1, unit: 2 }], Some(ValueType { r#type: 1, unit: 2 }))
+        );
+        assert_eq!((right.time_nanos, right.duration_nanos, right.period), (11, 13, 1));
+        let left = whole.part(0..1);
+        assert_eq!(left.text(left.sample[0].label[0].str), Some("web"));
+        assert_eq!(whole.part(2..9), Profile { sample: vec![], ..whole.part(2..2) });
     }
 
     #[test]

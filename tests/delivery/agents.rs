@@ -12,7 +12,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use profiler_daemon::deliver::{Config, Outbox, Pusher};
+use profiler_daemon::deliver::{Ambiguous, Config, Outbox, Pusher, WhenShort};
 use profiler_daemon::meters::Meters;
 use profiler_daemon::model::{Format, Labels, Payload, Weight};
 use profiler_daemon::pprof::{self, Message};
@@ -25,6 +25,9 @@ use tokio::time::{Instant, sleep_until};
 /// How long what waits may take at the end: a server that was away is back by then.
 const GRACE: Duration = Duration::from_secs(40);
 
+/// A timer may be late by a millisecond, and nobody minds.
+const STUMBLE: Duration = Duration::from_millis(2);
+
 /// What to do.
 #[derive(Clone, Debug)]
 struct Orders {
@@ -33,8 +36,14 @@ struct Orders {
     interval: Duration,
     /// Over how long their moments within an interval are spread.
     spread: Duration,
+    /// By how much the agents' intervals differ.
+    sweep: Duration,
     agents: u32,
     pushes: u32,
+    /// The least guard.
+    guard: Duration,
+    http2: bool,
+    at_most_once: bool,
 }
 
 /// What one agent saw.
@@ -44,7 +53,10 @@ struct Seen {
     delivered: u64,
     lost: u64,
     late: Duration,
-    half: BTreeMap<String, f64>,
+    /// How often, of the last pushes, it came later after the one before than it should have.
+    stumbles: u32,
+    /// The meters when it has learnt what there is to learn, and at the end.
+    then: BTreeMap<String, f64>,
     end: BTreeMap<String, f64>,
 }
 
@@ -70,17 +82,34 @@ impl Orders {
             client: text("client"),
             interval: time("interval_us"),
             spread: time("spread_us"),
+            sweep: time("sweep_us"),
             agents: number("agents"),
             pushes: number("pushes"),
+            guard: time("guard_us"),
+            http2: value["http2"].as_bool().expect("http2"),
+            at_most_once: value["at_most_once"].as_bool().expect("at_most_once"),
         }
+    }
+
+    /// The interval of one agent: clocks differ a little.
+    fn interval(&self, agent: u32) -> Duration {
+        self.interval - self.sweep / 2 + self.sweep * agent / self.agents
+    }
+
+    /// When it pushes first.
+    fn first(&self, agent: u32) -> Instant {
+        Instant::now() + self.spread * agent / self.agents
     }
 }
 
 impl Seen {
     fn write(&self) -> Value {
-        let Self { fed, delivered, lost, late, half, end } = self;
+        let Self { fed, delivered, lost, late, stumbles, then, end } = self;
         let late_us = u64::try_from(late.as_micros()).unwrap_or(u64::MAX);
-        json!({"fed": fed, "delivered": delivered, "lost": lost, "late_us": late_us, "half": half, "end": end})
+        json!({
+            "fed": fed, "delivered": delivered, "lost": lost, "late_us": late_us, "stumbles": stumbles,
+            "then": then, "end": end,
+        })
     }
 }
 
@@ -107,7 +136,11 @@ async fn all(orders: Orders) -> Vec<Seen> {
 async fn ours(orders: &Orders, agent: u32) -> Seen {
     let config = Config {
         server: orders.server.clone(),
-        interval: orders.interval,
+        interval: orders.interval(agent),
+        when_short: if orders.client == "trim" { WhenShort::Trim } else { WhenShort::Retire },
+        ambiguous: if orders.at_most_once { Ambiguous::AtMostOnce } else { Ambiguous::AtLeastOnce },
+        guard_min: orders.guard,
+        http2: orders.http2,
         grace: GRACE,
         ..Config::default()
     };
@@ -128,24 +161,27 @@ async fn ours(orders: &Orders, agent: u32) -> Seen {
 
 /// One profile per interval, from the agent's own moment within it on.
 async fn feed(orders: &Orders, agent: u32, outbox: &Outbox, meters: &Meters, seen: &mut Seen) {
-    let mut next = first(orders, agent);
+    let mut next = orders.first(agent);
     let since = WallNs::now();
+    let mut late_before = Duration::ZERO;
     for push in 0..orders.pushes {
         sleep_until(next).await;
-        seen.late = seen.late.max(next.elapsed());
-        if push == orders.pushes / 2 {
-            seen.half = counters(meters);
+        let learnt = orders.pushes * 2 / 3;
+        if push == learnt {
+            seen.then = counters(meters);
         }
         outbox.send(vec![payload(since, agent, push)]);
+        // Now the pusher runs, if nobody else does: how late it is counts.
+        tokio::task::yield_now().await;
+        let late = next.elapsed();
+        seen.late = seen.late.max(late);
+        seen.stumbles += u32::from(push >= learnt && late > late_before + STUMBLE);
+        late_before = late;
         seen.fed += 1;
-        next += orders.interval;
+        next += outbox.cadence().interval();
     }
     // The last one is on its way for as long as those before it were.
     sleep_until(next).await;
-}
-
-fn first(orders: &Orders, agent: u32) -> Instant {
-    Instant::now() + orders.spread.mul_f64(f64::from(agent) / f64::from(orders.agents))
 }
 
 fn payload(since: WallNs, agent: u32, push: u32) -> Payload {
@@ -210,7 +246,7 @@ async fn theirs(orders: &Orders, agent: u32) -> Seen {
     let client = builder.build().expect("a client");
     let url = format!("{}/push.v1.PusherService/Push", orders.server);
     let mut seen = Seen::default();
-    let mut next = first(orders, agent);
+    let mut next = orders.first(agent);
     let since = WallNs::now();
     for push in 0..orders.pushes {
         sleep_until(next).await;
@@ -227,7 +263,7 @@ async fn theirs(orders: &Orders, agent: u32) -> Seen {
         seen.delivered += u64::from(done);
         seen.lost += u64::from(!done);
         seen.fed += 1;
-        next += orders.interval;
+        next += orders.interval(agent);
         next = next.max(Instant::now());
     }
     seen

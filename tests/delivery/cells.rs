@@ -61,7 +61,7 @@ pub(crate) enum Fault {
 impl Fault {
     /// The wire breaks something, and can say how often.
     pub(crate) fn is_of_the_wire(self) -> bool {
-        !matches!(self, Self::None | Self::Storm | Self::BlackHole)
+        !matches!(self, Self::None | Self::Storm)
     }
 }
 
@@ -124,23 +124,29 @@ pub(crate) struct Cell {
     pub(crate) rtt_ms: u64,
     pub(crate) fault: Fault,
     pub(crate) policy: Policy,
+    /// What may have arrived is not sent again.
+    pub(crate) at_most_once: bool,
 }
 
 /// All cells, the longest first.
 pub(crate) fn all() -> Vec<Cell> {
     let mut cells = select(&RATIOS, &[Fault::None]);
     cells.extend(select(&RATIOS_OF_FAULTS, &FAULTS));
-    cells.extend(POLICIES.map(|policy| Cell {
+    let plain = Cell {
         program: Program::GoRead,
-        unit: INTERVAL_REAL,
+        unit: INTERVAL,
         ratio: 1.0,
         beside_ms: 0,
         header: Header::Silent,
         protocol: Protocol::Http1,
         rtt_ms: 0,
         fault: Fault::None,
-        policy,
-    }));
+        policy: Policy::Retire,
+        at_most_once: false,
+    };
+    cells.extend(POLICIES.map(|policy| Cell { unit: INTERVAL_REAL, policy, ..plain }));
+    let once = [Fault::Reset, Fault::AnswerReset, Fault::AnswerLost, Fault::AnswerHalf];
+    cells.extend(once.map(|fault| Cell { ratio: 2.0, fault, at_most_once: true, ..plain }));
     cells.sort_by_key(|cell| std::cmp::Reverse(cell.interval() * cell.pushes(1)));
     cells
 }
@@ -156,6 +162,7 @@ fn select(ratios: &[(f64, i64)], faults: &[Fault]) -> Vec<Cell> {
         rtt_ms: RTT_MS[row[4]],
         fault: faults[row[5]],
         policy: POLICIES[row[6]],
+        at_most_once: false,
     };
     let sizes = [
         Program::ALL.len(),
@@ -174,7 +181,7 @@ impl Cell {
         let Self { program, header, protocol, fault, ratio, .. } = *self;
         let speaks = match program {
             Program::Hyper | Program::Embedded => protocol == Protocol::Http1,
-            _ => protocol != Protocol::Http2,
+            _ => true,
         };
         let says = match (program, protocol) {
             // There is no such header in HTTP/2.
@@ -244,7 +251,7 @@ impl Cell {
     fn pushes(&self, times: u32) -> u32 {
         let usual = match self.fault {
             Fault::Outage => 40,
-            _ if self.is_real() => return 7,
+            _ if self.is_real() => return 10,
             // As many as take half a minute.
             _ => (30_000 / u32::try_from(self.interval().as_millis()).unwrap_or(u32::MAX)).clamp(6, 14),
         };
@@ -278,9 +285,12 @@ impl Cell {
                 client: client.to_owned(),
                 interval: self.interval(),
                 spread: self.spread(),
+                sweep: Duration::ZERO,
                 agents,
                 pushes: self.pushes(times),
                 guard: if self.is_real() { GUARD_REAL } else { GUARD },
+                http2: self.protocol == Protocol::Http2,
+                at_most_once: self.at_most_once,
             },
         }
     }
@@ -314,20 +324,27 @@ impl Cell {
         }
     }
 
-    /// The server closes earlier than it says.
+    /// The server closes earlier than it says, and not later than it is asked.
     pub(crate) fn lies(&self) -> bool {
-        self.header == Header::Lies && self.ratio < 5.0
+        self.header == Header::Lies && self.ratio < 1.5
+    }
+
+    /// How long the server keeps our connection in truth.
+    pub(crate) fn keeps(&self) -> Duration {
+        if self.program.is_proxy() { LONG } else { self.idle_timeout() }
     }
 }
 
 impl fmt::Display for Cell {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { program, unit, ratio, beside_ms, header, protocol, rtt_ms, fault, policy } = self;
+        let Self { program, unit, ratio, beside_ms, header, protocol, rtt_ms, fault, policy, at_most_once } =
+            self;
         let beside = if *beside_ms == 0 { String::new() } else { format!("{beside_ms:+}ms") };
+        let once = if *at_most_once { " once" } else { "" };
         let unit = if *unit == INTERVAL_REAL { " real" } else { "" };
         write!(
             out,
-            "{program:?}{unit} {ratio}{beside} {header:?} {protocol:?} rtt={rtt_ms} {fault:?} {policy:?}"
+            "{program:?}{unit} {ratio}{beside} {header:?} {protocol:?} rtt={rtt_ms} {fault:?} {policy:?}{once}"
         )
     }
 }

@@ -38,10 +38,14 @@ pub(crate) struct Orders {
     pub(crate) interval: Duration,
     /// Over how long the agents' moments within an interval are spread.
     pub(crate) spread: Duration,
+    /// By how much their intervals differ.
+    pub(crate) sweep: Duration,
     pub(crate) agents: u32,
     pub(crate) pushes: u32,
     /// The least guard.
     pub(crate) guard: Duration,
+    pub(crate) http2: bool,
+    pub(crate) at_most_once: bool,
 }
 
 /// What came of it.
@@ -63,8 +67,10 @@ pub(crate) struct Seen {
     pub(crate) lost: u64,
     /// How late its feeder was at worst.
     pub(crate) late: Duration,
-    /// Its meters in the middle and at the end.
-    half: BTreeMap<String, f64>,
+    /// How often, of the last third of its pushes, one came later after the one before than it should have.
+    pub(crate) stumbles: u64,
+    /// Its meters when two thirds were pushed, and at the end.
+    then: BTreeMap<String, f64>,
     end: BTreeMap<String, f64>,
 }
 
@@ -96,7 +102,7 @@ impl Experiment {
         while server.received().profiles < fed && waited.elapsed() < BOOKS_MAX {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let fresh = seen.iter().map(|seen| seen.used("fresh")).sum();
+        let fresh = seen.iter().map(|seen| seen.fresh()).sum();
         Outcome {
             received: server.received(),
             connections: if straight { fresh } else { relay.connections() },
@@ -114,11 +120,13 @@ impl Orders {
 
     /// Agents that push to `server` until they are done.
     async fn follow(&self, server: String) -> Vec<Seen> {
-        let Self { client, interval, spread, agents, pushes, guard } = self;
+        let Self { client, interval, spread, sweep, agents, pushes, guard, http2, at_most_once } = self;
         let us = |time: &Duration| u64::try_from(time.as_micros()).expect("hours at most");
         let orders = json!({
             "server": server, "client": client, "interval_us": us(interval), "spread_us": us(spread),
-            "agents": agents, "pushes": pushes, "guard_us": us(guard),
+            "sweep_us": us(sweep),
+            "agents": agents, "pushes": pushes, "guard_us": us(guard), "http2": http2,
+            "at_most_once": at_most_once,
         });
         let mut child = Command::new(env!("CARGO_BIN_EXE_profiler-test-agents"))
             .env("SSL_CERT_FILE", certificates().join("certificate.pem"))
@@ -150,7 +158,8 @@ impl Seen {
             delivered: number("delivered"),
             lost: number("lost"),
             late: Duration::from_micros(number("late_us")),
-            half: meters("half"),
+            stumbles: number("stumbles"),
+            then: meters("then"),
             end: meters("end"),
         }
     }
@@ -164,19 +173,50 @@ impl Seen {
         attempts.filter(|(how, _)| *how != "ok")
     }
 
+    /// Connections that were opened, by why.
+    pub(crate) fn opened(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.end.iter().filter_map(|(name, &count)| {
+            let labels = name.strip_prefix("profiler_connections_opened_total{")?;
+            Some((labels.split("reason=\"").nth(1)?.split('"').next()?, whole(count)))
+        })
+    }
+
     /// Attempts that failed.
     pub(crate) fn failed(&self) -> u64 {
         self.failures().map(|(_, count)| count).sum()
     }
 
-    /// Attempts on a fresh connection, or on one that was `reused`.
-    pub(crate) fn used(&self, conn: &str) -> u64 {
-        used(&self.end, conn)
+    /// Attempts on a fresh connection.
+    pub(crate) fn fresh(&self) -> u64 {
+        sum(&self.end, "profiler_push_attempts_total{", "conn=\"fresh\"")
     }
 
-    /// Attempts on a fresh connection in the second half.
-    pub(crate) fn opened_late(&self) -> u64 {
-        used(&self.end, "fresh") - used(&self.half, "fresh")
+    /// Attempts on a fresh connection in the last third.
+    pub(crate) fn fresh_late(&self) -> u64 {
+        self.fresh() - sum(&self.then, "profiler_push_attempts_total{", "conn=\"fresh\"")
+    }
+
+    /// Attempts on a connection that was kept.
+    pub(crate) fn reused(&self) -> u64 {
+        sum(&self.end, "profiler_push_attempts_total{", "conn=\"reused\"")
+    }
+
+    /// Attempts after others that the server may have carried out.
+    pub(crate) fn ambiguous(&self) -> u64 {
+        sum(&self.end, "profiler_push_retries_total{", "class=\"ambiguous\"")
+    }
+
+    /// Profiles that the server may have or not.
+    pub(crate) fn unknown(&self) -> u64 {
+        sum(&self.end, "profiler_profiles_unknown_total", "")
+    }
+
+    /// How long it takes the server to keep connections; `None` if no timeout is known.
+    pub(crate) fn known(&self) -> Option<Duration> {
+        let timeouts =
+            self.end.iter().filter(|(name, _)| name.starts_with("profiler_keepalive_server_timeout"));
+        let seconds = timeouts.map(|(_, &seconds)| seconds).fold(0.0, f64::max);
+        (seconds > 0.0).then(|| Duration::from_secs_f64(seconds))
     }
 
     /// The guard that it keeps.
@@ -186,12 +226,10 @@ impl Seen {
     }
 }
 
-fn used(meters: &BTreeMap<String, f64>, conn: &str) -> u64 {
-    let label = format!("conn=\"{conn}\"");
-    let count = meters
-        .iter()
-        .filter(|(name, _)| name.starts_with("profiler_push_connections_total{") && name.contains(&label));
-    count.map(|(_, &count)| whole(count)).sum()
+/// All counts of a family that have a label.
+fn sum(meters: &BTreeMap<String, f64>, family: &str, label: &str) -> u64 {
+    let counts = meters.iter().filter(|(name, _)| name.starts_with(family) && name.contains(label));
+    counts.map(|(_, &count)| whole(count)).sum()
 }
 
 /// A count, which metrics write as a float.

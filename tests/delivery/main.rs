@@ -4,7 +4,7 @@
 //! some agents that push through it once per interval. docs/delivery.md says how to read it.
 //!
 //! Needs Go, Node, nginx, Apache and HAProxy. Says aloud when one is missing, and fails instead when
-//! `TEST_REQUIRE_SERVERS=1`. With `TEST_LONG=1` it pushes ten times as often.
+//! `TEST_REQUIRE_SERVERS=1`. With `TEST_LONG=1` it pushes several times as often.
 
 mod cells;
 mod configs;
@@ -46,7 +46,7 @@ struct Scale {
 
 fn scale() -> Scale {
     if std::env::var("TEST_LONG").is_ok_and(|value| value == "1") {
-        Scale { agents: 8, times: 5, pushes_min: 100_000 }
+        Scale { agents: 7, times: 4, pushes_min: 100_000 }
     } else {
         Scale { agents: 4, times: 1, pushes_min: 10_000 }
     }

@@ -3,12 +3,12 @@
 //!
 //! In: bodies of pushes. Out: how many profiles came, and how often. Not here: who sent them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
@@ -27,8 +27,10 @@ const REQUEST_BYTES_MAX: usize = 1 << 20;
 /// What came, of one cell.
 #[derive(Debug, Default)]
 pub(crate) struct Books {
-    /// By labels and time: the bodies that came, by their hash, each with how often.
-    profiles: Mutex<HashMap<(String, i64), HashMap<u64, u64>>>,
+    /// By labels and time: the bytes that came, by their hash.
+    profiles: Mutex<HashMap<(String, i64), HashSet<u64>>>,
+    /// Requests that came, by their hash, each with how often.
+    bodies: Mutex<HashMap<u64, u64>>,
     /// Requests to the test's own server, the refused ones too.
     requests: AtomicU64,
 }
@@ -38,7 +40,7 @@ pub(crate) struct Books {
 pub(crate) struct Received {
     /// Profiles, each once.
     pub(crate) profiles: u64,
-    /// How often bytes came that were there already.
+    /// Requests that had come before, byte by byte.
     pub(crate) repeats: u64,
     /// Profiles that came with other bytes than before: nobody could count them once.
     pub(crate) doubles: u64,
@@ -49,30 +51,37 @@ impl Books {
     pub(crate) fn take(&self, body: &[u8]) {
         let bytes = pprof::gunzip(body, REQUEST_BYTES_MAX).expect("a gzipped request");
         let request = PushRequest::decode(bytes.as_slice()).expect("a PushRequest");
-        let mut profiles = self.profiles.lock().unwrap_or_else(PoisonError::into_inner);
+        *lock(&self.bodies).entry(hash(body)).or_default() += 1;
+        let mut profiles = lock(&self.profiles);
         for series in request.series {
             let labels: Vec<String> =
                 series.labels.iter().map(|pair| format!("{}={}", pair.name, pair.value)).collect();
             for sample in series.samples {
                 let profile = pprof::Profile::decode(sample.raw_profile.as_slice()).expect("a profile");
-                let mut hasher = DefaultHasher::new();
-                sample.raw_profile.hash(&mut hasher);
-                let bodies = profiles.entry((labels.join(","), profile.time_nanos)).or_default();
-                *bodies.entry(hasher.finish()).or_default() += 1;
+                let key = (labels.join(","), profile.time_nanos);
+                profiles.entry(key).or_default().insert(hash(&sample.raw_profile));
             }
         }
     }
 
     /// What came until now.
     pub(crate) fn received(&self) -> Received {
-        let profiles = self.profiles.lock().unwrap_or_else(PoisonError::into_inner);
+        let profiles = lock(&self.profiles);
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         Received {
             profiles: count(profiles.len()),
-            repeats: profiles.values().flat_map(HashMap::values).map(|times| times - 1).sum(),
-            doubles: profiles.values().map(|bodies| count(bodies.len()) - 1).sum(),
+            repeats: lock(&self.bodies).values().map(|times| times - 1).sum(),
+            doubles: profiles.values().map(|bytes| count(bytes.len()) - 1).sum(),
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(bytes)
 }
 
 /// How the test's own server behaves.

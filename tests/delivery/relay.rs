@@ -4,11 +4,13 @@
 //! time. Not here: HTTP. The relay knows a request only as many bytes that come from a client after bytes from the
 //! server, or first of all; what TLS says to shake hands is none.
 
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use socket2::{SockFilter, SockRef};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -142,6 +144,12 @@ fn listen_again(address: SocketAddr) -> TcpListener {
     socket.listen(1024).expect("it can be listened on")
 }
 
+/// Makes a socket deaf: the kernel throws away whatever comes for it, and acknowledges nothing.
+fn deafen(socket: &TcpStream) {
+    const RETURN_NOTHING: SockFilter = SockFilter::new(6, 0, 0, 0);
+    SockRef::from(socket).attach_filter(&[RETURN_NOTHING]).expect("a filter of one line");
+}
+
 /// What goes to one side.
 enum Message {
     Bytes(Vec<u8>),
@@ -170,7 +178,6 @@ async fn carry(client: TcpStream, shared: Arc<Shared>) {
         asking: false,
         broken: None,
         last: Instant::now(),
-        mute: false,
     };
     let mut down = shared.down.subscribe();
     let (mut of_client, mut of_server) = (vec![0; 1 << 16], vec![0; 1 << 16]);
@@ -178,17 +185,24 @@ async fn carry(client: TcpStream, shared: Arc<Shared>) {
     while client_open || server_open {
         let go_on = tokio::select! {
             read = from_client.read(&mut of_client), if client_open => match read {
-                Ok(0) => { client_open = false; talk.fin(&talk.to_server); !talk.mute }
+                Ok(0) => { client_open = false; send(&talk.to_server, Message::Fin, Duration::ZERO); true }
                 Ok(length) => talk.asks(&of_client[..length]),
                 Err(_) => { send(&talk.to_server, Message::Rst, Duration::ZERO); false }
             },
             read = from_server.read(&mut of_server), if server_open => match read {
-                Ok(0) => { server_open = false; talk.notices_silence(); talk.fin(&talk.to_client); true }
+                Ok(0) => { server_open = false; send(&talk.to_client, Message::Fin, Duration::ZERO); true }
                 Ok(length) => talk.answers(&of_server[..length]),
-                Err(_) if talk.mute => { server_open = false; true }
                 Err(_) => { send(&talk.to_client, Message::Rst, Duration::ZERO); false }
             },
             () = cut(&mut down) => talk.reset(),
+            () = talk.is_forgotten() => {
+                shared.broken.fetch_add(1, Ordering::Relaxed);
+                deafen(from_client.as_ref());
+                // The server is not left with it; but what is dropped says goodbye, which the client must not hear.
+                send(&talk.to_server, Message::Fin, Duration::ZERO);
+                drop(from_server);
+                return pending().await;
+            }
         };
         if !go_on {
             return;
@@ -205,17 +219,11 @@ struct Talk {
     asking: bool,
     broken: Option<Break>,
     last: Instant,
-    /// Forgotten: nothing gets through any more, in silence.
-    mute: bool,
 }
 
 impl Talk {
     fn asks(&mut self, bytes: &[u8]) -> bool {
-        self.notices_silence();
         self.last = Instant::now();
-        if self.mute {
-            return true;
-        }
         if !self.asking && bytes.len() >= REQUEST_BYTES_MIN && bytes[0] != HANDSHAKE {
             self.asking = true;
             let number = 1 + self.shared.requests.fetch_add(1, Ordering::Relaxed);
@@ -249,11 +257,7 @@ impl Talk {
     }
 
     fn answers(&mut self, bytes: &[u8]) -> bool {
-        self.notices_silence();
         self.last = Instant::now();
-        if self.mute {
-            return true;
-        }
         self.asking = false;
         match self.broken {
             Some(Break::AnswerReset) => return self.reset(),
@@ -262,8 +266,8 @@ impl Talk {
                     let half = bytes[..bytes.len() / 2].to_vec();
                     send(&self.to_client, Message::Bytes(half), Duration::ZERO);
                 }
-                self.fin(&self.to_client);
-                self.fin(&self.to_server);
+                send(&self.to_client, Message::Fin, Duration::ZERO);
+                send(&self.to_server, Message::Fin, Duration::ZERO);
                 return false;
             }
             Some(Break::Reset | Break::Stall(_)) | None => {
@@ -273,18 +277,11 @@ impl Talk {
         true
     }
 
-    fn notices_silence(&mut self) {
-        if let Mischief::BlackHole(after) = self.shared.mischief
-            && self.last.elapsed() > after
-            && !std::mem::replace(&mut self.mute, true)
-        {
-            self.shared.broken.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn fin(&self, to: &Line) {
-        if !self.mute {
-            send(to, Message::Fin, Duration::ZERO);
+    /// Completes when the connection has been idle for so long that a wire like this forgets it.
+    async fn is_forgotten(&self) {
+        match self.shared.mischief {
+            Mischief::BlackHole(after) => sleep_until(self.last + after).await,
+            Mischief::None | Mischief::Often(..) | Mischief::Cut(..) => pending().await,
         }
     }
 

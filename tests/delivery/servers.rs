@@ -23,11 +23,15 @@ use serde_json::json;
 
 use crate::configs;
 use crate::receiver::{self, Books, Manners, Received};
+use crate::relay::{Mischief, Relay};
 
 /// How long a server may take to listen.
 const START_MAX: Duration = Duration::from_secs(20);
 /// Longer than any cell runs: what a server gets that is not to close.
 pub(crate) const LONG: Duration = Duration::from_secs(600);
+
+/// How far the server behind a proxy is: the proxy's pushes are in danger for as long before its timeout.
+const ORIGIN_RTT: Duration = Duration::from_millis(4);
 
 /// Which server, and in which place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -235,7 +239,8 @@ impl Server {
                 };
                 let origin = Box::pin(Self::start(&behind, books)).await;
                 let before = Setting { idle_timeout: LONG, ..setting.clone() };
-                server.launch_before(&before, origin.address);
+                let wire = Relay::start(origin.address, ORIGIN_RTT / 2, Mischief::None).await;
+                server.launch_before(&before, wire.address);
                 server._origin = Some(Box::new(origin));
             }
         }
@@ -333,6 +338,7 @@ impl Server {
         };
         Received {
             profiles: count("profiler_server_profiles_total "),
+            // It counts profiles, of which a request has one, mostly.
             repeats: count("profiler_server_profiles_duplicate_total "),
             doubles: 0,
         }
@@ -366,7 +372,9 @@ fn embedded(idle_timeout: Duration, meters: &Meters) -> SocketAddr {
 }
 
 fn node(setting: &Setting, says: Option<String>) -> Vec<String> {
-    let idle_ms = setting.idle_timeout.saturating_sub(node_is_late()).as_millis();
+    // Of HTTP/2 the script takes care itself.
+    let late = if setting.protocol == Protocol::Http2 { Duration::ZERO } else { node_is_late() };
+    let idle_ms = setting.idle_timeout.saturating_sub(late).as_millis();
     let mut settings = json!({
         "port": 0,
         "idleMs": u64::try_from(idle_ms).expect("a timeout of minutes at most"),

@@ -10,6 +10,8 @@ use crate::relay::{Break, Mischief};
 use crate::servers::{Program, Protocol, Setting};
 
 const INTERVAL: Duration = Duration::from_secs(1);
+/// As clocks and loads differ: the danger is narrower than that.
+const SWEEP: Duration = Duration::from_millis(2);
 const AGENTS: u32 = 8;
 
 /// A client, and what the table calls it.
@@ -45,9 +47,9 @@ pub(crate) struct Line {
 }
 
 fn foes() -> Vec<Foe> {
-    let foe = |name, program, idle_ms, rtt_ms| Foe {
+    let foe = |name, program, idle_us, rtt_ms| Foe {
         name,
-        setting: Setting::new(program, Protocol::Http1, Duration::from_millis(idle_ms)),
+        setting: Setting::new(program, Protocol::Http1, Duration::from_micros(idle_us)),
         rtt_ms,
         mischief: Mischief::None,
     };
@@ -56,14 +58,14 @@ fn foes() -> Vec<Foe> {
         foe
     };
     vec![
-        foe("Go, closes after 1 s", Program::GoRead, 1_000, 0),
-        foe("Go, closes after 0.996 s, 10 ms away", Program::GoRead, 996, 10),
-        foe("Go, closes after 2 s, 10 ms away", Program::GoIdle, 2_000, 10),
-        says(foe("nginx, says and keeps 1 s, 2 ms away", Program::Nginx, 1_000, 2), 1),
-        foe("HAProxy before Go that closes after 0.999 s", Program::HaProxyBefore, 999, 0),
+        foe("Go, closes after 1 s", Program::GoRead, 1_000_000, 0),
+        foe("Go, closes after 0.996 s, 10 ms away", Program::GoRead, 996_000, 10),
+        foe("Go, closes after 2 s, 10 ms away", Program::GoIdle, 2_000_000, 10),
+        says(foe("nginx, says and keeps 1 s, 2 ms away", Program::Nginx, 1_000_000, 2), 1),
+        foe("HAProxy before Go, which closes after 1 s", Program::HaProxyBefore, 1_000_000, 0),
         Foe {
             mischief: Mischief::Often(Break::AnswerLost, 17),
-            ..says(foe("one answer in 17 lost", Program::GoIdle, 5_000, 2), 5)
+            ..says(foe("one answer in 17 lost", Program::GoIdle, 5_000_000, 2), 5)
         },
     ]
 }
@@ -77,9 +79,12 @@ pub(crate) fn experiments(pushes: u32) -> Vec<(Experiment, Line)> {
                 client: client.to_owned(),
                 interval: INTERVAL,
                 spread: if foe.setting.program.is_proxy() { Duration::from_millis(4) } else { INTERVAL },
+                sweep: SWEEP,
                 agents: AGENTS,
                 pushes,
                 guard: Duration::from_millis(15),
+                http2: false,
+                at_most_once: false,
             };
             let line = Line {
                 foe: foe.name,

@@ -23,9 +23,15 @@ use servers::{Server, answer, find, keep, request, reset, serve, serve_on, unuse
 /// How long the longest check may take: ten seconds for each step that gets no answer.
 const CHECK_MAX: Duration = Duration::from_secs(40);
 
+/// Most servers here close after a second. A busy machine is late in closing and in looking, never early, so this lies
+/// above by most of what still is a race.
+const INTERVAL: &str = "1030ms";
+
 fn doctor(url: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary());
-    command.args(["doctor", "connection", url, "--interval", "1s", "--patience", "2500ms"]).args(arguments);
+    command
+        .args(["doctor", "connection", url, "--interval", INTERVAL, "--patience", "2500ms"])
+        .args(arguments);
     // What is set for the agents of this machine is none of the test's business.
     for key in ["PROFILER_CONFIG", "PROFILER_SERVER", "PROFILER_INTERVAL"] {
         command.env_remove(key);
@@ -74,8 +80,8 @@ fn check_closed(found: &Value, how: &str, after_ms: u64) {
         "{found}"
     );
     let idle_ms = found["idle_timeout_ms"].as_u64().unwrap_or_default();
-    // The clock starts with our request. A busy machine may be late in sending it, in closing and in looking.
-    assert!((after_ms..after_ms + 40).contains(&idle_ms), "{after_ms}: {found}");
+    // The clock starts with our request.
+    assert!((after_ms..after_ms + 80).contains(&idle_ms), "{after_ms}: {found}");
     assert_eq!(found["connections"].as_array().map_or(0, Vec::len), 3, "{found}");
 }
 
@@ -96,7 +102,7 @@ fn a_go_server_with_read_timeouts_only_closes_at_the_interval() {
     check_closed(&found, "fin", 1_000);
     check_words(&found, "advice", "-server.http-idle-timeout=2s");
     check_words(&found, "advice", "http.Server{IdleTimeout: 2 * time.Second}");
-    assert_eq!((&found["advertised_timeout_ms"], &found["interval_ms"]), (&Value::Null, &Value::from(1_000)));
+    assert_eq!((&found["advertised_timeout_ms"], &found["interval_ms"]), (&Value::Null, &Value::from(1_030)));
     assert_eq!((&found["url"], &found["notes"]), (&Value::from(url.clone()), &Value::Array(vec![])));
     for time in ["rtt_ms", "connect_ms", "first_byte_ms", "guard_ms"] {
         assert!(found[time].as_f64().is_some_and(|ms| ms > 0.0 && ms < 500.0), "{time}: {found}");
@@ -335,6 +341,15 @@ fn nobody_is_there() {
     check_words(&found, "words", "Connection refused");
     let found = check("http://nobody.invalid:4040", 2, "unreachable");
     check_words(&found, "words", "nobody.invalid cannot be looked up");
+}
+
+#[test]
+fn of_the_addresses_of_a_name_the_one_that_answers_is_asked() {
+    // Where there is IPv6, the name has an address at which nobody listens, too.
+    let address = serve(|mut stream| keep(&mut stream, "", Duration::from_secs(1)));
+    let found = check(&format!("http://localhost:{}", address.port()), 1, "race");
+    check_closed(&found, "fin", 1_000);
+    check_words(&found["connections"][0], "peer", "127.0.0.1:");
 }
 
 #[test]

@@ -157,11 +157,18 @@ pub struct Recording {
 impl Recording {
     /// Starts `record` of the whole system, to both formats, and waits until it samples.
     pub fn start(frequency_hz: u32) -> Self {
+        Self::start_with(frequency_hz, &[])
+    }
+
+    /// The same with more options.
+    pub fn start_with(frequency_hz: u32, options: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let outputs = outputs(folder.path());
         let frequency = frequency_hz.to_string();
-        let daemon =
-            Daemon::start(&["record", "-F", &frequency, "-d", "1h", "-o", &outputs[0], "-o", &outputs[1]]);
+        let mut arguments =
+            vec!["record", "-F", &frequency, "-d", "1h", "-o", &outputs[0], "-o", &outputs[1]];
+        arguments.extend(options);
+        let daemon = Daemon::start(&arguments);
         Self { daemon: daemon.attached(), folder }
     }
 

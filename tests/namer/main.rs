@@ -6,6 +6,7 @@ mod cost;
 mod files;
 mod hostile;
 mod rig;
+mod tables;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream};

@@ -154,7 +154,7 @@ impl Reader {
 
     /// Reads until the stop descriptor becomes readable or the plan ends, then hands over what is left. Ends early
     /// when nobody takes batches any more.
-    pub(super) fn run(mut self, plan: Plan, q1: &SyncSender<TraceBatch>) -> Result<(), Failure> {
+    pub(super) fn run(mut self, plan: &Plan, q1: &SyncSender<TraceBatch>) -> Result<(), Failure> {
         let start = self.kernel.since();
         let stop_at = plan.total.map(|total| start.plus(total));
         let mut opened = start;

@@ -55,6 +55,8 @@ pub struct Options {
     pub inlines: bool,
     /// Another eBPF object than the committed one.
     pub object: Option<PathBuf>,
+    /// Whether stacks are walked as on a kernel without `bpf_loop`.
+    pub bounded_loop: bool,
 }
 
 /// How long a command may take to end by itself after a Ctrl-C, which a terminal sends to it too, before it is asked
@@ -76,6 +78,7 @@ pub fn record(options: &Options) -> Result<ExitCode, Failure> {
     let capture_config = capture::Config {
         frequency_hz: options.frequency_hz,
         object: options.object.clone(),
+        bounded_loop: options.bounded_loop,
         ..capture::Config::default()
     };
     let kind = SampleKind::CpuTime { period_ns: capture_config.period_ns() };
@@ -118,7 +121,7 @@ pub fn record(options: &Options) -> Result<ExitCode, Failure> {
     };
     let intake = Intake::new(tracker, attributor, family);
     let reader = Reader::new(kernel, intake, kind, books.clone(), Heartbeat::default(), writer, &meters);
-    let read = reader.with(builder)?.run(plan, &q1);
+    let read = reader.with(builder)?.run(&plan, &q1);
     drop(q1);
     let collected = workshop.join().map_err(|_| Failure::Other {
         what: "naming".to_owned(),

@@ -67,6 +67,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     };
     let upload = deliver::Config {
         server: url.clone(),
+        sinks: config.sinks.clone(),
         interval: config.interval,
         keepalive_timeout: config.keepalive_timeout,
         when_short: config.keepalive_policy,
@@ -79,6 +80,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
             bytes_max: config.spool_bytes_max,
             free_bytes_min: config.spool_free_bytes_min,
         }),
+        quarantine: config.data_dir.as_ref().map(|folder| folder.join("quarantine")),
         reject_older_than: config.reject_older_than,
         ..deliver::Config::default()
     };
@@ -105,7 +107,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     let intake = Intake::new(tracker, attributor, None);
     let reader = Reader::new(kernel, intake, kind, books.clone(), heartbeat, None, &meters);
     let plan = Plan { first: FIRST_WINDOW.min(config.interval), cadence, total: None };
-    let read = reader.with(builder)?.run(plan, &q1);
+    let read = reader.with(builder)?.run(&plan, &q1);
     drop(q1);
     notify::stopping(GRACE + SERVER_GRACE);
     let outcome = workshop.join().map_err(|_| Failure::Other {

@@ -39,7 +39,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Run(run::Arguments),
+    Run(Box<run::Arguments>),
     Record(record::Arguments),
     Serve(serve::Arguments),
     Replay(replay::Arguments),
@@ -57,7 +57,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_logging();
     let done = match cli.command {
-        Command::Run(arguments) => run::main(arguments),
+        Command::Run(arguments) => run::main(*arguments),
         Command::Record(arguments) => record::main(arguments),
         Command::Serve(arguments) => serve::main(arguments),
         Command::Replay(arguments) => replay::main(&arguments),

@@ -33,6 +33,9 @@ pub(super) struct Arguments {
     /// Load this eBPF object instead of the one that is built in
     #[arg(long, value_name = "FILE", hide = true)]
     object: Option<PathBuf>,
+    /// Walk stacks as on a kernel without bpf_loop
+    #[arg(long, hide = true)]
+    bounded_loop: bool,
     /// Command to run and profile with its descendants
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<std::ffi::OsString>,
@@ -47,7 +50,7 @@ fn parse_duration(text: &str) -> Result<Duration, &'static str> {
 }
 
 pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
-    let Arguments { frequency, duration, pid, output, inlines, object, command } = arguments;
+    let Arguments { frequency, duration, pid, output, inlines, object, bounded_loop, command } = arguments;
     let subject = match (command.is_empty(), pid.is_empty()) {
         (true, true) => Subject::System,
         (true, false) => Subject::Processes(pid.into_iter().map(Pid).collect()),
@@ -55,5 +58,13 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         (false, false) => return Err(Failure::Usage("--pid and a command exclude each other".to_owned())),
     };
     let outputs = if output.is_empty() { vec![PathBuf::from("profile.pb.gz")] } else { output };
-    app::record::record(&Options { frequency_hz: frequency, duration, subject, outputs, inlines, object })
+    app::record::record(&Options {
+        frequency_hz: frequency,
+        duration,
+        subject,
+        outputs,
+        inlines,
+        object,
+        bounded_loop,
+    })
 }

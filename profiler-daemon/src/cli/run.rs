@@ -17,6 +17,11 @@ pub(super) struct Arguments {
     /// Pyroscope server to push to, such as http://pyroscope:4040 [default: none, the embedded server is started]
     #[arg(long, value_name = "URL")]
     server: Option<String>,
+    /// Where to deliver beside that, each with a queue of its own: a list such as pyroscope=http://one:4040,
+    /// ingest=http://older:4040 (Pyroscope before 1.0), directory=/srv/profiles (pprof files, never removed by us)
+    /// [default: none]
+    #[arg(long, value_name = "LIST")]
+    sinks: Option<String>,
     /// Time between two pushes, 1s to 1h [default: 10s]
     #[arg(long, value_name = "DURATION")]
     interval: Option<String>,
@@ -78,6 +83,7 @@ pub(super) struct Arguments {
 pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
     let Arguments {
         server,
+        sinks,
         interval,
         keepalive_timeout,
         keepalive_policy,
@@ -97,6 +103,7 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
     } = arguments;
     let flags: Vec<(&'static str, String)> = [
         ("server", server),
+        ("sinks", sinks),
         ("interval", interval),
         ("keepalive_timeout", keepalive_timeout),
         ("keepalive_policy", keepalive_policy),

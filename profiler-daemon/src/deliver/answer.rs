@@ -40,6 +40,8 @@ pub(super) enum Meaning {
     SomeBroken,
     /// It will never take some of it.
     SomeNever,
+    /// It will never take so much at once.
+    TooLarge,
     /// This is not the server we look for.
     WrongServer,
 }

@@ -14,7 +14,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use reqwest::header::{
     CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
 };
@@ -30,6 +29,7 @@ use super::connect_error::{BODY_BYTES_MAX, ConnectError};
 use super::connection::{ConnectionId, Said};
 use super::connector::{Made, Noting};
 use super::keep_alive::{KeepAlive, retry_after};
+use super::sinks::Outgoing;
 use crate::socket::{self, Closed, TcpInfo};
 
 /// Most of an answer that is read, bytes: the rest says nothing new, and a connection is cheaper.
@@ -151,8 +151,8 @@ impl Client {
         connection.is_some_and(|connection| !socket::is_quiet(&*connection.socket))
     }
 
-    /// Posts `body`, gzipped already, over the connection of this name.
-    pub(super) async fn post(&mut self, id: ConnectionId, body: Bytes) -> Exchange {
+    /// Sends `request` over the connection of this name.
+    pub(super) async fn post(&mut self, id: ConnectionId, request: Outgoing) -> Exchange {
         let Self { settings, leases, closed_by, .. } = self;
         let sent = Instant::now();
         let Some(lease) = leases.iter_mut().find(|lease| lease.id == id) else {
@@ -161,8 +161,7 @@ impl Client {
             return Exchange { sent, first_byte: None, result, replaced: false };
         };
         let before = lease.info();
-        let request = lease.client.post(settings.address.clone()).body(body);
-        let answered = settings.dress(request).send().await;
+        let answered = settings.dress(&lease.client, request).send().await;
         let at = Instant::now();
         let made = lease.note(closed_by);
         let (sent, before) = made.unwrap_or((sent, before));
@@ -213,10 +212,17 @@ impl Settings {
         builder.build().map_err(StartError::Client)
     }
 
-    fn dress(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
-        let request = request
-            .header(CONTENT_TYPE, HeaderValue::from_static(self.content_type))
-            .header(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    fn dress(&self, client: &reqwest::Client, request: Outgoing) -> reqwest::RequestBuilder {
+        let Outgoing { query, gzip, body } = request;
+        let mut address = self.address.clone();
+        if !query.is_empty() {
+            address.query_pairs_mut().extend_pairs(query);
+        }
+        let mut request =
+            client.post(address).body(body).header(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+        if gzip {
+            request = request.header(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
         if self.http2 {
             // HTTP/2 forbids the header.
             return request;

@@ -24,15 +24,17 @@ mod fit;
 mod grid;
 mod learned;
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 pub use fit::{Basis, Fit, Notice};
-pub use learned::{Bound, Hint};
+pub use learned::{Bound, Hint, Margin};
 
-use self::learned::{Learned, Margin, Verdict};
+use self::learned::{Learned, Verdict};
 use super::keep_alive::KeepAlive;
 
 /// How many times to first byte are remembered. A stall is over after as many pushes.
@@ -140,6 +142,9 @@ pub enum Omen {
     None,
     /// The server had closed the connection before the request arrived.
     Closed,
+    /// The connection was closed after someone had acknowledged the request: the server, which then lost the answer,
+    /// or something in between, which did not know yet that the server had closed.
+    Doubtful,
     /// The request was never acknowledged.
     Silent,
 }
@@ -256,7 +261,9 @@ impl Keeper {
             Verdict::Safe => Decision::Reuse,
             Verdict::Danger => Decision::Close(Opened::DangerBand),
             Verdict::Suspect => Decision::Leave(Opened::DangerBand),
-            Verdict::Unproven if held.timeout.is_some() => Decision::Reuse,
+            Verdict::Unproven if held.timeout.is_some() && !self.learned.doubts(age, margin) => {
+                Decision::Reuse
+            }
             Verdict::Unproven => Decision::Leave(Opened::Probing),
         }
     }
@@ -271,10 +278,10 @@ impl Keeper {
         self.first_bytes.push_back(first_byte.saturating_duration_since(sent));
         let margin = self.margin();
         match flight.age {
-            Some(age) => self.learned.survived(age, margin),
+            Some(age) => self.learned.used(age, margin),
             None => {
                 if let Some(age) = self.suspect.take() {
-                    self.learned.fell_silent(age);
+                    self.learned.fell_silent(age, margin);
                 }
             }
         }
@@ -302,8 +309,10 @@ impl Keeper {
             (Some(age), Omen::Silent) => Some(age),
             _ => None,
         };
-        if let (Some(age), Omen::Closed) = (age, omen) {
-            self.learned.closed(age, self.margin());
+        match (age, omen) {
+            (Some(age), Omen::Closed) => self.learned.closed(age, self.margin()),
+            (Some(age), Omen::Doubtful) => self.learned.doubted(age, self.margin()),
+            (None, _) | (_, Omen::None | Omen::Silent) => {}
         }
         self.close(id, Opened::Retry);
     }
@@ -452,7 +461,8 @@ impl Keeper {
     pub fn interval(&self) -> Duration {
         let wanted = self.config.interval;
         match (self.config.when_short, self.fit()) {
-            (WhenShort::Trim, Some(fit)) => {
+            // At that age a connection had fallen silent already, and nobody knows at which it does.
+            (WhenShort::Trim, Some(fit)) if self.learned.silent() != Some(fit.timeout) => {
                 let late = self.lateness.iter().max().copied().unwrap_or_default();
                 let trimmed = fit.window().saturating_sub(TRIM_SLACK + late);
                 if trimmed < wanted - wanted / TRIM_SHARE_MAX { wanted } else { trimmed.min(wanted) }

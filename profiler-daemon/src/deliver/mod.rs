@@ -14,14 +14,17 @@ mod connector;
 mod hint;
 mod journal;
 pub mod keep_alive;
+mod outlets;
 mod pace;
 mod parcel;
 mod pusher;
+mod quarantine;
 mod retry;
 mod sinks;
 pub mod spool;
 mod tally;
 mod waiting;
+mod way;
 mod wire;
 
 #[cfg(test)]
@@ -38,6 +41,7 @@ pub(crate) use client::tls;
 pub use connection::WhenShort;
 pub use pusher::{Cadence, Outbox, Pusher};
 pub use retry::Ambiguous;
+pub use sinks::SinkConfig;
 pub use waiting::Outcome;
 
 use crate::meters::{Counters, Meters};
@@ -51,6 +55,8 @@ const RESOLVER_KEEP: Duration = Duration::from_millis(100);
 pub struct Config {
     /// Address of the server: http or https, host, and perhaps port, path, and `user:password@`.
     pub server: String,
+    /// Where to push beside that.
+    pub sinks: Vec<SinkConfig>,
     /// How often payloads come. A request may take as long, but three seconds at least and ten at most: longer
     /// than any healthy server takes, short enough that what waits behind it is still fresh.
     pub interval: Duration,
@@ -71,6 +77,8 @@ pub struct Config {
     pub waiting_bytes_max: usize,
     /// Where what waits is kept on disk; without it, it is kept in memory alone.
     pub spool: Option<spool::Config>,
+    /// Where profiles that the server refuses for good are kept for inspection.
+    pub quarantine: Option<PathBuf>,
     /// The server takes no window that began longer ago: it is not sent, and is counted as a loss (`too old for
     /// server`). Zero: it takes all.
     pub reject_older_than: Duration,
@@ -82,6 +90,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             server: "http://127.0.0.1:4040".to_owned(),
+            sinks: Vec::new(),
             interval: Duration::from_secs(10),
             keepalive_timeout: None,
             when_short: WhenShort::default(),
@@ -91,6 +100,7 @@ impl Default for Config {
             hint_file: None,
             waiting_bytes_max: 32 << 20,
             spool: None,
+            quarantine: None,
             reject_older_than: Duration::ZERO,
             grace: Duration::from_secs(5),
         }
@@ -134,10 +144,11 @@ pub enum StartError {
     Thread(#[source] io::Error),
 }
 
-/// The uploader: a [`Pusher`] on a thread of its own.
+/// The uploader: a [`Pusher`] for each sink, on a thread of their own.
 #[derive(Debug)]
 pub struct Uploader {
     outbox: Outbox,
+    others: Vec<Outbox>,
     grace: Duration,
     thread: JoinHandle<Outcome>,
 }
@@ -145,7 +156,9 @@ pub struct Uploader {
 /// Starts the uploader. It opens no connection before there is something to push. `lost` is the family of all
 /// losses.
 pub fn start(config: &Config, meters: &Meters, lost: Counters) -> Result<Uploader, StartError> {
-    let (pusher, outbox) = Pusher::new(config, meters, lost)?;
+    let mut all = outlets::open(config, meters, lost)?;
+    let (pusher, outbox) = all.remove(0);
+    let (other_pushers, others): (Vec<Pusher>, Vec<Outbox>) = all.into_iter().unzip();
     // One thread, on purpose: with several, a request that meets the server's FIN can hang for ever between a
     // connection's task and its user.
     let runtime = runtime::Builder::new_current_thread()
@@ -156,19 +169,32 @@ pub fn start(config: &Config, meters: &Meters, lost: Counters) -> Result<Uploade
         .build()
         .map_err(StartError::Thread)?;
     let work = move || {
-        let outcome = runtime.block_on(pusher.run());
+        let others: Vec<_> = other_pushers.into_iter().map(|pusher| runtime.spawn(pusher.run())).collect();
+        let outcome = runtime.block_on(async {
+            let outcome = pusher.run().await;
+            for other in others {
+                // A panic of one is that of all.
+                if let Err(error) = other.await {
+                    std::panic::resume_unwind(error.into_panic());
+                }
+            }
+            outcome
+        });
         // A resolver that hangs is not waited for.
         runtime.shutdown_background();
         outcome
     };
     let thread =
         std::thread::Builder::new().name("uploader".to_owned()).spawn(work).map_err(StartError::Thread)?;
-    Ok(Uploader { outbox, grace: config.grace, thread })
+    Ok(Uploader { outbox, others, grace: config.grace, thread })
 }
 
 impl Uploader {
-    /// Hands payloads over. Never waits for the network: where there is no room, the oldest go and are counted.
+    /// Hands payloads over, to every sink; see [`Outbox::send`].
     pub fn send(&self, payloads: Vec<Payload>) {
+        for other in &self.others {
+            other.send(payloads.clone());
+        }
         self.outbox.send(payloads);
     }
 
@@ -177,8 +203,8 @@ impl Uploader {
         self.outbox.cadence()
     }
 
-    /// Pushes what waits, for as long as the configured grace, and says what became of everything. What is left
-    /// is lost under `Stopped`.
+    /// Pushes what waits, for as long as the configured grace, and says what became of everything, as the first sink has
+    /// it. What is left is kept on disk, or is lost under `Stopped`.
     ///
     /// # Panics
     ///
@@ -194,7 +220,7 @@ impl Uploader {
     ///
     /// If the uploader did.
     pub fn finish_within(self, grace: Duration) -> Outcome {
-        self.outbox.close(grace);
+        self.others.iter().chain([&self.outbox]).for_each(|outbox| outbox.close(grace));
         self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }

@@ -39,6 +39,8 @@ pub(super) struct Parcel {
     pub(super) turned_away: u32,
     /// Which larger parcel it was taken out of; zero for none.
     pub(super) family: u32,
+    /// How many parcels had been delivered when the others were let before it.
+    pub(super) let_before: Option<u64>,
     /// Start of the newest window inside.
     pub(super) time: WallNs,
     /// What `waiting` knows it by; none before it was there.
@@ -52,7 +54,7 @@ impl Parcel {
         let mut gzip = GzEncoder::new(Vec::with_capacity(raw.len() / 3), Compression::fast());
         gzip.write_all(raw).expect("a vector takes every byte");
         let body = gzip.finish().expect("a vector takes every byte");
-        Self { body: body.into(), pieces, turned_away: 0, family: 0, time, key: None }
+        Self { body: body.into(), pieces, turned_away: 0, family: 0, let_before: None, time, key: None }
     }
 
     /// Packs `pieces`, in order, into as few parcels as their size allows.
@@ -92,6 +94,21 @@ impl Parcel {
         parcels
     }
 
+    /// Two parcels instead of one whose only piece is too large, of one `family`; `None` if there is nothing to divide.
+    pub(super) fn halve(
+        &self,
+        family: u32,
+        halve: impl Fn(&Piece) -> Option<[Piece; 2]>,
+    ) -> Option<Vec<Self>> {
+        let [(_, weight)] = *self.pieces else { return None };
+        let halves = halve(&Piece { bytes: self.unpack()?, weight, time: self.time })?;
+        let parcel = |Piece { bytes, weight, time }: Piece| Self {
+            family,
+            ..Self::new(&bytes, vec![(bytes.len(), weight)], time)
+        };
+        Some(halves.into_iter().map(parcel).collect())
+    }
+
     /// All pieces as they were, one after the other; `None` if that is not what is inside.
     pub(super) fn unpack(&self) -> Option<Vec<u8>> {
         let length = self.pieces.iter().try_fold(0_usize, |sum, &(length, _)| sum.checked_add(length))?;
@@ -103,7 +120,7 @@ impl Parcel {
 
     /// What is kept of it on disk.
     pub(super) fn to_spool(&self, key: Key, parent: Option<Key>) -> Spooled {
-        let Self { body, pieces, turned_away, family: _, time, key: _ } = self;
+        let Self { body, pieces, turned_away, family: _, let_before: _, time, key: _ } = self;
         Spooled {
             key,
             parent,
@@ -117,7 +134,7 @@ impl Parcel {
     /// What was kept on disk.
     pub(super) fn from_spool(spooled: Spooled) -> Self {
         let Spooled { key, parent: _, time, turned_away, pieces, body } = spooled;
-        Self { body, pieces, turned_away, family: 0, time, key: Some(key) }
+        Self { body, pieces, turned_away, family: 0, let_before: None, time, key: Some(key) }
     }
 
     /// The bytes of the request's body. Cheap.

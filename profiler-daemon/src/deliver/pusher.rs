@@ -16,17 +16,20 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::answer::{Answer, Failure, FailureKind, Meaning};
-use super::client::{Client, Exchange};
+use super::client::Exchange;
 use super::connection::{self, Carrier, ConnectionId, Keeper, Omen, Opened};
 use super::hint::HintFile;
 use super::journal::Journal;
+use super::outlets::{self, Outlet};
 use super::pace::Pace;
 use super::parcel::Parcel;
+use super::quarantine::Quarantine;
 use super::retry::{Ambiguous, Backoff, Class, Step, step};
-use super::sinks::pyroscope;
-use super::spool::{self, SpoolMeters};
+use super::sinks::{Sink, pyroscope};
+use super::spool;
 use super::tally::{By, Ended, Phase, Tally, status_result};
 use super::waiting::{Fate, Outcome, Waiting};
+use super::way::Way;
 use super::{Config, StartError};
 use crate::meters::{Counters, Meters};
 use crate::model::{Payload, Reason, Weight};
@@ -40,9 +43,10 @@ const REFUSED_IN_A_ROW_MAX: u32 = 8;
 /// The uploader without its thread: many of them can run on one runtime.
 #[derive(Debug)]
 pub struct Pusher {
+    sink: Sink,
     waiting: Arc<Waiting>,
     closing: watch::Receiver<Option<Duration>>,
-    client: Client,
+    way: Way,
     keeper: Keeper,
     hints: Option<HintFile>,
     backoff: Backoff,
@@ -50,9 +54,14 @@ pub struct Pusher {
     ambiguous: Ambiguous,
     /// No request before this moment.
     pause_until: Option<Instant>,
+    /// It is the server's fault.
+    in_trouble: bool,
     interval: Cadence,
     journal: Journal,
+    quarantine: Option<Quarantine>,
     tally: Tally,
+    /// Parcels that were.
+    delivered: u64,
     /// Number of the parcel that was split last.
     family: u32,
     /// How many of its payloads were refused since one was not.
@@ -86,6 +95,7 @@ impl Cadence {
 /// The other end of a [`Pusher`]: what is put in here is pushed. When it is dropped, the pusher ends at once.
 #[derive(Debug)]
 pub struct Outbox {
+    sink: Sink,
     waiting: Arc<Waiting>,
     closing: watch::Sender<Option<Duration>>,
     interval: Cadence,
@@ -95,7 +105,7 @@ impl Outbox {
     /// Hands payloads over, encoded and on disk, if there is one, when this returns. Never waits for the network; for
     /// the disk, within reason. Where there is no room, the oldest go and are counted.
     pub fn send(&self, payloads: Vec<Payload>) {
-        let (parcels, useless) = pack(payloads);
+        let (parcels, useless) = self.sink.pack(payloads);
         self.waiting.put(parcels, useless);
     }
 
@@ -113,22 +123,26 @@ impl Outbox {
 impl Pusher {
     /// A pusher to `config.server`, and its other end. `lost` is the family of all losses.
     pub fn new(config: &Config, meters: &Meters, lost: Counters) -> Result<(Self, Outbox), StartError> {
-        let address = pyroscope::push_address(&config.server)?;
+        let first = Config { sinks: Vec::new(), ..config.clone() };
+        Ok(outlets::open(&first, meters, lost)?.remove(0))
+    }
+
+    /// A pusher to one of several, and its other end.
+    pub(super) fn to(outlet: Outlet) -> Result<(Self, Outbox), StartError> {
+        let Outlet { sink, name, config, tally, spool: spool_meters, quarantine: quarantine_meters } = outlet;
         let shown = pyroscope::without_secret(&config.server);
-        let client = Client::new(address, pyroscope::CONTENT_TYPE, config.request_timeout(), config.http2)?;
-        let tally = Tally::new(meters, lost);
+        let way = sink.way(&config)?;
         let waiting = Waiting::new(config.waiting_bytes_max, config.reject_older_than, tally.clone());
         let waiting = match &config.spool {
             None => waiting,
-            Some(spool) => {
-                let [meters] = SpoolMeters::new(meters, ["pyroscope"]);
-                let folder = spool.folder.join("pyroscope");
-                waiting
-                    .on_disk(spool::Config { folder, ..spool.clone() }, meters)
-                    .map_err(StartError::Thread)?
-            }
+            Some(spool) => waiting
+                .on_disk(spool::Config { folder: spool.folder.join(name), ..spool.clone() }, spool_meters)
+                .map_err(StartError::Thread)?,
         };
-        let waiting = Arc::new(waiting);
+        let waiting = Arc::new(match config.ambiguous {
+            Ambiguous::AtLeastOnce => waiting,
+            Ambiguous::AtMostOnce => waiting.at_most_once(),
+        });
         let (closing, closing_seen) = watch::channel(None);
         let interval = Cadence::new(config.interval);
         let (hints, hint) = match &config.hint_file {
@@ -145,24 +159,29 @@ impl Pusher {
             when_short: config.when_short,
             hint,
         });
+        let quarantine = config.quarantine.clone();
         let pusher = Self {
+            sink,
             waiting: Arc::clone(&waiting),
             closing: closing_seen,
-            client,
+            way,
             keeper,
             hints,
             backoff: Backoff::new(config.interval),
             pace: Pace::default(),
             ambiguous: config.ambiguous,
             pause_until: None,
+            in_trouble: false,
             interval: interval.clone(),
             journal: Journal::new(shown),
+            quarantine: quarantine.map(|folder| Quarantine::new(folder, sink, quarantine_meters)),
             tally,
+            delivered: 0,
             family: 0,
             refused_in_a_row: 0,
             refusing: false,
         };
-        Ok((pusher, Outbox { waiting, closing, interval }))
+        Ok((pusher, Outbox { sink, waiting, closing, interval }))
     }
 
     /// Pushes until its other end is closed and nothing waits, or the grace given for that is over.
@@ -172,7 +191,7 @@ impl Pusher {
             () = self.work() => {}
             () = grace_over => {}
         }
-        for _ in 0..self.client.close_all() {
+        for _ in 0..self.way.close_all() {
             self.tally.closed(By::Client, Ended::Fin, Phase::Idle);
         }
         self.waiting.stop()
@@ -181,6 +200,10 @@ impl Pusher {
     async fn work(&mut self) {
         loop {
             while self.pause_until.is_some() {
+                // At the end a server in trouble is not waited for: the next run will find what is on disk.
+                if self.in_trouble && self.closing.borrow().is_some() && self.waiting.is_safe() {
+                    return;
+                }
                 self.rest().await;
             }
             // Looked at first: what was put in before the end is found after it.
@@ -197,7 +220,7 @@ impl Pusher {
     /// connections are closed by the other end, or have to be by us. The end of the daemon ends a pause too: this may
     /// be the last chance.
     async fn rest(&mut self) {
-        let Self { waiting, closing, client, keeper, pause_until, .. } = self;
+        let Self { waiting, closing, way, keeper, pause_until, .. } = self;
         tokio::select! {
             () = moment(*pause_until) => *pause_until = None,
             () = waiting.filled(), if pause_until.is_none() => {}
@@ -205,7 +228,7 @@ impl Pusher {
             () = moment(keeper.deadline().map(Instant::from_std)) => {
                 self.keeper.time_passed(Instant::now().into_std());
             }
-            (id, closed) = client.closed() => self.closed(id, closed),
+            (id, closed) = way.closed() => self.closed(id, closed),
         }
         self.settle_connections();
     }
@@ -217,7 +240,7 @@ impl Pusher {
                 How::Fin => Ended::Fin,
                 How::Rst => Ended::Rst,
             };
-            self.client.close(id);
+            self.way.close(id);
             self.tally.closed(By::Server, how, Phase::Idle);
             self.tally.close_age(age);
         }
@@ -226,7 +249,7 @@ impl Pusher {
     /// Closes what the keeper wants closed, and tells what has changed.
     fn settle_connections(&mut self) {
         for id in self.keeper.take_closing() {
-            if self.client.close(id) {
+            if self.way.close(id) {
                 self.tally.closed(By::Client, Ended::Fin, Phase::Idle);
             }
         }
@@ -248,14 +271,14 @@ impl Pusher {
 
     /// Hears of connections that were closed meanwhile, and looks at the one that is to be used.
     async fn look_at_connections(&mut self) {
-        if self.keeper.holds().is_some_and(|id| self.client.is_doubtful(id)) {
+        if self.keeper.holds().is_some_and(|id| self.way.is_doubtful(id)) {
             // Whoever watches it, and the library, are told in this turn.
             tokio::task::yield_now().await;
         }
-        while let Some((id, closed)) = self.client.closed_already() {
+        while let Some((id, closed)) = self.way.closed_already() {
             self.closed(id, closed);
         }
-        if self.keeper.holds().is_some_and(|id| self.client.is_doubtful(id)) {
+        if self.keeper.holds().is_some_and(|id| self.way.is_doubtful(id)) {
             self.keeper.doubted();
         }
     }
@@ -268,14 +291,14 @@ impl Pusher {
         let (id, kept) = match carrier {
             Carrier::Kept(id) => (id, true),
             Carrier::Fresh(id, why) => {
-                self.client.open(id);
+                self.way.open(id);
                 self.tally.opened(why);
                 (id, false)
             }
         };
-        let body = parcel.body();
-        let bytes = body.len();
-        let Exchange { sent, first_byte, result, replaced } = self.client.post(id, body).await;
+        let request = self.sink.request(&parcel);
+        let bytes = request.body.len();
+        let Exchange { sent, first_byte, result, replaced } = self.way.post(id, request).await;
         if replaced {
             // The kept one had been closed by the server before the request was written; the client replaced it.
             self.tally.closed(By::Server, Ended::Fin, Phase::Idle);
@@ -285,14 +308,21 @@ impl Pusher {
         let reused = kept && !replaced;
         let (name, class, step) = match &result {
             Ok(answer) => {
-                let meaning = pyroscope::meaning(answer);
+                let meaning = self.sink.meaning(answer);
                 self.keeper.answered(sent.into_std(), first_byte.unwrap_or(sent).into_std(), answer.said);
-                parcel.turned_away += u32::from(matches!(meaning, Meaning::SomeBroken | Meaning::SomeNotNow));
+                // While nothing else is taken either, a limit is everyone's, and no fault of this one's.
+                let others = parcel.let_before.is_some_and(|before| before < self.delivered);
+                parcel.turned_away += u32::from(match meaning {
+                    Meaning::SomeBroken => true,
+                    Meaning::SomeNotNow => others,
+                    _ => false,
+                });
                 let name = match meaning {
                     Meaning::WrongServer if answer.status < 300 => "not_pyroscope",
                     _ => status_result(answer.status),
                 };
-                (name, Class::of_status(answer.status), step(meaning, parcel.len(), parcel.turned_away))
+                let step = step(meaning, parcel.len(), parcel.turned_away);
+                (name, Class::of_status(answer.status), step)
             }
             Err(failure) => {
                 let class = Class::of(failure.kind, failure.evidence, bytes);
@@ -301,17 +331,21 @@ impl Pusher {
             }
         };
         self.count_closed(id, &result);
+        let halves = if step == Step::Halved { self.halves(&parcel) } else { Vec::new() };
         let step = match step {
-            Step::ApartNow if self.refusing => Step::Refused,
+            Step::ApartNow | Step::Halved if self.refusing => Step::Refused,
+            Step::Halved if halves.is_empty() => Step::Refused,
             // Some of several may have been taken, and nobody says which.
-            Step::Again | Step::ApartLater if self.may_be_taken(class, &parcel, step) => Step::GivenUp,
+            Step::Again | Step::Behind | Step::ApartLater if self.may_be_taken(class, &parcel, step) => {
+                Step::GivenUp
+            }
             step => step,
         };
         self.tally.attempt(name, reused);
         self.settle_connections();
         // The connection was the reason: another need not wait.
         let at_once = reused && class != Class::Ambiguous && result.is_err();
-        let fate = self.fate(parcel, step, class, at_once, &result);
+        let fate = self.fate(parcel, halves, step, class, at_once, &result);
         self.waiting.settle(fate);
         let lost = in_hand + self.refuse_the_rest();
         self.say(step, &result, lost);
@@ -325,7 +359,7 @@ impl Pusher {
 
     /// Counts the end of the connection that carried a request, if it has ended with it.
     fn count_closed(&mut self, id: ConnectionId, result: &Result<Answer, Failure>) {
-        if self.keeper.holds() == Some(id) || !self.client.close(id) {
+        if self.keeper.holds() == Some(id) || !self.way.close(id) {
             return;
         }
         let (by, how) = match result {
@@ -346,7 +380,8 @@ impl Pusher {
     /// What becomes of the parcel, and when the next request may go.
     fn fate(
         &mut self,
-        parcel: Parcel,
+        mut parcel: Parcel,
+        halves: Vec<Parcel>,
         step: Step,
         class: Class,
         at_once: bool,
@@ -356,6 +391,8 @@ impl Pusher {
         match step {
             Step::Done => {
                 self.backoff.reset();
+                self.delivered += 1;
+                self.in_trouble = false;
                 self.refused_in_a_row = 0;
                 self.refusing = false;
                 self.pause_until = self.pace.sent(parcel.raw_size(), Instant::now());
@@ -368,15 +405,31 @@ impl Pusher {
                 self.tally.retry(class);
                 Fate::Back(vec![parcel])
             }
+            Step::Behind => {
+                self.pause(asked);
+                self.tally.retry(class);
+                parcel.let_before = Some(self.delivered);
+                Fate::Behind(Box::new(parcel))
+            }
             Step::ApartLater => {
                 self.pause(asked);
                 Fate::Back(self.apart(parcel, class))
             }
             Step::ApartNow => Fate::Back(self.apart(parcel, class)),
+            Step::Halved => {
+                halves.iter().for_each(|_| self.tally.retry(class));
+                Fate::Back(halves)
+            }
             Step::Refused => {
                 self.backoff.reset();
                 if parcel.family != 0 && parcel.family == self.family {
                     self.refused_in_a_row += 1;
+                }
+                // What is no Pyroscope says nothing of what is inside.
+                if let (Some(quarantine), Ok(answer)) = (&mut self.quarantine, result)
+                    && self.sink.meaning(answer) != Meaning::WrongServer
+                {
+                    quarantine.keep(&parcel, answer);
                 }
                 Fate::Lost(Reason::Refused)
             }
@@ -396,6 +449,15 @@ impl Pusher {
         parcels
     }
 
+    /// The two halves of a parcel that is too large; none if it cannot be halved. They belong to its family, or begin one.
+    fn halves(&mut self, parcel: &Parcel) -> Vec<Parcel> {
+        if parcel.family == 0 || parcel.family != self.family {
+            self.family = self.family.wrapping_add(1).max(1);
+            self.refused_in_a_row = 0;
+        }
+        parcel.halve(self.family, |piece| self.sink.halve(piece)).unwrap_or_default()
+    }
+
     /// Refuses what is left of the parcel that was split last, if enough of it was refused. Its weight.
     fn refuse_the_rest(&mut self) -> Weight {
         if self.refused_in_a_row < REFUSED_IN_A_ROW_MAX {
@@ -408,6 +470,7 @@ impl Pusher {
 
     fn pause(&mut self, asked: Option<Duration>) {
         self.pause_until = Some(Instant::now() + self.backoff.pause(asked));
+        self.in_trouble = true;
     }
 
     /// Tells the log what has changed. `lost` is what was, if anything was.
@@ -421,7 +484,7 @@ impl Pusher {
                 }
             }
             (Step::Refused, Ok(answer)) => {
-                if let Some(line) = self.journal.refused(answer, pyroscope::meaning(answer), lost) {
+                if let Some(line) = self.journal.refused(answer, self.sink.meaning(answer), lost) {
                     warn!("{line}");
                 }
             }
@@ -435,7 +498,7 @@ impl Pusher {
                 }
             }
             // Whether anything of it is lost will be known when each was tried alone.
-            (Step::ApartNow, _) => {}
+            (Step::ApartNow | Step::Halved, _) => {}
             (_, Ok(answer)) => {
                 if let Some(line) = self.journal.turned_away(now, answer, waiting) {
                     warn!("{line}");
@@ -454,26 +517,16 @@ impl Pusher {
 fn omen(failure: &Failure, reused: bool) -> Omen {
     let acked = failure.evidence.is_some_and(|evidence| evidence.acked > 0);
     match failure.kind {
-        _ if !reused || acked => Omen::None,
+        _ if !reused => Omen::None,
+        // Something in between may acknowledge what the server never sees.
+        FailureKind::Eof | FailureKind::Reset | FailureKind::Pipe if acked => Omen::Doubtful,
+        _ if acked => Omen::None,
         FailureKind::Eof | FailureKind::Reset | FailureKind::Pipe => Omen::Closed,
         FailureKind::Timeout => Omen::Silent,
         FailureKind::Connect | FailureKind::Canceled | FailureKind::Garbage | FailureKind::Other => {
             Omen::None
         }
     }
-}
-
-/// Encodes payloads and packs them. Also the weight of those that the sink has no use for.
-fn pack(payloads: Vec<Payload>) -> (Vec<Parcel>, Weight) {
-    let mut useless = Weight(0);
-    let mut pieces = Vec::with_capacity(payloads.len());
-    for payload in payloads {
-        match pyroscope::encode(payload) {
-            Ok(piece) => pieces.push(piece),
-            Err(payload) => useless += payload.weight,
-        }
-    }
-    (Parcel::pack(pieces), useless)
 }
 
 async fn moment(at: Option<Instant>) {

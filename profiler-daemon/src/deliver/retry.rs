@@ -27,8 +27,8 @@ const RETRY_AFTER_MAX: Duration = Duration::from_mins(5);
 /// How often one profile may break a server (status 500) before it is given up: it may be the profile's fault,
 /// and others wait behind it.
 const BROKEN_MAX: u32 = 4;
-/// How often one profile may be put off by a rate limit: one that is larger than the limit would be for ever.
-/// Five minutes at the default interval.
+/// How often one profile may be put off by a rate limit while others are taken: one that is larger than the limit, or has
+/// one of its own, would be for ever. Five minutes at the default interval.
 const PUT_OFF_MAX: u32 = 30;
 
 /// What is worse where nobody knows whether a server has a profile.
@@ -92,10 +92,14 @@ pub(super) enum Step {
     Done,
     /// It is sent again after a pause, as it is.
     Again,
+    /// It is sent again after a pause, when no others wait.
+    Behind,
     /// Its payloads are sent again after a pause, each alone.
     ApartLater,
     /// Its payloads are sent again now, each alone.
     ApartNow,
+    /// Its only payload is sent again now, in two halves.
+    Halved,
     /// It is given up: the server does not want it.
     Refused,
     /// It is given up: the server may have it.
@@ -110,12 +114,12 @@ pub(super) const fn step(meaning: Meaning, payloads: usize, turned_away: u32) ->
         Meaning::Delivered => Step::Done,
         Meaning::NotNow => Step::Again,
         Meaning::SomeNotNow | Meaning::SomeBroken if several => Step::ApartLater,
-        Meaning::SomeNotNow if turned_away < PUT_OFF_MAX => Step::Again,
+        // The limit may be its own: then the others are taken meanwhile.
+        Meaning::SomeNotNow if turned_away < PUT_OFF_MAX => Step::Behind,
         Meaning::SomeBroken if turned_away < BROKEN_MAX => Step::Again,
-        Meaning::SomeNever if several => Step::ApartNow,
-        Meaning::SomeNotNow | Meaning::SomeBroken | Meaning::SomeNever | Meaning::WrongServer => {
-            Step::Refused
-        }
+        Meaning::SomeNever | Meaning::TooLarge if several => Step::ApartNow,
+        Meaning::TooLarge | Meaning::SomeNotNow => Step::Halved,
+        Meaning::SomeBroken | Meaning::SomeNever | Meaning::WrongServer => Step::Refused,
     }
 }
 
@@ -208,9 +212,16 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_larger_than_the_limit_is_given_up() {
-        check(Meaning::SomeNotNow, 1, 29, Step::Again);
-        check(Meaning::SomeNotNow, 1, 30, Step::Refused);
+    fn one_that_is_put_off_while_others_are_taken_is_larger_than_the_limit() {
+        check(Meaning::SomeNotNow, 1, 0, Step::Behind);
+        check(Meaning::SomeNotNow, 1, 29, Step::Behind);
+        check(Meaning::SomeNotNow, 1, 30, Step::Halved);
+    }
+
+    #[test]
+    fn what_is_too_large_is_taken_apart_and_then_halved() {
+        check(Meaning::TooLarge, 2, 1, Step::ApartNow);
+        check(Meaning::TooLarge, 1, 1, Step::Halved);
     }
 
     #[test]

@@ -14,16 +14,16 @@ mod folder;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, Sender, channel};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 pub use self::file::{Head, Key, Spooled, Torn, read};
-pub(super) use self::folder::{Contents, Found, room};
+pub(super) use self::folder::{Found, room};
 
-use self::folder::{Folder, OpenError, ReadError};
+use self::folder::{Contents, Folder, OpenError, ReadError};
 use crate::meters::prometheus_client::metrics::counter::Counter;
 use crate::meters::prometheus_client::metrics::gauge::Gauge;
 use crate::meters::{Meters, label};
@@ -86,9 +86,18 @@ pub(super) enum WasRead {
 }
 
 enum Job {
-    Write { parcel: Spooled, anyway: bool, written: Sender<Written> },
-    Read { key: Key, read: oneshot::Sender<WasRead> },
-    Remove(Key),
+    /// What was found; nothing if another daemon has the folder.
+    Open(Sender<Option<Vec<Found>>>),
+    Write {
+        parcel: Spooled,
+        anyway: bool,
+        written: Sender<Written>,
+    },
+    Read {
+        key: Key,
+        read: oneshot::Sender<WasRead>,
+    },
+    Remove(Key, Option<oneshot::Sender<()>>),
     End(Sender<()>),
 }
 
@@ -103,7 +112,7 @@ pub(super) struct SpoolMeters {
 
 impl SpoolMeters {
     /// Registers what is counted for all of `sinks`, each under its name.
-    pub(super) fn new<const N: usize>(meters: &Meters, sinks: [&str; N]) -> [Self; N] {
+    pub(super) fn new(meters: &Meters, sinks: &[String]) -> Vec<Self> {
         let torn = meters.counters("profiler_spool_torn", "Files in the spool that were no whole parcels.");
         let write_failed = meters.counters(
             "profiler_spool_write_failed",
@@ -114,7 +123,7 @@ impl SpoolMeters {
             "Samples that an earlier run had left in the spool.",
         );
         let bytes = meters.gauges("profiler_spool_bytes", "Disk used by what waits to be pushed.");
-        sinks.map(|sink| {
+        let of = |sink: &String| {
             let sink = label("sink", sink);
             Self {
                 torn: torn.get_or_create(&sink).clone(),
@@ -122,7 +131,8 @@ impl SpoolMeters {
                 recovered: recovered.get_or_create(&sink).clone(),
                 bytes: bytes.get_or_create(&sink).clone(),
             }
-        })
+        };
+        sinks.iter().map(of).collect()
     }
 
     /// So much of an earlier run was found.
@@ -139,35 +149,18 @@ impl SpoolMeters {
 
 impl Spool {
     /// Opens the spool, and says what an earlier run has left in it. `None` if another daemon uses it: then there is
-    /// only memory.
-    pub(super) fn open(config: Config, meters: SpoolMeters) -> std::io::Result<Option<(Self, Contents)>> {
-        let files_max = files_max(&config);
-        let opened =
-            Folder::open(&config.folder).and_then(|folder| Ok((folder.contents(files_max)?, folder)));
-        let (folder, contents, fault) = match opened {
-            Ok((contents, folder)) => (Some(folder), contents, None),
-            Err(OpenError::System(error)) => (None, Contents::default(), Some(error)),
-            Err(taken @ OpenError::Taken) => {
-                warn!("{}: {taken}; what waits to be pushed is kept in memory only", config.folder.display());
-                return Ok(None);
-            }
-        };
-        meters.torn.inc_by(contents.torn);
-        if contents.torn > 0 {
-            warn!("{}: {} files are no whole parcels", config.folder.display(), contents.torn);
-        }
+    /// only memory. What cannot be said in time is said with a parcel that is written later.
+    pub(super) fn open(config: Config, meters: SpoolMeters) -> std::io::Result<Option<(Self, Vec<Found>)>> {
         let done = Arc::new(AtomicU64::new(0));
         let (jobs, jobs_seen) = channel();
-        let mut keeper = Keeper {
+        let keeper = Keeper {
             config: config.clone(),
-            folder,
+            folder: None,
+            found: Vec::new(),
             failing: false,
             done: Arc::clone(&done),
             meters: meters.clone(),
         };
-        if let Some(error) = fault {
-            keeper.failed(&error);
-        }
         std::thread::Builder::new().name("spool".to_owned()).spawn(move || keeper.work(&jobs_seen))?;
         let spool = Self {
             config,
@@ -178,7 +171,16 @@ impl Spool {
             was_late: AtomicBool::new(false),
             meters,
         };
-        Ok(Some((spool, contents)))
+        let (opened, answer) = channel();
+        let number = spool.send(Job::Open(opened));
+        match answer.recv_timeout(ANSWER_MAX) {
+            Ok(Some(found)) => Ok(Some((spool, found))),
+            Ok(None) => Ok(None),
+            Err(_) => {
+                spool.is_late_from(number.unwrap_or_default());
+                Ok(Some((spool, Vec::new())))
+            }
+        }
     }
 
     /// The most disk that may be used, bytes.
@@ -236,7 +238,17 @@ impl Spool {
 
     /// Removes a parcel's file, some time soon.
     pub(super) fn remove(&self, key: Key) {
-        self.send(Job::Remove(key));
+        self.send(Job::Remove(key, None));
+    }
+
+    /// Removes a parcel's file now, and waits for that, within reason.
+    pub(super) async fn remove_now(&self, key: Key) {
+        let (removed, answer) = oneshot::channel();
+        if let Some(number) = self.send(Job::Remove(key, Some(removed)))
+            && tokio::time::timeout(ANSWER_MAX, answer).await.is_err()
+        {
+            self.is_late_from(number);
+        }
     }
 
     /// Waits, within reason, until everything is done that was asked for, and ends. What is there stays.
@@ -272,6 +284,8 @@ fn files_max(config: &Config) -> usize {
 struct Keeper {
     config: Config,
     folder: Option<Folder>,
+    /// What was found there and has not been told yet.
+    found: Vec<Found>,
     failing: bool,
     done: Arc<AtomicU64>,
     meters: SpoolMeters,
@@ -281,6 +295,12 @@ impl Keeper {
     fn work(mut self, jobs: &Receiver<Job>) {
         for job in jobs {
             match job {
+                Job::Open(opened) => {
+                    let found = self.opened();
+                    if let Err(SendError(Some(found))) = opened.send(found) {
+                        self.found = found;
+                    }
+                }
                 Job::Write { parcel, anyway, written } => {
                     let outcome = self.write(&parcel, anyway);
                     // Who waited may have gone on; then it stays, and goes when the parcel does.
@@ -289,7 +309,10 @@ impl Keeper {
                 Job::Read { key, read } => {
                     let _ = read.send(self.read(key));
                 }
-                Job::Remove(key) => self.remove(key),
+                Job::Remove(key, removed) => {
+                    self.remove(key);
+                    let _ = removed.map(|removed| removed.send(()));
+                }
                 Job::End(done) => {
                     // With it goes the lock.
                     drop(self);
@@ -301,26 +324,49 @@ impl Keeper {
         }
     }
 
+    fn opened(&mut self) -> Option<Vec<Found>> {
+        match self.open() {
+            Ok(_) => {}
+            Err(OpenError::System(error)) => self.failed(&error),
+            Err(taken @ OpenError::Taken) => {
+                let folder = self.config.folder.display();
+                warn!("{folder}: {taken}; what waits to be pushed is kept in memory only");
+                return None;
+            }
+        }
+        Some(std::mem::take(&mut self.found))
+    }
+
+    fn open(&mut self) -> Result<&Folder, OpenError> {
+        let folder = Folder::open(&self.config.folder)?;
+        let Contents { found, torn } = folder.contents(files_max(&self.config))?;
+        self.found.extend(found);
+        self.meters.torn.inc_by(torn);
+        if torn > 0 {
+            warn!("{}: {torn} files are no whole parcels", self.config.folder.display());
+        }
+        Ok(self.folder.insert(folder))
+    }
+
     fn write(&mut self, parcel: &Spooled, anyway: bool) -> Written {
         let Some(bytes) = file::write(parcel) else {
             self.meters.write_failed.inc();
             return Written::Not;
         };
-        let mut found = Vec::new();
-        let mut result = self.try_write(parcel.key, &bytes, anyway, &mut found);
+        let mut result = self.try_write(parcel.key, &bytes, anyway);
         if self.folder.is_some()
             && matches!(&result, Err(error) if error.kind() == std::io::ErrorKind::NotFound)
         {
             // Someone has removed the folder, and with it our lock.
             self.folder = None;
-            result = self.try_write(parcel.key, &bytes, anyway, &mut found);
+            result = self.try_write(parcel.key, &bytes, anyway);
         }
         match result {
             Ok(true) => {
                 if std::mem::take(&mut self.failing) {
                     info!("{}: parcels can be written again", self.config.folder.display());
                 }
-                Written::Done { room: room(bytes.len() as u64), found }
+                Written::Done { room: room(bytes.len() as u64), found: std::mem::take(&mut self.found) }
             }
             Ok(false) => Written::NoRoom,
             Err(error) => {
@@ -332,24 +378,13 @@ impl Keeper {
     }
 
     /// Whether there was room for it.
-    fn try_write(
-        &mut self,
-        key: Key,
-        bytes: &[u8],
-        anyway: bool,
-        found: &mut Vec<Found>,
-    ) -> std::io::Result<bool> {
+    fn try_write(&mut self, key: Key, bytes: &[u8], anyway: bool) -> std::io::Result<bool> {
+        let free_bytes_min = self.config.free_bytes_min;
         let folder = match &self.folder {
             Some(folder) => folder,
-            None => {
-                let folder = Folder::open(&self.config.folder).map_err(std::io::Error::other)?;
-                let contents = folder.contents(files_max(&self.config))?;
-                self.meters.torn.inc_by(contents.torn);
-                *found = contents.found;
-                self.folder.insert(folder)
-            }
+            None => self.open().map_err(std::io::Error::other)?,
         };
-        if !anyway && folder.free()? < self.config.free_bytes_min {
+        if !anyway && folder.free()? < free_bytes_min {
             return Ok(false);
         }
         folder.write(key, bytes).map(|()| true)

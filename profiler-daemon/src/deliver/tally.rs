@@ -10,7 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use super::connection::{Basis, Keeper, Opened};
 use super::retry::Class;
-use crate::meters::{Counters, Gauges, Meters, label, prometheus_client};
+use crate::meters::{Counters, Gauges, Label, Meters, label, prometheus_client};
 use crate::model::{Reason, Weight};
 
 type Value = Gauge<f64, std::sync::atomic::AtomicU64>;
@@ -39,6 +39,37 @@ pub(super) struct Tally {
     waiting_weight: Value,
     waiting_bytes: Value,
     lost: Counters,
+    /// Which sink it is of, where that is not clear.
+    sink: Vec<(&'static str, String)>,
+}
+
+/// What is counted for each sink but the first.
+#[derive(Clone, Debug)]
+pub(super) struct SinkMeters {
+    attempts: Counters,
+    delivered: Counters,
+    waiting: Gauges,
+    lost: Counters,
+}
+
+impl SinkMeters {
+    /// Registers them.
+    pub(super) fn new(meters: &Meters) -> Self {
+        Self {
+            attempts: meters
+                .counters("profiler_sink_attempts", "Pushes that were tried, to sinks beside the first."),
+            delivered: meters.counters(
+                "profiler_sink_delivered_weight",
+                "Samples that a sink beside the first has taken.",
+            ),
+            waiting: meters
+                .gauges("profiler_sink_waiting_weight", "Samples that wait for a sink beside the first."),
+            lost: meters.counters(
+                "profiler_sink_lost_weight",
+                "Samples that will not be delivered to a sink beside the first, by reason.",
+            ),
+        }
+    }
 }
 
 /// Who closed a connection.
@@ -130,14 +161,32 @@ impl Tally {
             waiting_weight: meters.gauge("profiler_waiting_weight", "Samples that wait to be pushed."),
             waiting_bytes: meters.gauge("profiler_waiting_bytes", "Memory used by what waits to be pushed."),
             lost,
+            sink: Vec::new(),
         }
+    }
+
+    /// One for a sink beside the first: what is more than its own four meters is not shown.
+    pub(super) fn beside(meters: &SinkMeters, sink: &str) -> Self {
+        let sink = label("sink", sink);
+        Self {
+            attempts: meters.attempts.clone(),
+            delivered: meters.delivered.get_or_create(&sink).clone(),
+            waiting_weight: meters.waiting.get_or_create(&sink).clone(),
+            lost: meters.lost.clone(),
+            sink,
+            ..Self::new(&Meters::default(), Counters::default())
+        }
+    }
+
+    fn labels<const N: usize>(&self, labels: [(&'static str, &str); N]) -> Label {
+        let own = labels.map(|(name, value)| (name, value.to_owned()));
+        own.into_iter().chain(self.sink.clone()).collect()
     }
 
     /// A push was tried and ended with `result`.
     pub(super) fn attempt(&self, result: &str, reused: bool) {
         let conn = if reused { "reused" } else { "fresh" };
-        let labels = vec![("result", result.to_owned()), ("conn", conn.to_owned())];
-        self.attempts.get_or_create(&labels).inc();
+        self.attempts.get_or_create(&self.labels([("result", result), ("conn", conn)])).inc();
     }
 
     /// A push is tried again.
@@ -211,7 +260,7 @@ impl Tally {
 
     /// So much will not be delivered.
     pub(super) fn lost(&self, reason: Reason, weight: Weight) {
-        self.lost.get_or_create(&label("reason", reason.as_str())).inc_by(weight.0);
+        self.lost.get_or_create(&self.labels([("reason", reason.as_str())])).inc_by(weight.0);
     }
 }
 

@@ -4,8 +4,10 @@
 
 mod connections;
 mod hours;
+mod kept;
 mod promises;
 mod server;
+mod sinks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -192,7 +194,7 @@ async fn retry_after_is_honoured() {
 
 #[tokio::test]
 async fn one_bad_profile_does_not_take_the_others_with_it() {
-    for status in [400, 413, 422, 500, 429] {
+    for status in [400, 413, 422, 500] {
         let server = Server::start(move |_, request| {
             let bad = services(&request.raw()).contains(&4);
             Reply::Bytes(answer_with(if bad { status } else { 200 }, "Keep-Alive: timeout=60", "4 is bad"))
@@ -213,6 +215,7 @@ async fn one_bad_profile_does_not_take_the_others_with_it() {
         let record = server.record();
         let all = record.seen[0].raw();
         let mut alone: Vec<_> = record.seen[1..].iter().map(|request| request.raw()).collect();
+        alone.sort_by_key(|raw| services(raw));
         alone.dedup();
         assert_eq!(alone.concat(), all, "the same bytes per profile, status {status}");
     }
@@ -461,28 +464,33 @@ fn the_uploader_pushes_from_a_thread_of_its_own() {
     let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let server = runtime.block_on(Server::start(|_, _| Reply::Bytes(answer(200, "Keep-Alive: timeout=60"))));
     let config = Config { server: server.address.clone(), ..Config::default() };
+    let others = times_they_ran("uploader");
     let uploader = start(&config, &Meters::default(), Counters::default()).unwrap();
     uploader.send(vec![payload(1), payload(2)]);
     runtime.block_on(seen(&server, 1));
     uploader.send(vec![payload(4)]);
     runtime.block_on(seen(&server, 2));
     std::thread::sleep(Duration::from_millis(100));
-    let before = times_it_ran("uploader");
+    let before = times_they_ran("uploader");
     std::thread::sleep(Duration::from_millis(1_500));
-    assert_eq!(times_it_ran("uploader"), before, "nothing wakes it while its connection is idle");
+    let after = times_they_ran("uploader");
+    // Another test may have started one of its own meanwhile.
+    let mut ours = before.iter().filter(|(thread, _)| !others.contains_key(*thread));
+    let slept = ours.any(|(thread, times)| after.get(thread) == Some(times));
+    assert!(slept, "nothing wakes it while its connection is idle: {before:?}, {after:?}");
     check(&uploader.finish(), 7, &[]);
 }
 
-/// How often a thread of this process gave up the processor: as often as it was woken.
-fn times_it_ran(thread: &str) -> u64 {
+/// How often the threads of this name gave up the processor, which is as often as each was woken.
+fn times_they_ran(name: &str) -> std::collections::BTreeMap<std::ffi::OsString, u64> {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    let status = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("status")).ok();
-    let status = tasks
-        .filter_map(|task| status(task.ok()?))
-        .find(|status| status.starts_with(&format!("Name:\t{thread}\n")))
-        .unwrap();
-    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
-    count.trim().parse().unwrap()
+    let times = |task: std::fs::DirEntry| {
+        let status = std::fs::read_to_string(task.path().join("status")).ok()?;
+        let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        status.starts_with(&format!("Name:\t{name}\n")).then_some(())?;
+        Some((task.file_name(), count.trim().parse().ok()?))
+    };
+    tasks.filter_map(|task| times(task.ok()?)).collect()
 }
 
 #[test]

@@ -50,6 +50,8 @@ pub struct Outcome {
 pub(super) struct Waiting {
     bytes_max: usize,
     older_than: Duration,
+    /// What the uploader takes in hand is not on disk any more.
+    once: bool,
     tally: Tally,
     spool: Option<Spool>,
     bell: Notify,
@@ -79,6 +81,8 @@ pub(super) enum Fate {
     Lost(Reason),
     /// It is sent again, in one piece or in several. What is not among them is refused.
     Back(Vec<Parcel>),
+    /// It is sent again when no others wait.
+    Behind(Box<Parcel>),
 }
 
 /// What is done when a parcel is looked for.
@@ -92,15 +96,21 @@ impl Waiting {
     /// Room in memory for `bytes_max`, and one parcel that is in hand; what is older than `older_than` is not worth
     /// sending (zero: all is).
     pub(super) fn new(bytes_max: usize, older_than: Duration, tally: Tally) -> Self {
-        let (spool, bell, state) = (None, Notify::new(), Mutex::default());
-        Self { bytes_max, older_than, tally, spool, bell, state }
+        let (once, spool, bell, state) = (false, None, Notify::new(), Mutex::default());
+        Self { bytes_max, older_than, once, tally, spool, bell, state }
+    }
+
+    /// Nothing is sent twice, not even after a kill: what may have been sent is kept no longer.
+    pub(super) fn at_most_once(mut self) -> Self {
+        self.once = true;
+        self
     }
 
     /// The same on disk: first comes what an earlier run has left there.
     pub(super) fn on_disk(mut self, config: spool::Config, meters: SpoolMeters) -> io::Result<Self> {
-        let Some((spool, contents)) = Spool::open(config, meters)? else { return Ok(self) };
+        let Some((spool, found)) = Spool::open(config, meters)? else { return Ok(self) };
         self.spool = Some(spool);
-        self.recover(&mut self.lock(), contents.found);
+        self.recover(&mut self.lock(), found);
         Ok(self)
     }
 
@@ -116,7 +126,9 @@ impl Waiting {
             if state.stopped {
                 self.end(&mut state, &entry);
             } else {
-                state.queue.push_back(entry);
+                // What lets others before it is at the end.
+                let at = state.queue.iter().rposition(|entry| !entry.lets_before()).map_or(0, |at| at + 1);
+                state.queue.insert(at, entry);
                 self.make_room(&mut state);
             }
         }
@@ -138,7 +150,12 @@ impl Waiting {
         let mut readable = true;
         loop {
             let key = match self.look(readable) {
-                Look::Parcel(parcel) => return Some(*parcel),
+                Look::Parcel(parcel) => {
+                    if self.once {
+                        self.forget_hand().await;
+                    }
+                    return Some(*parcel);
+                }
                 Look::Nothing => return None,
                 Look::Read(key) => key,
             };
@@ -177,6 +194,28 @@ impl Waiting {
         Look::Parcel(Box::new(parcel))
     }
 
+    /// Takes what is in hand off the disk. Parts of the same whole get files of their own before.
+    async fn forget_hand(&self) {
+        self.write_the_rest();
+        let key = {
+            let mut state = self.lock();
+            let State { queue, hand, load, .. } = &mut *state;
+            let Some(hand) = hand else { return };
+            load.take(hand);
+            let file = hand.file.take();
+            load.add(hand);
+            let Some(key) = file.map(|file| file.key) else { return };
+            let parts =
+                queue.iter_mut().filter(|entry| entry.file.as_ref().is_some_and(|file| file.key == key));
+            // Those that could not be written have only their memory left.
+            parts.for_each(|entry| entry.file = None);
+            key
+        };
+        if let Some(spool) = &self.spool {
+            spool.remove_now(key).await;
+        }
+    }
+
     /// The parcel in hand is no longer. What is still to be sent of it comes back, in order.
     pub(super) fn settle(&self, fate: Fate) {
         let mut state = self.lock();
@@ -189,6 +228,12 @@ impl Waiting {
                 self.tally.delivered(hand.weight);
             }
             Fate::Lost(reason) => self.lost(&mut state, reason, hand.weight),
+            Fate::Behind(parcel) => {
+                let entry = Entry::new(*parcel, hand.key, hand.file.clone());
+                state.load.add(&entry);
+                state.queue.push_back(entry);
+                self.make_room(&mut state);
+            }
             Fate::Back(parcels) => {
                 let mut rest = hand.weight;
                 let entry = |parcel: Parcel| {
@@ -226,6 +271,11 @@ impl Waiting {
         self.lock().load.weight
     }
 
+    /// Whether all that waits is on disk.
+    pub(super) fn is_safe(&self) -> bool {
+        self.spool.is_some() && self.lock().load.unwritten == 0
+    }
+
     /// The end: what is here, or comes later, is kept on disk, or is lost.
     pub(super) fn stop(&self) -> Outcome {
         self.write_the_rest();
@@ -256,9 +306,11 @@ impl Waiting {
             }
             state.last.order = state.last.order.max(key.order);
             state.last.part = state.last.part.max(key.part);
-            let at = state.queue.partition_point(|entry| entry.key < key);
-            let is_known = |entry: Option<&Entry>| entry.is_some_and(|entry| entry.key == key);
-            if is_known(state.queue.get(at)) || is_known(state.hand.as_ref()) {
+            // All but those at the end are in the order of their keys.
+            let at = state.queue.partition_point(|entry| !entry.lets_before() && entry.key < key);
+            let last = state.queue.iter().rev().take_while(|entry| entry.lets_before());
+            let mut same = state.queue.get(at).into_iter().chain(&state.hand).chain(last);
+            if same.any(|entry| entry.key == key) {
                 continue;
             }
             let entry = Entry::found(found);

@@ -222,7 +222,10 @@ impl Client {
             let subject = Subject::Table { slot, size: identity.size, from };
             match self.exchange(asked, subject, Some(file), &[]) {
                 Ok(Outcome::Rows(rows)) => {
-                    self.weigh(asked, true, None);
+                    // What it holds now it needs for the next part, and gives back after the last.
+                    if rows.next.is_none() {
+                        self.weigh(asked, true, None);
+                    }
                     return Some(Ok(rows));
                 }
                 Ok(Outcome::Refused(refusal)) => {

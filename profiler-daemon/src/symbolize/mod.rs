@@ -30,6 +30,7 @@ use self::client::{Asked, Client, Reply};
 pub use self::client::{NamerProcess, Spawner};
 use self::protocol::{ADDRESSES_MAX, Found, INLINED_MAX, NAME_BYTES_MAX, Place};
 use self::tables::RowsMeters;
+pub use self::tables::table_of;
 use self::text::clean;
 use crate::meters::prometheus_client::metrics::counter::Counter;
 use crate::meters::prometheus_client::metrics::gauge::Gauge;

@@ -105,7 +105,7 @@ pub(super) struct Rows {
     pub(super) next: Option<u32>,
     /// Functions that have a frame.
     pub(super) functions: u64,
-    /// Of these, such as keep no frame pointer.
+    /// Of these, such as keep no frame pointer and may call others.
     pub(super) frameless: u64,
     /// Rules that say something we cannot express.
     pub(super) invalid: u64,

@@ -7,11 +7,11 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::protocol::{
-    Answer, Names as Named, Outcome, REQUEST_BYTES_MAX, Refusal, Request, Subject, receive, send,
+    Answer, Names as Named, Outcome, REQUEST_BYTES_MAX, Refusal, Request, Rows, Subject, receive, send,
 };
 use super::*;
 use crate::model::{
-    Comm, FileOffset, KernelAddr, Labels, Lost, ModuleKind, Pid, SampleKind, Task, Tid, Weight,
+    Comm, FileOffset, KernelAddr, Labels, Lost, ModuleKind, NoTable, Pid, SampleKind, Task, Tid, Weight,
 };
 use crate::time::{WallNs, Window};
 
@@ -382,4 +382,90 @@ fn a_kernel_place_without_a_name_shows_no_address() {
         (&*functions[0].name, &*functions[0].module, functions[0].kernel),
         ("[kernel]+0x42", "[kernel]", true)
     );
+}
+
+/// A part of a table: blocks of these pages.
+fn rows(pages: &[u32], next: Option<u32>) -> Outcome {
+    let blocks = pages.iter().map(|&page| (page, vec![page; 200])).collect();
+    Outcome::Rows(Rows { blocks, next, functions: 1000, frameless: 1, invalid: 2, left_out: 0 })
+}
+
+/// Where a question about a table begins; none if it is about something else.
+fn from(request: &Request) -> Option<u32> {
+    match request.subject {
+        Subject::Table { from, .. } => Some(from),
+        Subject::Kernel | Subject::File { .. } => None,
+    }
+}
+
+#[test]
+fn a_table_is_put_together_from_its_parts() {
+    let (mut symbolizer, started, meters) = symbolizer(Config::default(), |request, _| {
+        Deed::Answer(match from(request) {
+            Some(0) => rows(&[3, 5], Some(7)),
+            Some(7) => rows(&[8], None),
+            Some(_) | None => Outcome::Refused(Refusal::Nonsense),
+        })
+    });
+    let table = symbolizer.table(&module(1, 10)).unwrap();
+    assert_eq!((table.first_page, table.keeps_frames), (3, true));
+    let blocks: Vec<_> = table.blocks.iter().map(|words| (words.first().copied(), words.len())).collect();
+    let none = (None, 0);
+    assert_eq!(blocks, [(Some(3), 200), none, (Some(5), 200), none, none, (Some(8), 200)]);
+    assert_eq!(table.words(), 606);
+    assert_eq!(started.load(Ordering::SeqCst), 1);
+    check(&meters, r#"profiler_unwind_rules_lost_total{reason="invalid"} 4"#);
+    check(&meters, r#"profiler_unwind_tables_asked_total{tables="made"} 1"#);
+}
+
+#[test]
+fn a_namer_that_dies_over_a_table_is_asked_again_where_it_was() {
+    let (mut symbolizer, started, _) =
+        symbolizer(Config::default(), |request, before| match (from(request), before) {
+            (Some(0), 0) => Deed::Answer(rows(&[1], Some(2))),
+            (Some(2), 1) => Deed::Answer(rows(&[2], None)),
+            (Some(_) | None, _) => Deed::Die,
+        });
+    let table = symbolizer.table(&module(1, 10)).unwrap();
+    assert_eq!((table.first_page, table.blocks.len()), (1, 2));
+    assert_eq!(started.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn a_file_without_a_table_needs_no_second_question() {
+    let plays: [Play; 2] =
+        [|_, _| Deed::Answer(Outcome::Refused(Refusal::NoTable)), |_, _| Deed::Answer(rows(&[], None))];
+    for play in plays {
+        let (mut symbolizer, ..) = symbolizer(Config::default(), play);
+        assert_eq!(symbolizer.table(&module(1, 10)), Err(NoTable::Never));
+    }
+}
+
+#[test]
+fn a_table_that_makes_no_sense_is_none_and_names_are_still_found() {
+    let plays: [Play; 6] = [
+        |_, _| Deed::Answer(rows(&[5, 5], None)),
+        |_, _| Deed::Answer(rows(&[5, 4], None)),
+        |_, _| Deed::Answer(rows(&[70_000], None)),
+        |_, _| Deed::Answer(rows(&[5], Some(5))),
+        |_, _| Deed::Answer(rows(&[], Some(0))),
+        |request, _| {
+            Deed::Answer(if from(request).is_some() {
+                Outcome::Names(Named::default())
+            } else {
+                honest(request)
+            })
+        },
+    ];
+    for play in plays {
+        let (mut symbolizer, started, meters) = symbolizer(Config::default(), play);
+        assert_eq!(symbolizer.table(&module(1, 10)), Err(NoTable::NotNow));
+        assert_eq!(started.load(Ordering::SeqCst), 2, "twice, and then it is set aside");
+        assert_eq!(symbolizer.table(&module(1, 10)), Err(NoTable::NotNow));
+        check(&meters, r#"profiler_namer_failures_total{cause="rubbish"} 2"#);
+    }
+    let (mut symbolizer, ..) = symbolizer(Config::default(), plays[5]);
+    let known = module(1, 10);
+    assert_eq!(symbolizer.table(&known), Err(NoTable::NotNow));
+    assert_eq!(named(&mut symbolizer, vec![at(&known, 7)]), ["f7"]);
 }

@@ -17,6 +17,9 @@ function answer(request, response) {
   const parts = [];
   request.on("data", (part) => parts.push(part));
   request.on("end", () => {
+    const body = Buffer.concat(parts);
+    // What was cut off ends too.
+    if (body.length !== Number(request.headers["content-length"])) return;
     if (request.httpVersionMajor === 1 && settings.keepAlive !== undefined) {
       // Node says its own timeout only where nobody else speaks of the connection.
       response.setHeader("Connection", "keep-alive");
@@ -28,7 +31,7 @@ function answer(request, response) {
       response.end("slower, please");
       return;
     }
-    fs.writeSync(1, Buffer.concat(parts).toString("base64") + "\n");
+    fs.writeSync(1, body.toString("base64") + "\n");
     response.end();
   });
 }

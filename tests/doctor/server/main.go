@@ -29,10 +29,12 @@ func main() {
 
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	check(err)
-	fmt.Println(listener.Addr())
+	address := listener.Addr()
 	if *certificate != "" {
 		listener = tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{made(*certificate)}})
 	}
+	// Whoever reads this may connect, and reads the certificate.
+	fmt.Println(address)
 	http.HandleFunc("/push.v1.PusherService/Push", func(out http.ResponseWriter, in *http.Request) {
 		if in.Method != http.MethodPost {
 			out.Header().Set("Allow", http.MethodPost)

@@ -19,7 +19,7 @@ use profiler_common::limits::SLABS_MAX;
 use profiler_common::unwind::table::{
     KEEPS_FRAMES, MAPPING_WORDS, MAPPINGS_MAX, Mapping, SLAB_WORDS, TABLE_PAGES_MAX, WANTED,
 };
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::lists::Lists;
 use self::memory::Memory;
@@ -37,6 +37,10 @@ const REFUSED_FOR: Duration = Duration::from_secs(60);
 
 /// Modules whose state is kept: twice the files that the tracker knows. What is over is asked for again when it is wanted.
 const MODULES_MAX: usize = 1 << 15;
+
+/// Processes at most that are known to the kernel side as such of which nothing is known; then all of these are forgotten, and
+/// may wake the reader once more.
+const SILENT_MAX: usize = 1 << 10;
 
 /// What is known of a module's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +72,8 @@ pub struct Tables {
     shelf: Shelf,
     lists: Lists,
     modules: FxHashMap<u32, State>,
+    /// Processes without a list, which the kernel side is told so that their samples do not ask for one.
+    silent: FxHashSet<Pid>,
     /// When the kernel last refused a slab.
     refused: Option<MonoNs>,
     meters: TablesMeters,
@@ -88,6 +94,7 @@ impl Tables {
             shelf: Shelf::new(u32::try_from(SLABS_MAX).unwrap_or(u32::MAX)),
             lists: Lists::default(),
             modules: FxHashMap::default(),
+            silent: FxHashSet::default(),
             refused: None,
             meters: TablesMeters::new(meters),
         }
@@ -96,31 +103,27 @@ impl Tables {
     /// Process `pid` has these mappings from now on; `None` if it has ended.
     pub fn follow(&mut self, pid: Pid, mappings: Option<&Arc<Mappings>>) {
         let now = MonoNs::now();
-        let followed = match mappings {
-            Some(mappings) if mappings.iter().len() > 0 => self.list(mappings, now).and_then(|run| {
-                let mappings_listed = run.words / MAPPING_WORDS_U32;
-                match self.processes.insert(pid.0, [run.address, mappings_listed], 0) {
-                    Ok(()) => Some((mappings, run)),
-                    Err(_) => {
-                        self.missed("too many processes");
-                        // Unless another process has it, nobody does.
-                        if self.lists.find(mappings).is_none() {
-                            self.shelf.free(run, now);
-                        }
-                        None
-                    }
-                }
-            }),
+        let listed = match mappings {
+            Some(mappings) if mappings.iter().len() > 0 => self
+                .list(mappings, now)
+                .filter(|run| self.tell(pid, mappings, *run, now))
+                .map(|run| (mappings, run)),
             Some(_) | None => None,
         };
-        let freed = match followed {
-            Some((mappings, run)) => self.lists.set(pid, mappings, run),
+        let freed = match listed {
+            Some((mappings, run)) => {
+                self.silent.remove(&pid);
+                self.lists.set(pid, mappings, run)
+            }
             None => {
-                if self.lists.has(pid) {
-                    // That it is not there any more is all that was wanted.
-                    let _ = self.processes.remove(&pid.0);
+                let had_entry = self.lists.has(pid) || self.silent.remove(&pid);
+                let freed = self.lists.remove(pid);
+                if mappings.is_some_and(|mappings| mappings.iter().len() > 0) {
+                    self.silence(pid);
+                } else if had_entry {
+                    self.forget(pid);
                 }
-                self.lists.remove(pid)
+                freed
             }
         };
         if let Some(run) = freed {
@@ -128,11 +131,44 @@ impl Tables {
         }
     }
 
+    /// Tells the kernel side that process `pid` has the list at `run`; false if it has no room for it.
+    fn tell(&mut self, pid: Pid, mappings: &Arc<Mappings>, run: Run, now: MonoNs) -> bool {
+        let told = self.processes.insert(pid.0, [run.address, run.words / MAPPING_WORDS_U32], 0).is_ok();
+        if !told {
+            self.missed("too many processes");
+            // Unless another process has it, nobody does.
+            if self.lists.find(mappings).is_none() {
+                self.shelf.free(run, now);
+            }
+        }
+        told
+    }
+
+    /// Nothing is known of process `pid`, and its samples need not say so again and again.
+    fn silence(&mut self, pid: Pid) {
+        if self.silent.len() >= SILENT_MAX {
+            for pid in std::mem::take(&mut self.silent) {
+                self.forget(pid);
+            }
+        }
+        if self.processes.insert(pid.0, [0, 0], 0).is_ok() {
+            self.silent.insert(pid);
+        }
+    }
+
+    fn forget(&mut self, pid: Pid) {
+        // That it is not there any more is all that was wanted.
+        let _ = self.processes.remove(&pid.0);
+    }
+
     /// The files that process `pid` runs code from, whose tables are to be built now. Each is named once, until [`Self::fill`] or
     /// forgetting ends that.
     pub fn take_wanted(&mut self, pid: Pid) -> Vec<Arc<Module>> {
         let now = MonoNs::now();
-        let Some(mappings) = self.lists.of(pid).map(Arc::clone) else { return Vec::new() };
+        let Some(mappings) = self.lists.of(pid).map(Arc::clone) else {
+            self.silence(pid);
+            return Vec::new();
+        };
         let mut wanted = Vec::new();
         for module in mappings.iter().filter_map(|mapped| mapped.module) {
             if self.is_wanted(module, now) {

@@ -23,11 +23,11 @@ const AGREES_WITHIN: Duration = Duration::from_millis(20);
 
 /// How much is kept clear of requests before a server's timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Margin {
+pub struct Margin {
     /// The smallest: what a busy machine may take to get from the decision to the write.
-    pub(super) least: Duration,
+    pub least: Duration,
     /// What path and server may take: the longest of the last times to first byte.
-    pub(super) net: Duration,
+    pub net: Duration,
 }
 
 impl Margin {
@@ -35,7 +35,7 @@ impl Margin {
     const SHARE: u32 = 50;
 
     /// The guard before `timeout`.
-    pub(super) fn of(self, timeout: Duration) -> Duration {
+    pub fn of(self, timeout: Duration) -> Duration {
         self.least.max(timeout / Self::SHARE) + self.net
     }
 }
@@ -101,8 +101,12 @@ pub(super) struct Learned {
     bands: Vec<Band>,
     /// A connection of this age was still there.
     proven: Duration,
+    /// A connection of this age was used again.
+    used: Duration,
     /// A connection of this age took a request and never acknowledged it, and when that was.
     silent: Option<(Duration, u64)>,
+    /// A connection of this age took a request, and then was closed instead of answering it.
+    doubt: Option<Duration>,
     hint: Option<Hint>,
     pushes: u64,
     probed: u64,
@@ -164,12 +168,38 @@ impl Learned {
     fn outlived(&mut self, age: Duration, margin: Margin) {
         self.bands.retain(|band| age <= band.max + margin.of(band.max));
         self.hint = self.hint.filter(|hint| age <= hint.timeout + margin.of(hint.timeout));
+        self.doubt = self.doubt.filter(|&doubt| age < doubt);
+    }
+
+    /// A connection of this age was used again, and the request was answered.
+    pub(super) fn used(&mut self, age: Duration, margin: Margin) {
+        self.survived(age, margin);
+        self.used = self.used.max(age);
+    }
+
+    /// A connection of this age was closed instead of answering a request that someone had acknowledged. That is no
+    /// close of an idle connection, but until one is seen to outlive this age, nobody's word on it is enough: behind
+    /// something that acknowledges for the server, every race that is lost looks like this.
+    pub(super) fn doubted(&mut self, age: Duration, margin: Margin) {
+        self.proven = self.proven.min(age.saturating_sub(margin.of(age)));
+        self.doubt = Some(age);
+    }
+
+    /// Whether an age is one that only a connection which was left alone can prove.
+    pub(super) fn doubts(&self, age: Duration, margin: Margin) -> bool {
+        self.doubt.is_some_and(|doubt| age + margin.of(doubt) >= doubt)
     }
 
     /// A request on a connection of this age was never acknowledged, though the server answers on others: something
     /// in between had forgotten the connection, and told nobody. A connection that is left alone cannot show that.
-    pub(super) fn fell_silent(&mut self, age: Duration) {
+    pub(super) fn fell_silent(&mut self, age: Duration, margin: Margin) {
         self.silent = Some((age, self.pushes));
+        self.used = self.used.min(age.saturating_sub(margin.of(age)));
+    }
+
+    /// The age at which a connection was found silent.
+    pub(super) fn silent(&self) -> Option<Duration> {
+        self.silent.map(|(age, _)| age)
     }
 
     /// The timeout, if closes have shown it.
@@ -193,7 +223,9 @@ impl Learned {
 
     /// Whether a connection of this age may carry a request.
     pub(super) fn verdict(&self, age: Duration, margin: Margin) -> Verdict {
-        if self.silent.is_some_and(|(silent, _)| age + margin.of(silent) >= silent) {
+        // Below the age at which it was silent, too, it may have been: only use shows where it was not. Nothing
+        // forgets a connection within the time that we may be late by.
+        if self.silent.is_some() && age > self.used.max(margin.least) {
             return Verdict::Danger;
         }
         let near = |band: &&Band| {
@@ -335,9 +367,11 @@ mod tests {
     #[test]
     fn a_connection_that_fell_silent_is_believed_at_once_and_for_long() {
         let mut learned = seen(&[], &[5_000]);
-        learned.fell_silent(ms(1_000));
+        learned.used(ms(400), MARGIN);
+        learned.fell_silent(ms(1_000), MARGIN);
         assert_eq!(learned.verdict(ms(1_000), MARGIN), Verdict::Danger);
-        assert_eq!(learned.verdict(ms(939), MARGIN), Verdict::Safe);
+        assert_eq!(learned.verdict(ms(401), MARGIN), Verdict::Danger, "it may have been silent then");
+        assert_eq!(learned.verdict(ms(400), MARGIN), Verdict::Safe, "it was not");
         learned.survived(ms(9_000), MARGIN);
         assert_eq!(learned.verdict(ms(1_000), MARGIN), Verdict::Danger, "no sentinel can see it");
         for _ in 0..=SILENT_PUSHES_MAX {

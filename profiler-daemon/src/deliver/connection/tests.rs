@@ -151,7 +151,12 @@ fn a_header_that_promises_too_much_is_believed_no_longer() {
 
 #[test]
 fn an_idle_race_that_was_lost_is_a_lesson_and_a_lost_answer_is_none() {
-    for (omen, next) in [(Omen::Closed, By::Fresh(Opened::DangerBand)), (Omen::None, By::Kept)] {
+    let fresh = By::Fresh;
+    for (omen, next) in [
+        (Omen::Closed, fresh(Opened::DangerBand)),
+        (Omen::Doubtful, fresh(Opened::Probing)),
+        (Omen::None, By::Kept),
+    ] {
         let mut scene = Scene::new(ms(10_000));
         scene.push(ms(0), ms(1), advertises(ms(60_000)));
         scene.now += ms(9_999);
@@ -160,6 +165,40 @@ fn an_idle_race_that_was_lost_is_a_lesson_and_a_lost_answer_is_none() {
         scene.check(ms(0), advertises(ms(60_000)), By::Fresh(Opened::Retry));
         scene.check(ms(10_000), advertises(ms(60_000)), next);
     }
+}
+
+#[test]
+fn a_doubt_is_cleared_by_a_connection_that_outlives_it() {
+    for said in [Said::default(), advertises(ms(60_000))] {
+        let mut scene = Scene::new(ms(10_000));
+        while scene.push(ms(10_000), ms(1), said).0 != By::Kept {}
+        scene.now += ms(9_999);
+        assert!(matches!(scene.keeper.begin(scene.now), Carrier::Kept(_)));
+        scene.keeper.failed(Omen::Doubtful);
+        scene.check(ms(0), said, By::Fresh(Opened::Retry));
+        scene.check(ms(10_000), said, By::Fresh(Opened::Probing));
+        // It was left at the first of these, and is still there at the second.
+        scene.check(ms(10_000), said, By::Kept);
+        scene.check(ms(10_000), said, By::Kept);
+    }
+}
+
+#[test]
+fn behind_what_acknowledges_for_the_server_a_header_that_lies_costs_one_attempt() {
+    let (mut scene, mut failed) = (Scene::new(ms(10_000)), 0);
+    for _ in 0..50 {
+        scene.now += ms(10_000);
+        // The server closes after ten seconds less a little, and that takes longer to be seen.
+        while let Carrier::Kept(_) = scene.keeper.begin(scene.now) {
+            failed += 1;
+            scene.keeper.failed(Omen::Doubtful);
+        }
+        scene.keeper.answered(scene.now, scene.now + ms(40), advertises(ms(60_000)));
+        for id in scene.keeper.sentinels.iter().map(|left| left.id).collect::<Vec<_>>() {
+            scene.keeper.closed(id, scene.now);
+        }
+    }
+    assert_eq!(failed, 1);
 }
 
 #[test]
@@ -203,6 +242,18 @@ fn pushes_are_trimmed_where_a_tenth_is_enough_and_that_is_wanted() {
         scene.push(ms(0), ms(1), advertises(ms(timeout)));
         assert_eq!(scene.keeper.interval(), ms(10_000));
     }
+}
+
+#[test]
+fn nothing_is_trimmed_to_the_age_at_which_a_connection_had_fallen_silent() {
+    let mut scene = Scene::with(Config { when_short: WhenShort::Trim, ..config(ms(10_000)) });
+    scene.push(ms(0), ms(1), advertises(ms(60_000)));
+    scene.now += ms(9_999);
+    scene.keeper.begin(scene.now);
+    scene.keeper.failed(Omen::Silent);
+    scene.push(ms(0), ms(1), advertises(ms(60_000)));
+    assert_eq!(scene.keeper.interval(), ms(10_000));
+    scene.check(ms(9_999), advertises(ms(60_000)), By::Fresh(Opened::DangerBand));
 }
 
 #[test]

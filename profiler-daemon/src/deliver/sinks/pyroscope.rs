@@ -9,6 +9,7 @@
 //! to take an error for all of them, loses good profiles on servers that store all or nothing.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use prost::Message;
 use reqwest::Url;
@@ -17,8 +18,14 @@ use crate::deliver::StartError;
 use crate::deliver::answer::{Answer, Meaning};
 use crate::deliver::connect_error::Code;
 use crate::deliver::parcel::Piece;
+use crate::deliver::sinks::Pushed;
 use crate::deliver::wire::{LabelPair, PushRequest, RawProfileSeries, RawSample};
-use crate::model::{Format, Payload};
+use crate::model::{Format, Labels, Payload, Weight};
+use crate::pprof;
+use crate::time::{WallNs, Window};
+
+/// How far apart two profiles of a series begin at least: some servers keep milliseconds only.
+const STEP_NS_MIN: i64 = 1_000_000;
 
 /// The name of every series of ours.
 const PROFILE_NAME: &str = "process_cpu";
@@ -28,6 +35,11 @@ pub(in crate::deliver) const CONTENT_TYPE: &str = "application/proto";
 
 /// The address to push to, given that of the server: its path is kept.
 pub(in crate::deliver) fn push_address(server: &str) -> Result<Url, StartError> {
+    address_below(server, &["push.v1.PusherService", "Push"])
+}
+
+/// An address below that of the server, whose path is kept.
+pub(super) fn address_below(server: &str, path: &[&str]) -> Result<Url, StartError> {
     let bad = |why: &str| StartError::Address { given: without_secret(server), why: why.to_owned() };
     let mut address = Url::parse(server).map_err(|error| bad(&error.to_string()))?;
     if !matches!(address.scheme(), "http" | "https") {
@@ -36,11 +48,7 @@ pub(in crate::deliver) fn push_address(server: &str) -> Result<Url, StartError> 
     if address.query().is_some() || address.fragment().is_some() {
         return Err(bad("a query or fragment has no place in it"));
     }
-    address
-        .path_segments_mut()
-        .map_err(|()| bad("it has no path"))?
-        .pop_if_empty()
-        .extend(["push.v1.PusherService", "Push"]);
+    address.path_segments_mut().map_err(|()| bad("it has no path"))?.pop_if_empty().extend(path);
     Ok(address)
 }
 
@@ -71,6 +79,51 @@ pub(in crate::deliver) fn encode(payload: Payload) -> Result<Piece, Payload> {
         samples: vec![RawSample { raw_profile: body.into(), id }],
     };
     Ok(Piece { bytes: PushRequest { series: vec![series] }.encode_to_vec(), weight, time: window.start })
+}
+
+/// The profiles in what was encoded; none if it was not.
+pub(in crate::deliver) fn decode(bytes: &[u8]) -> Vec<Pushed> {
+    let series = PushRequest::decode(bytes).map_or(Vec::new(), |request| request.series);
+    let of_series = |RawProfileSeries { labels, samples }: RawProfileSeries| {
+        let labels: Vec<_> = labels.into_iter().map(|LabelPair { name, value }| (name, value)).collect();
+        samples
+            .into_iter()
+            .map(move |RawSample { raw_profile, .. }| Pushed { labels: labels.clone(), pprof: raw_profile })
+    };
+    series.into_iter().flat_map(of_series).collect()
+}
+
+/// Two pieces instead of one that is too large: each has half of the stacks, and half of the window, for no two profiles
+/// of a series may begin at the same time. `None` if there is nothing to divide.
+pub(in crate::deliver) fn halve(piece: &Piece) -> Option<[Piece; 2]> {
+    let [Pushed { labels, pprof }] = <[Pushed; 1]>::try_from(decode(&piece.bytes)).ok()?;
+    let whole = pprof::Profile::decode(pprof).ok()?;
+    let (stacks, half_ns) = (whole.sample.len(), whole.duration_nanos / 2);
+    if stacks < 2 || half_ns < STEP_NS_MIN {
+        return None;
+    }
+    let mut first = whole.part(0..stacks / 2);
+    first.duration_nanos = half_ns;
+    let mut second = whole.part(stacks / 2..stacks);
+    second.duration_nanos = whole.duration_nanos - half_ns;
+    second.time_nanos = whole.time_nanos.checked_add(half_ns)?;
+    let value: i64 = first.sample.iter().filter_map(|sample| sample.value.first()).sum();
+    let weight = u64::try_from(value / whole.period.max(1)).ok()?.min(piece.weight.0);
+    let labels = Labels::new(labels.into_iter().map(|(name, value)| (name.into(), value.into())));
+    let labels = Arc::new(labels);
+    let encode = |part: &pprof::Profile, weight| {
+        let start = WallNs(part.time_nanos);
+        let duration_ns = part.duration_nanos.unsigned_abs();
+        let payload = Payload {
+            window: Window { start, duration_ns },
+            labels: Arc::clone(&labels),
+            format: Format::Pprof,
+            body: part.encode_to_vec(),
+            weight: Weight(weight),
+        };
+        encode(payload).ok()
+    };
+    Some([encode(&first, weight)?, encode(&second, piece.weight.0 - weight)?])
 }
 
 /// A UUID (version 8: our own making) that is the same for the same profile, so that sending it again changes no
@@ -129,8 +182,10 @@ const fn meaning_of_status(status: u16, html: bool) -> Meaning {
         401 | 403 => Meaning::NotNow,
         429 => Meaning::SomeNotNow,
         408 => Meaning::NotNow,
-        400 | 413 | 422 if html => Meaning::WrongServer,
-        400 | 413 | 422 => Meaning::SomeNever,
+        // Mostly a proxy's word, with a page of its own.
+        413 => Meaning::TooLarge,
+        400 | 422 if html => Meaning::WrongServer,
+        400 | 422 => Meaning::SomeNever,
         500 => Meaning::SomeBroken,
         501 | 505 => Meaning::WrongServer,
         502..600 => Meaning::NotNow,
@@ -143,11 +198,7 @@ const fn meaning_of_status(status: u16, html: bool) -> Meaning {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-    use std::sync::Arc;
-
     use super::*;
-    use crate::model::{Labels, Weight};
-    use crate::time::{WallNs, Window};
 
     fn payload(service: &str, start: i64, body: &[u8]) -> Payload {
         let pair = |name: &str, value: &str| (Arc::from(name), Arc::from(value));
@@ -211,6 +262,63 @@ mod tests {
         assert_eq!(PushRequest::decode(&*joined).unwrap().series.len(), 2);
     }
 
+    /// A piece with a stack per value, and a period of one.
+    fn piece(values: &[i64], duration_ns: i64) -> Piece {
+        let sample = |&value| pprof::Sample { location_id: vec![1], value: vec![value], label: vec![] };
+        let profile = pprof::Profile {
+            sample: values.iter().map(sample).collect(),
+            location: vec![pprof::Location { id: 1, ..Default::default() }],
+            time_nanos: 1_000,
+            duration_nanos: duration_ns,
+            period: 1,
+            string_table: vec![String::new()],
+            ..Default::default()
+        };
+        let weight = Weight(values.iter().sum::<i64>().unsigned_abs());
+        encode(Payload { weight, ..payload("web", 1_000, &profile.encode_to_vec()) }).unwrap()
+    }
+
+    /// Halves until nothing can be divided: start, duration and values of what is left.
+    fn halved(piece: &Piece) -> Vec<(i64, i64, Vec<i64>)> {
+        if let Some(halves) = halve(piece) {
+            assert_eq!(halves.iter().map(|half| half.weight).sum::<Weight>(), piece.weight);
+            return halves.iter().flat_map(halved).collect();
+        }
+        let Pushed { labels, pprof } = decode(&piece.bytes).remove(0);
+        let names: Vec<_> = labels.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["__name__", "hostname", "service_name"]);
+        let profile = pprof::Profile::decode(pprof).unwrap();
+        let values = profile.sample.iter().map(|sample| sample.value[0]).collect();
+        vec![(profile.time_nanos, profile.duration_nanos, values)]
+    }
+
+    #[test]
+    fn halves_share_the_stacks_and_the_window() {
+        let second = 1_000_000_000;
+        assert_eq!(
+            halved(&piece(&[1, 2], second)),
+            [(1_000, second / 2, vec![1]), (1_000 + second / 2, second / 2, vec![2]),]
+        );
+        let parts = halved(&piece(&(1..=100).collect::<Vec<_>>(), second));
+        assert_eq!(
+            parts.iter().flat_map(|(_, _, values)| values.clone()).collect::<Vec<_>>(),
+            (1..=100).collect::<Vec<_>>()
+        );
+        for pair in parts.windows(2) {
+            assert!(pair[1].0 - pair[0].0 >= STEP_NS_MIN, "no two begin at the same time");
+        }
+        assert_eq!(parts.iter().map(|(_, length, _)| length).sum::<i64>(), second);
+    }
+
+    #[test]
+    fn a_single_stack_and_a_moment_are_not_halved() {
+        assert!(halve(&piece(&[1], 1_000_000_000)).is_none());
+        assert!(halve(&piece(&[1, 2], 1_999_999)).is_none());
+        let nonsense = Piece { bytes: vec![0xff; 9], weight: Weight(1), time: WallNs(0) };
+        assert!(halve(&nonsense).is_none());
+        assert!(halve(&encode(payload("web", 5, b"no pprof")).unwrap()).is_none());
+    }
+
     #[test]
     fn the_id_is_a_uuid_and_the_same_only_for_the_same_profile() {
         let one = id(&payload("a", 5, b"1"));
@@ -246,7 +354,8 @@ mod tests {
         check_meaning(404, false, Meaning::WrongServer);
         check_meaning(405, false, Meaning::WrongServer);
         check_meaning(408, false, Meaning::NotNow);
-        check_meaning(413, false, Meaning::SomeNever);
+        check_meaning(413, false, Meaning::TooLarge);
+        check_meaning(413, true, Meaning::TooLarge);
         check_meaning(415, false, Meaning::WrongServer);
         check_meaning(429, false, Meaning::SomeNotNow);
         check_meaning(500, false, Meaning::SomeBroken);

@@ -46,11 +46,11 @@ pub(in crate::deliver) struct Found {
 
 /// What was found in a folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::deliver) struct Contents {
+pub(super) struct Contents {
     /// Whole files as far as their heads tell, oldest first.
-    pub(in crate::deliver) found: Vec<Found>,
+    pub(super) found: Vec<Found>,
     /// Files that are no parcels of this version. Those that have a parcel's name are gone now.
-    pub(in crate::deliver) torn: u64,
+    pub(super) torn: u64,
 }
 
 /// Why a folder cannot be had.

@@ -1,9 +1,11 @@
 //! Hours of bad weather on a paused clock: outages, storms of refusals, servers that come and go.
 //!
-//! A window comes each ten seconds, as in life. Whatever the server did for hours, once it is well each window has been
-//! accepted once, the oldest first, and it has not been asked more often than it can bear.
+//! A window comes each ten seconds, as in life. Whatever the server did for hours, once it is well each window is
+//! accepted once, the oldest first, and until then it is not asked more often than it can bear.
 
+use std::collections::HashMap;
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 use super::*;
 
@@ -16,6 +18,8 @@ const HOURLY: u64 = 360;
 struct Weathered {
     /// When each request came, since the beginning.
     asked: Vec<Duration>,
+    /// The windows as they were accepted.
+    accepted: Vec<u64>,
     meters: Meters,
 }
 
@@ -33,8 +37,15 @@ impl Weathered {
 }
 
 /// Delivers `hours` of windows to a server whose answer, at a time since the beginning, is what `weather` says, and good
-/// afterwards. Each window must be accepted once and in its order, soon after the weather is good.
+/// afterwards. Each window must be accepted once, soon after the weather is good, the oldest first.
 async fn check(hours: u32, weather: impl Fn(Duration) -> Option<Reply> + Send + 'static) -> Weathered {
+    let passed = pass(hours, weather).await;
+    assert!(passed.accepted.is_sorted(), "{:?}", passed.accepted);
+    passed
+}
+
+/// The same in any order.
+async fn pass(hours: u32, weather: impl Fn(Duration) -> Option<Reply> + Send + 'static) -> Weathered {
     let (begun, ends) = (Instant::now(), HOUR * hours);
     let accepted = Arc::new(Mutex::new(Vec::new()));
     let seen_good = Arc::clone(&accepted);
@@ -60,10 +71,13 @@ async fn check(hours: u32, weather: impl Fn(Duration) -> Option<Reply> + Send + 
     };
     let late = timeout(Duration::from_secs(330), wait).await.is_err();
     assert!(!late, "{} of {windows} were accepted", accepted.lock().unwrap().len());
-    assert_eq!(*accepted.lock().unwrap(), all);
+    let accepted = accepted.lock().unwrap().clone();
+    let mut sorted = accepted.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, all, "each once");
     let (outcome, meters) = house.finish(MINUTE).await;
     super::check(&outcome, all.iter().sum(), &[]);
-    Weathered { asked: server.record().seen.iter().map(|seen| seen.at - begun).collect(), meters }
+    Weathered { accepted, asked: server.record().seen.iter().map(|seen| seen.at - begun).collect(), meters }
 }
 
 /// One window after the other, each of one service, and each of another weight.
@@ -104,14 +118,64 @@ async fn an_hour_of_proxies_without_a_server_behind_them() {
     assert!((360..=730).contains(&asked), "{asked}");
 }
 
+/// An hour of refusals with that wish, which is one for 90 s. The refused go behind the others, as it may be theirs alone.
+async fn check_wish(wish: impl Fn() -> String + Send + 'static) {
+    let refuse =
+        move || Reply::Bytes(answer(429, &format!("Retry-After: {}\nKeep-Alive: timeout=60", wish())));
+    let passed = pass(2, move |at| (at < HOUR).then(&refuse)).await;
+    let gap = passed.shortest_gap(HOUR);
+    // A date is of whole seconds.
+    assert!(gap >= Duration::from_secs(89), "{gap:?}");
+    let asked = passed.asked_in(Duration::ZERO, HOUR);
+    assert!((20..=41).contains(&asked), "{asked}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_hour_of_too_many_requests_with_a_wish_in_seconds() {
-    let passed = check(2, |at| {
-        (at < HOUR).then(|| Reply::Bytes(answer(429, "Retry-After: 90\nKeep-Alive: timeout=60")))
+    check_wish(|| "90".to_owned()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_hour_of_too_many_requests_with_a_wish_by_the_clock() {
+    // The clock on the wall does not know of the pause.
+    check_wish(|| httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(91))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_hours_of_too_many_requests_without_a_wish() {
+    let passed =
+        pass(3, |at| (at < 2 * HOUR).then(|| Reply::Bytes(answer(429, "Keep-Alive: timeout=60")))).await;
+    let asked = passed.asked_in(Duration::ZERO, 2 * HOUR);
+    assert!((720..=1_460).contains(&asked), "each pause is five to ten seconds: {asked}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_hours_in_which_one_in_ten_is_over_a_limit_of_its_own() {
+    let is_over = |window: &u64| window.is_multiple_of(10);
+    let taken = Arc::new(Mutex::new(HashMap::new()));
+    let (seen, begun) = (Arc::clone(&taken), Instant::now());
+    let server = Server::start(move |_, request| {
+        let windows = services(&request.raw());
+        if windows.iter().any(is_over) {
+            return Reply::Bytes(answer(429, "Keep-Alive: timeout=60"));
+        }
+        seen.lock().unwrap().extend(windows.into_iter().map(|window| (window, request.at - begun)));
+        Reply::Bytes(answer(200, "Keep-Alive: timeout=60"))
     })
     .await;
-    assert!(passed.shortest_gap(HOUR) >= Duration::from_secs(90), "{:?}", passed.shortest_gap(HOUR));
-    assert!((20..=41).contains(&passed.asked_in(Duration::ZERO, HOUR)));
+    let house =
+        House::with(&Config { server: server.address.clone(), interval: INTERVAL, ..Config::default() });
+    pour(&house, 2 * HOURLY).await;
+    // The others do not wait for them.
+    let taken = taken.lock().unwrap().clone();
+    for window in (1..2 * HOURLY - 1).filter(|window| !is_over(window)) {
+        let late = taken[&window] - INTERVAL * u32::try_from(window - 1).unwrap();
+        assert!(late <= INTERVAL, "window {window} was {late:?} late");
+    }
+    // And they are given up once others were taken thirty times between two tries.
+    let refused = value(&house.meters, "profiler_samples_lost_total{reason=\"refused by server\"}");
+    let waits = value(&house.meters, "profiler_waiting_weight");
+    assert!(refused > 0.0 && waits < 20_000.0, "{refused} were refused, {waits} wait");
 }
 
 #[tokio::test(start_paused = true)]

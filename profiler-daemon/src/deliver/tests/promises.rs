@@ -21,7 +21,7 @@ async fn push(ambiguous: Ambiguous, first: Reply) -> (u64, usize, Meters) {
 }
 
 #[track_caller]
-fn check(pushed: (u64, usize, Meters), lost: u64, seen: usize) {
+fn check(pushed: &(u64, usize, Meters), lost: u64, seen: usize) {
     assert_eq!((pushed.0, pushed.1), (lost, seen), "{}", pushed.2.render());
 }
 
@@ -31,18 +31,18 @@ async fn a_lost_answer_is_asked_for_again_unless_once_is_enough() {
     for first in
         [Reply::Last(Vec::new()), Reply::Reset, Reply::Bytes(answer(502, "")), Reply::Bytes(answer(504, ""))]
     {
-        check(push(Ambiguous::AtLeastOnce, first.clone()).await, 0, 2);
+        check(&push(Ambiguous::AtLeastOnce, first.clone()).await, 0, 2);
         let once = push(Ambiguous::AtMostOnce, first).await;
         assert_eq!(value(&once.2, "profiler_profiles_unknown_total"), 2.0);
         assert_eq!(sum(&once.2, "profiler_push_failed_total", "class=\"ambiguous\""), 1.0);
-        check(once, 3, 1);
+        check(&once, 3, 1);
     }
 }
 
 #[tokio::test]
 async fn what_was_not_carried_out_is_sent_again_even_so() {
     for status in [401, 408] {
-        check(push(Ambiguous::AtMostOnce, Reply::Bytes(answer(status, ""))).await, 0, 2);
+        check(&push(Ambiguous::AtMostOnce, Reply::Bytes(answer(status, ""))).await, 0, 2);
     }
     // Nobody listens at first.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -65,6 +65,6 @@ async fn what_was_not_carried_out_is_sent_again_even_so() {
 #[tokio::test]
 async fn where_some_may_have_been_taken_once_means_no_more() {
     let first = Reply::Bytes(answer(429, ""));
-    check(push(Ambiguous::AtMostOnce, first.clone()).await, 3, 1);
-    check(push(Ambiguous::AtLeastOnce, first).await, 0, 3);
+    check(&push(Ambiguous::AtMostOnce, first.clone()).await, 3, 1);
+    check(&push(Ambiguous::AtLeastOnce, first).await, 0, 3);
 }

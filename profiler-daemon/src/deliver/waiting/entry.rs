@@ -27,7 +27,7 @@ pub(super) enum Body {
     /// Here.
     Memory(Parcel),
     /// On disk only; what is not written there stays here.
-    Disk { family: u32, turned_away: u32 },
+    Disk { family: u32, turned_away: u32, let_before: Option<u64> },
     /// In the uploader's hands, this many bytes of it.
     Hand(usize),
 }
@@ -105,21 +105,29 @@ impl Entry {
     pub(super) fn found(Found { head, length }: Found) -> Self {
         let file = File { key: head.key, room: room(length) };
         let Head { key, time, weight, turned_away, .. } = head;
-        let body = Body::Disk { family: 0, turned_away };
+        let body = Body::Disk { family: 0, turned_away, let_before: None };
         Self { key, weight, time, body, file: Some(Arc::new(file)) }
+    }
+
+    /// It lets the others before it.
+    pub(super) fn lets_before(&self) -> bool {
+        match &self.body {
+            Body::Memory(Parcel { let_before, .. }) | Body::Disk { let_before, .. } => let_before.is_some(),
+            Body::Hand(_) => false,
+        }
     }
 
     /// Its body leaves the memory: it is on disk.
     pub(super) fn cool(&mut self) {
-        if let Body::Memory(Parcel { family, turned_away, .. }) = self.body {
-            self.body = Body::Disk { family, turned_away };
+        if let Body::Memory(Parcel { family, turned_away, let_before, .. }) = self.body {
+            self.body = Body::Disk { family, turned_away, let_before };
         }
     }
 
     /// Its body is back.
     pub(super) fn warm(&mut self, mut parcel: Parcel) {
-        if let Body::Disk { family, turned_away } = self.body {
-            (parcel.family, parcel.turned_away) = (family, turned_away);
+        if let Body::Disk { family, turned_away, let_before } = self.body {
+            (parcel.family, parcel.turned_away, parcel.let_before) = (family, turned_away, let_before);
             self.body = Body::Memory(parcel);
         }
     }

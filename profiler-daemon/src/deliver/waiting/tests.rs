@@ -41,7 +41,7 @@ impl Place {
 
     fn open_with(&mut self, config: spool::Config) -> Waiting {
         self.meters = Meters::default();
-        let [meters] = SpoolMeters::new(&self.meters, ["pyroscope"]);
+        let meters = SpoolMeters::new(&self.meters, &["pyroscope".to_owned()]).remove(0);
         in_memory(1 << 20).on_disk(config, meters).unwrap()
     }
 
@@ -130,6 +130,19 @@ async fn what_comes_back_is_first_and_still_counts() {
     waiting.settle(Fate::Back(vec![parcel]));
     assert_eq!(waiting.weight(), Weight(3));
     assert_eq!(deliver(&waiting).await, [1, 2]);
+}
+
+#[tokio::test]
+async fn what_lets_the_others_before_it_comes_after_those_too_that_come_later() {
+    let waiting = in_memory(1 << 20);
+    (1..=3).for_each(|weight| put(&waiting, weight, 10));
+    for _ in 0..2 {
+        let mut parcel = waiting.next().await.unwrap();
+        parcel.let_before = Some(0);
+        waiting.settle(Fate::Behind(Box::new(parcel)));
+    }
+    (4..=5).for_each(|weight| put(&waiting, weight, 10));
+    assert_eq!(deliver(&waiting).await, [3, 4, 5, 1, 2]);
 }
 
 #[tokio::test]
@@ -243,6 +256,42 @@ async fn what_is_left_at_the_end_is_kept_for_the_next_start() {
     assert_eq!(deliver(&next).await, [1, 2]);
     let outcome = next.stop();
     assert_eq!(outcome, Outcome { recovered: Weight(3), delivered: Weight(3), ..Outcome::default() });
+}
+
+#[tokio::test]
+async fn what_may_be_sent_at_most_once_is_not_on_disk_while_it_is_sent() {
+    let mut place = Place::new();
+    let waiting = place.open().at_most_once();
+    waiting.put(vec![parcel(9, 100, 4)], Weight(0));
+    put(&waiting, 5, 10);
+    let whole = waiting.next().await.unwrap();
+    assert_eq!(place.files(), 1);
+    waiting.settle(Fate::Back(whole.split(1)));
+    put(&waiting, 6, 10);
+    assert_eq!(place.files(), 6, "what comes back is written again");
+    assert_eq!(waiting.next().await.unwrap().weight(), Weight(9));
+    assert_eq!(place.files(), 5);
+    waiting.spool.as_ref().unwrap().end();
+    assert_eq!(deliver(&place.open()).await, [0, 0, 0, 5, 6]);
+}
+
+#[tokio::test]
+async fn a_part_that_may_be_sent_at_most_once_takes_no_other_with_it() {
+    let mut place = Place::new();
+    let waiting = place.open().at_most_once();
+    put(&waiting, 5, 10);
+    waiting.put(vec![parcel(9, 100, 4)], Weight(0));
+    assert_eq!(deliver(&waiting).await, [5, 9]);
+    waiting.put(vec![parcel(9, 100, 4)], Weight(0));
+    let whole = waiting.next().await.unwrap();
+    waiting.settle(Fate::Back(whole.split(1)));
+    // The parts have no files yet.
+    assert_eq!(waiting.next().await.unwrap().weight(), Weight(9));
+    assert_eq!(place.files(), 3);
+    waiting.settle(Fate::Delivered);
+    assert_eq!(deliver(&waiting).await, [0, 0, 0]);
+    assert_eq!(place.files(), 0);
+    assert_eq!(waiting.lock().load, Load::default());
 }
 
 /// A parcel of four pieces that is taken apart; what `meanwhile` does; and a kill.
@@ -383,6 +432,30 @@ async fn a_disk_that_hangs_stops_nobody() {
             lost: Lost(std::collections::BTreeMap::from([(Reason::SpoolTorn, Weight(1))])),
         }
     );
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_at_the_start_is_found_later() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let mut place = Place::new();
+    let waiting = place.open();
+    put(&waiting, 1, 10);
+    waiting.stop();
+    // The first thing that is opened is the lock.
+    let lock = place.path().join("lock");
+    fs::remove_file(&lock).unwrap();
+    mknodat(CWD, &lock, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let waiting = place.open();
+    put(&waiting, 2, 10);
+    assert_eq!(waiting.next().await.unwrap().weight(), Weight(2), "from memory");
+    waiting.settle(Fate::Delivered);
+    let _reader = fs::File::open(&lock).unwrap();
+    while waiting.spool.as_ref().unwrap().is_late() {
+        tokio::task::yield_now().await;
+    }
+    put(&waiting, 4, 10);
+    assert_eq!(deliver(&waiting).await, [1, 4]);
+    assert_eq!(waiting.stop().recovered, Weight(1));
 }
 
 #[tokio::test]

@@ -57,11 +57,13 @@ impl Address {
         };
         let authority = port.map_or(host.to_owned(), |port: u16| format!("{host}:{port}"));
         let base = uri.path().trim_end_matches('/');
+        let push_path = format!("{base}{PUSH_PATH}");
+        push_path.parse::<Uri>().map_err(|error| bad(&error.to_string()))?;
         Ok(Self {
             encrypted,
             host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
             port: port.unwrap_or(if encrypted { 443 } else { 80 }),
-            push_path: format!("{base}{PUSH_PATH}"),
+            push_path,
             ready_path: format!("{base}{READY_PATH}"),
             shown: format!("{}://{authority}{base}", if encrypted { "https" } else { "http" }),
             authority,
@@ -96,6 +98,12 @@ mod tests {
     fn what_stands_before_an_at_is_not_kept() {
         check("http://u:hunter2@h:1/a", false, "h", 1, "/a/push.v1.PusherService/Push", "http://h:1/a");
         assert!(!format!("{:?}", Address::parse("http://u:hunter2@h:1/a").unwrap()).contains("hunter2"));
+    }
+
+    #[test]
+    fn a_path_that_only_just_fits_has_no_room_for_ours() {
+        check_bad(&format!("http://h/{}", "a".repeat(65_510)));
+        check_bad(&format!("http://h/{}", "a".repeat(1 << 20)));
     }
 
     #[track_caller]

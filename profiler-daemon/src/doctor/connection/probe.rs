@@ -37,6 +37,8 @@ use crate::socket::{self, Closed, End, How};
 
 /// How long each step may take: a name, a connection, an answer. As long as a push may.
 const STEP_MAX: Duration = Duration::from_secs(10);
+/// Addresses of a name that are tried at most: each may take its time to fail.
+const PEERS_MAX: usize = 4;
 /// Most of an answer's head that is read, bytes.
 const HEAD_BYTES_MAX: usize = 32 << 10;
 /// Most of an answer's body that is read, bytes.
@@ -226,8 +228,7 @@ impl Asker<'_> {
         let peers = looked_up
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(|error| unknown(plain(error.to_string().as_bytes())))?;
-        let mut peers: Vec<SocketAddr> = peers.collect();
-        peers.dedup();
+        let peers: Vec<SocketAddr> = peers.take(PEERS_MAX).collect();
         let mut last = unknown("it has no address".to_owned());
         for &peer in &peers {
             match open(peer).await {

@@ -2,14 +2,16 @@
 //!
 //! In: what was seen. Out: a verdict, in one word and in one sentence, and what to change. Not here: sockets, clocks.
 //!
-//! The rule is that of the keeper of the connection: a connection idle for the interval may be used again if the
-//! interval and the guard together are no longer than the server's timeout. The timeout is the shortest that was seen, or that was
-//! advertised if that is shorter, since what is advertised is believed.
+//! The rule and the guard are those of the keeper of the connection: a connection that was idle for the interval may
+//! be used again if interval and guard together are no longer than the server's timeout. The timeout is the shortest
+//! that was seen, or what is advertised if that is shorter, since what is advertised is believed.
 
 use std::time::Duration;
 
 use super::families::{Signs, setting};
 use super::seen::{Ending, Seen};
+use crate::deliver;
+use crate::deliver::connection::Margin;
 use crate::doctor::Health;
 use crate::socket::{End, How};
 
@@ -113,7 +115,8 @@ pub fn judge(seen: &[Seen], interval: Duration) -> Verdict {
         (kept, said) => kept.or(said),
     };
     let first_byte = seen.iter().map(|connection| connection.answer.first_byte).max().unwrap_or_default();
-    let guard = guard(timeout.unwrap_or(interval), first_byte);
+    let margin = Margin { least: deliver::Config::default().guard_min, net: first_byte };
+    let guard = margin.of(timeout.unwrap_or(interval));
     let fits = |timeout: Duration| interval + guard <= timeout;
 
     let kind = match (timeout, idle_timeout) {
@@ -149,11 +152,6 @@ pub fn judge(seen: &[Seen], interval: Duration) -> Verdict {
         closed,
         notes: found.notes(seen, &closes),
     }
-}
-
-/// As `deliver::connection` guards a timeout.
-fn guard(timeout: Duration, first_byte_max: Duration) -> Duration {
-    Duration::from_millis(50).max(timeout / 50) + first_byte_max
 }
 
 struct Found {
@@ -246,6 +244,10 @@ impl Found {
                 Seconds(longest),
                 longest.as_millis()
             );
+            // The pusher shortens its interval by a tenth at most.
+            if longest > self.interval - self.interval / 10 {
+                advice += ", or let the daemon do so (--keepalive-policy trim)";
+            }
         }
         Some(advice)
     }

@@ -19,7 +19,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use self::kallsyms::Kallsyms;
 use self::modules::{Modules, Writer, is_still};
-pub(super) use self::rows::keeps_frames;
+pub(super) use self::rows::{Builder as TableBuilder, keeps_frames};
 use super::protocol::{
     ADDRESSES_MAX, ANSWER_BYTES_MAX, Answer, Found, Names, Outcome, Place, REQUEST_BYTES_MAX, Refusal,
     Request, Rows, Subject, TalkError, receive, send,
@@ -57,7 +57,7 @@ struct Namer {
     kernel: Option<Kallsyms>,
     modules: Modules,
     /// The file whose unwind table is being handed out, and its number.
-    table: Option<(u32, rows::Builder)>,
+    table: Option<(u32, TableBuilder)>,
 }
 
 impl Namer {
@@ -96,7 +96,7 @@ impl Namer {
         let known = self.table.take().filter(|(of, table)| *of == slot && table.next_page() == Some(from));
         let mut table = match known {
             Some((_, table)) => table,
-            None => rows::Builder::new(file)?,
+            None => TableBuilder::new(file)?,
         };
         while table.next_page().ok_or(Refusal::Nonsense)? != from {
             let _ = table.part(file);

@@ -1,5 +1,6 @@
 //! Whole stacks of real processes that wait in the kernel: `/proc` has their registers, their mappings and their stacks.
-//! It has no frame pointer, so that these walks begin without one.
+//! It has no frame pointer, so that these walks begin without one: programs that have to know theirs in the first frames, as
+//! those in Rust do, cannot be walked like this.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
@@ -102,14 +103,15 @@ impl Slabs {
         let (list, mappings) = self.list(&std::fs::read_to_string(process.join("maps")).ok()?);
         let memory = File::open(process.join("mem")).ok()?;
         let mut read = |window: &mut Window, at: u64, bytes: u64| {
-            let mut raw = vec![0; bytes as usize];
+            let mut raw = vec![0; usize::try_from(bytes).unwrap()];
             let whole = memory.read_exact_at(&mut raw, at).is_ok();
             for (word, raw) in window.iter_mut().zip(raw.as_chunks().0) {
                 *word = u64::from_le_bytes(*raw);
             }
             whole
         };
-        let regs = Regs { ip, sp, fp: 0 };
+        // Not zero, which would be a root: odd, and so nowhere.
+        let regs = Regs { ip, sp, fp: 1 };
         let mut walk = Walk::new(regs);
         walk.restart(regs, list, mappings);
         let mut frames = Vec::new();
@@ -175,4 +177,144 @@ fn an_interpreter_is_whole() {
         10,
     );
     check(Command::new("node").args(["-e", "setTimeout(() => 0, 60000)"]), 8);
+}
+
+/// A Go program, built with `arguments`: goroutines that wait, and C code called from two of them.
+#[track_caller]
+fn check_go(text: &str, arguments: &[&str], depth: usize) {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, program) = (folder.path().join("main.go"), folder.path().join("main"));
+    std::fs::write(&source, text).unwrap();
+    let mut build = Command::new("go");
+    build.arg("build").args(arguments).arg("-o").args([&program, &source]).env("CGO_ENABLED", "1");
+    if !build.status().is_ok_and(|built| built.success()) {
+        println!("skipped: there is no Go, or no C compiler for it");
+        return;
+    }
+    check(&mut Command::new(program), depth);
+}
+
+const CALLS_C: &str = r#"package main
+
+// #include <unistd.h>
+// static void rest(int n) { if (n) { rest(n - 1); pause(); } else sleep(60); }
+import "C"
+import "time"
+
+//go:noinline
+func outer(n C.int) { inner(n) }
+
+//go:noinline
+func inner(n C.int) { C.rest(n) }
+
+func main() {
+	for n := 1; n < 3; n++ {
+		go outer(C.int(n))
+	}
+	for n := 0; n < 3; n++ {
+		go func() { time.Sleep(time.Minute) }()
+	}
+	outer(3)
+}
+"#;
+
+#[test]
+fn a_program_in_go_is_whole() {
+    check_go(CALLS_C, &[], 10);
+}
+
+#[test]
+fn a_stripped_program_in_go_is_whole() {
+    check_go(CALLS_C, &["-ldflags=-s -w"], 10);
+}
+
+#[test]
+fn a_position_independent_program_in_go_is_whole() {
+    check_go(CALLS_C, &["-buildmode=pie", "-ldflags=-s -w"], 10);
+}
+
+/// Go that calls C that calls Go, which waits.
+const CALLED_BY_C: &str = r#"package main
+
+// typedef void (*back)(int);
+// extern void rest(int);
+// static void call(int n, back to) { if (n) { call(n - 1, to); __asm__(""); } else to(n); }
+// static void through(int n) { call(n, rest); __asm__(""); }
+import "C"
+import "syscall"
+
+//export rest
+func rest(n C.int) { wait() }
+
+//go:noinline
+func wait() {
+	for {
+		time := syscall.Timespec{Sec: 60}
+		syscall.Nanosleep(&time, nil)
+	}
+}
+
+//go:noinline
+func outer(n C.int) { C.through(n) }
+
+func main() { outer(5) }
+"#;
+
+#[test]
+fn go_that_c_called_is_whole() {
+    check_go(CALLED_BY_C, &[], 15);
+}
+
+/// A stack that moves: through the C library and back, realigned, of variable size, and in a signal handler on a stack of
+/// its own.
+const MOVES: &str = r#"
+#define _GNU_SOURCE
+#include <alloca.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+static char other[1 << 16];
+static volatile int sink;
+// What waits must not need the frame pointer that nobody knows; the signal brings one.
+__attribute__((optimize("O2", "omit-frame-pointer")))
+static void handler(int signal) { sink += signal; pause(); sink++; }
+__attribute__((noinline)) static void align(int n) {
+    _Alignas(64) volatile char room[256]; room[n] = 1; raise(SIGUSR1); sink += room[n];
+}
+__attribute__((noinline)) static void vary(int n) {
+    volatile char *room = alloca(n * 100 + 1); room[n] = 1; align(n); sink += room[n];
+}
+static int compare(const void *a, const void *b) { vary(3); return *(const char *)a - *(const char *)b; }
+__attribute__((noinline)) static void deep(int n) {
+    if (n) deep(n - 1); else { char s[] = "cba"; qsort(s, 3, 1, compare); sink += s[0]; }
+    sink++;
+}
+int main(void) {
+    stack_t stack = { .ss_sp = other, .ss_size = sizeof other };
+    struct sigaction action = { .sa_handler = handler, .sa_flags = SA_ONSTACK };
+    sigaltstack(&stack, 0);
+    sigaction(SIGUSR1, &action, 0);
+    deep(40);
+}
+"#;
+
+#[test]
+fn a_stack_that_moves_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, program) = (folder.path().join("moves.c"), folder.path().join("moves"));
+    std::fs::write(&source, MOVES).unwrap();
+    for arguments in [
+        &["-O2", "-fomit-frame-pointer"][..],
+        &["-O2", "-fomit-frame-pointer", "-static-pie"],
+        &["-O0"],
+        &["-O2", "-fno-omit-frame-pointer", "-fcf-protection", "-Wl,-z,lazy,-z,ibtplt"],
+    ] {
+        let built = Command::new("cc").args(arguments).arg("-o").args([&program, &source]).status();
+        if !built.is_ok_and(|built| built.success()) {
+            println!("skipped: no C compiler that takes {arguments:?}");
+            continue;
+        }
+        check(&mut Command::new(&program), 50);
+    }
 }

@@ -17,6 +17,7 @@ mod tests;
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 
 use profiler_common::unwind::table::{Cfa, PAGE_BYTES, Rule, TABLE_PAGES_MAX};
 
@@ -38,8 +39,9 @@ const TABLE_WORDS_MAX: usize = 4 << 20;
 /// Bytes between functions, which only align the next: nothing runs there, so what held before may go on.
 const PADDING_BYTES_MAX: u64 = 15;
 
-/// Of so many functions with frames one may do without a frame pointer where they are said to keep it.
-const KEEPING_FRAMES: u64 = 1000;
+/// Of so many functions with frames one may do without a frame pointer where they are said to keep it, and call others all the
+/// same: a walk loses that one's caller, and no more. Browsers and engines have one in a thousand, written by hand for encryption.
+const KEEPING_FRAMES: u64 = 500;
 
 /// A function that a table describes.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +65,7 @@ const DEBUG_FRAME: u8 = 2;
 
 /// What is read of a file, and how far its table is made.
 #[derive(Debug)]
-pub(super) struct Builder {
+pub(in super::super) struct Builder {
     functions: Vec<Function>,
     eh_frame: Option<Table>,
     debug_frame: Option<Table>,
@@ -77,11 +79,14 @@ pub(super) struct Builder {
     words: usize,
     over: bool,
     first_page: Option<u32>,
+    code: Vec<Segment>,
+    /// Functions without a frame pointer that may call others, so far.
+    frameless: u64,
 }
 
 impl Builder {
     /// Reads what there is of `file`.
-    pub(super) fn new(file: &File) -> Result<Self, Refusal> {
+    pub(in super::super) fn new(file: &File) -> Result<Self, Refusal> {
         const X86_64: u64 = 62;
         let reader = Reader::new(file).map_err(|_| Refusal::NotElf)?;
         if !reader.is_wide() || reader.machine().ok() != Some(X86_64) {
@@ -131,6 +136,8 @@ impl Builder {
             words: 0,
             over: false,
             first_page: None,
+            code,
+            frameless: 0,
         })
     }
 
@@ -140,7 +147,7 @@ impl Builder {
     }
 
     /// Makes the next part of the table, of `file` which is the same as before.
-    pub(super) fn part(&mut self, file: &File) -> Rows {
+    pub(in super::super) fn part(&mut self, file: &File) -> Rows {
         let mut part = Rows::default();
         let mut rules = Vec::new();
         let mut eh = self.eh_frame.as_ref().map(Table::reading);
@@ -164,7 +171,14 @@ impl Builder {
                 rules.clear();
                 rules.push((function.address, Rule::Stop));
             }
-            judge(&rules, &mut part);
+            let (framed, frameless) = frame(&rules);
+            part.functions += u64::from(framed);
+            // Once there are too many, no more code is looked at.
+            let enough = self.frameless > self.functions.len() as u64 / KEEPING_FRAMES;
+            if frameless && (enough || may_call(file, function, &self.code)) {
+                self.frameless += 1;
+                part.frameless += 1;
+            }
             if function.offset > self.reached + PADDING_BYTES_MAX {
                 self.writer.put(self.reached, Rule::Pointer);
             }
@@ -223,18 +237,38 @@ fn read(table: &mut Reading<'_>, function: &Function, rules: &mut Vec<(u64, Rule
     });
 }
 
-/// Counts a function that has a frame, and whether it keeps a frame pointer.
-fn judge(rules: &[(u64, Rule)], part: &mut Rows) {
+/// Whether a function has a frame, and does without a frame pointer.
+fn frame(rules: &[(u64, Rule)]) -> (bool, bool) {
     let cfa = |rule: &Rule| match rule {
         Rule::Frame { cfa, .. } => Some(*cfa),
         Rule::Stop | Rule::Plt(_) | Rule::Signal | Rule::Elsewhere | Rule::Pointer | Rule::Invalid => None,
     };
     let mut cfas = rules.iter().filter_map(|(_, rule)| cfa(rule));
     let deep = cfas.clone().any(|cfa| !matches!(cfa, Cfa::Rsp(8)));
-    if deep {
-        part.functions += 1;
-        part.frameless += u64::from(!cfas.any(|cfa| matches!(cfa, Cfa::Rbp(_) | Cfa::AtRbp(..))));
+    (deep, deep && !cfas.any(|cfa| matches!(cfa, Cfa::Rbp(_) | Cfa::AtRbp(..))))
+}
+
+/// Whether a function may call others: whoever calls none is only ever the innermost of a stack. Finds every call, and takes
+/// for one what only looks like it. A function too large to be looked at may call.
+fn may_call(file: &File, function: &Function, code: &[Segment]) -> bool {
+    const LOOK_BYTES_MAX: u64 = 64 << 10;
+    const CALL: u8 = 0xe8;
+    const INDIRECT: u8 = 0xff;
+    let Ok(bytes) = usize::try_from(function.bytes.min(LOOK_BYTES_MAX)) else { return true };
+    let mut bytes = vec![0; bytes];
+    if function.bytes > LOOK_BYTES_MAX || file.read_exact_at(&mut bytes, function.offset).is_err() {
+        return true;
     }
+    bytes.iter().enumerate().any(|(at, &byte)| match (byte, &bytes[at + 1..]) {
+        (CALL, &[a, b, c, d, ..]) => {
+            let distance = i64::from(i32::from_le_bytes([a, b, c, d]));
+            let next = function.address.wrapping_add(at as u64 + 5);
+            let target = next.wrapping_add_signed(distance);
+            code.iter().any(|segment| segment.offset_of(target).is_some())
+        }
+        (INDIRECT, &[operand, ..]) => operand >> 3 & 7 == 2,
+        _ => false,
+    })
 }
 
 /// Whether the functions of a file keep frame pointers, all but a few: of `functions` with frames, `frameless` do not.

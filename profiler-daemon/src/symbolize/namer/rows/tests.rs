@@ -310,18 +310,57 @@ fn the_vdso_is_what_gimli_makes_of_it() {
 
 #[test]
 fn rows_of_go_say_what_its_debug_information_says() {
-    let folder = tempfile::tempdir().unwrap();
-    let (source, program) = (folder.path().join("main.go"), folder.path().join("main"));
-    std::fs::write(&source, "package main\nimport \"fmt\"\nfunc main() { fmt.Println(1) }\n").unwrap();
-    let built = std::process::Command::new("go").arg("build").arg("-o").args([&program, &source]).status();
-    if !built.is_ok_and(|built| built.success()) {
-        println!("skipped: there is no Go that could build a program");
-        return;
-    }
-    let file = File::open(&program).unwrap();
+    let Some(file) = go_program() else { return };
     let Compared { rows, invalid, roots, signals } = compare_go(&file);
     println!("{rows} rows, {invalid} invalid, {roots} roots, {signals} of a trampoline");
     assert!(rows > 10_000 && invalid < 10 && roots < 100 && signals > 0);
+}
+
+fn go_program() -> Option<File> {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, program) = (folder.path().join("main.go"), folder.path().join("main"));
+    std::fs::write(&source, "package main\nimport \"fmt\"\nfunc main() { fmt.Println(1) }\n").unwrap();
+    let mut go = std::process::Command::new("go");
+    let built = go.arg("build").arg("-o").args([&program, &source]).status();
+    if !built.is_ok_and(|built| built.success()) {
+        println!("skipped: there is no Go that could build a program");
+        return None;
+    }
+    Some(File::options().read(true).write(true).open(&program).unwrap())
+}
+
+#[test]
+fn whatever_byte_of_a_go_program_is_wrong_the_table_ends() {
+    let Some(file) = go_program() else { return };
+    let mut place = None;
+    let reader = Reader::new(&file).unwrap();
+    reader
+        .sections(|name, section| {
+            if name == b".gopclntab" {
+                place = Some(section.offset());
+            }
+            Ok(())
+        })
+        .unwrap();
+    let place = place.unwrap();
+    // Few functions, so that it takes no time.
+    file.write_all_at(&200u64.to_le_bytes(), place + 8).unwrap();
+    assert!(lay(&file).is_ok());
+    let mut word = [0; 8];
+    let mut starts = vec![0];
+    for field in [56, 64] {
+        file.read_exact_at(&mut word, place + field).unwrap();
+        starts.push(u64::from_le_bytes(word));
+    }
+    for start in starts {
+        for at in (start..start + 48).chain((start + 48..start + 4000).step_by(97)) {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, place + at).unwrap();
+            file.write_all_at(&[byte[0] ^ 0xff], place + at).unwrap();
+            let _ = lay(&file);
+            file.write_all_at(&byte, place + at).unwrap();
+        }
+    }
 }
 
 /// Compares where the caller's frame is with the `.debug_frame` of a Go program.
@@ -389,9 +428,17 @@ fn file(bytes: &[u8]) -> File {
 }
 
 #[test]
+fn a_compressed_debug_frame_is_read() {
+    // Built without `.eh_frame`, with `-gz`.
+    let bytes = include_bytes!("../../../../../tests/fuzz/corpus/unwind_table/debug");
+    let laid = lay(&file(bytes)).unwrap();
+    assert!(laid.functions > 0 && laid.words > 100);
+}
+
+#[test]
 fn a_file_without_sections_has_the_same_table() {
     let (image, _) = crate::symbolize::vdso::image().unwrap();
-    let mut bytes = vec![0; image.metadata().unwrap().len() as usize];
+    let mut bytes = vec![0; usize::try_from(image.metadata().unwrap().len()).unwrap()];
     image.read_exact_at(&mut bytes, 0).unwrap();
     let whole = lay(&file(&bytes)).unwrap();
     bytes[40..48].fill(0); // where the section headers are
@@ -403,7 +450,7 @@ fn a_file_without_sections_has_the_same_table() {
 #[test]
 fn whatever_byte_is_wrong_the_table_ends() {
     let (image, _) = crate::symbolize::vdso::image().unwrap();
-    let mut bytes = vec![0; image.metadata().unwrap().len() as usize];
+    let mut bytes = vec![0; usize::try_from(image.metadata().unwrap().len()).unwrap()];
     image.read_exact_at(&mut bytes, 0).unwrap();
     let broken = file(&bytes);
     for at in 0..bytes.len() {
@@ -417,5 +464,30 @@ fn whatever_byte_is_wrong_the_table_ends() {
         broken.set_len(length as u64).unwrap();
         let _ = lay(&broken);
         broken.write_all_at(&bytes, 0).unwrap();
+    }
+}
+
+#[test]
+fn frames_are_kept_where_the_compiler_was_told_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, library) = (folder.path().join("a.c"), folder.path().join("a.so"));
+    // The second has a frame, and calls nobody: it is never passed by a walk.
+    let text = "int g(int *); int f(int a) { int x[40]; x[a] = a; return g(x) + 1; }
+        int h(int a) { volatile int x[400]; x[a] = a; return x[0]; }";
+    std::fs::write(&source, text).unwrap();
+    for (arguments, kept) in [
+        (&["-fomit-frame-pointer"][..], false),
+        (&["-fno-omit-frame-pointer"], true),
+        (&["-fno-omit-frame-pointer", "-momit-leaf-frame-pointer"], true),
+    ] {
+        let mut compiler = std::process::Command::new("cc");
+        compiler.args(["-O2", "-fPIC", "-fno-stack-protector", "-shared", "-nostdlib"]).args(arguments);
+        let built = compiler.arg("-o").args([&library, &source]).status();
+        if !built.is_ok_and(|built| built.success()) {
+            println!("skipped: no C compiler");
+            return;
+        }
+        let laid = lay(&File::open(&library).unwrap()).unwrap();
+        assert_eq!(keeps_frames(laid.functions, laid.frameless), kept, "{arguments:?}");
     }
 }

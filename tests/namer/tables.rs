@@ -1,0 +1,66 @@
+//! Unwind tables of real files from a real namer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use profiler_common::unwind::table::{SLAB_WORDS, STARTS_WORDS};
+use profiler_daemon::model::{Module, ModuleKind, NoTable};
+use profiler_daemon::symbolize::Config;
+
+use crate::rig::{Rig, module};
+
+fn sound(table: &profiler_daemon::model::Table) {
+    assert!(table.blocks.first().is_some_and(|words| !words.is_empty()), "it begins with rows");
+    for words in &table.blocks {
+        assert!(words.is_empty() || (STARTS_WORDS..=SLAB_WORDS).contains(&words.len()));
+    }
+}
+
+#[test]
+fn the_c_library_has_a_table() {
+    let library = module(std::path::Path::new("/lib/x86_64-linux-gnu/libc.so.6"));
+    let mut rig = Rig::new(Config::default());
+    let table = rig.symbolizer.table(&library).unwrap();
+    sound(&table);
+    assert!((10_000..100_000).contains(&table.words()), "{} words", table.words());
+    assert_eq!(rig.symbolizer.table(&library).unwrap(), table, "the same a second time");
+    assert_eq!(rig.started(), 1);
+}
+
+#[test]
+fn the_vdso_has_a_table() {
+    let vdso = Arc::new(Module {
+        id: 1,
+        kind: ModuleKind::Vdso,
+        path: Arc::from(&b"[vdso]"[..]),
+        build_id: None,
+        identity: None,
+        file: None,
+    });
+    sound(&Rig::new(Config::default()).symbolizer.table(&vdso).unwrap());
+}
+
+#[test]
+fn a_script_has_none() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "#!/bin/sh\n").unwrap();
+    let mut rig = Rig::new(Config::default());
+    assert_eq!(rig.symbolizer.table(&module(file.path())), Err(NoTable::Never));
+    assert_eq!(rig.count("profiler_namer_questions_refused"), 1);
+}
+
+#[test]
+fn a_large_program_comes_in_parts_and_in_time() {
+    let large = ["/usr/bin/node", "/usr/lib/chromium/chromium"];
+    let Some(path) = large.map(std::path::Path::new).into_iter().find(|path| path.exists()) else {
+        println!("skipped: none of {large:?} is here");
+        return;
+    };
+    let mut rig = Rig::new(Config { batch_timeout: Duration::from_secs(60), ..Config::default() });
+    let began = Instant::now();
+    let table = rig.symbolizer.table(&module(path)).unwrap();
+    sound(&table);
+    println!("{}: {} words in {:?}", path.display(), table.words(), began.elapsed());
+    assert!(table.words() > 50_000);
+    assert_eq!(rig.started(), 1, "no question took too long, and it did not grow beyond its memory");
+}
