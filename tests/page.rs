@@ -203,7 +203,7 @@ fn pointing_at_a_frame_says_what_it_is_and_why_it_is_not_known() {
     browser.wait("__state.tooltip?.includes('60.0 s') && __state.tooltip.includes('25.0 %') && __state.tooltip.includes('kernel')");
     let missing = frame(&mut browser, "[no frame pointer]").expect("a missing frame");
     browser.point(missing.x + missing.width / 2.0, missing.y);
-    browser.wait("__state.tooltip?.includes('compiled without frame pointers')");
+    browser.wait("__state.tooltip?.includes('keeps no frame pointers')");
     // Graph and table are linked.
     let leaf = frame(&mut browser, "leaf").expect("leaf");
     browser.point(leaf.x + 5.0, leaf.y);
@@ -211,6 +211,54 @@ fn pointing_at_a_frame_says_what_it_is_and_why_it_is_not_known() {
     browser.wait("__state.tooltip !== null");
     browser.point(20.0, 800.0);
     browser.wait("__state.tooltip === null && document.querySelector('tr.marked') === null");
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
+#[test]
+fn the_header_says_how_many_stacks_are_whole_and_why_the_others_are_not() {
+    let Some(mut browser) = Browser::start() else { return };
+    let server = Server::start("127.0.0.1:0");
+    let push = |service: &str, stacks: &[(&str, i64)]| {
+        let stacks: Vec<_> = stacks.iter().map(|&(stack, ms)| (stack.to_owned(), ms * 1_000_000)).collect();
+        server.push(service, now_ns() - 10 * SECOND, 10 * SECOND, &stacks);
+    };
+    push(
+        "mixed",
+        &[
+            ("main@/opt/m;f@/opt/m", 600),
+            // A name of its own in brackets is no reason, and an address in a name is not nameless.
+            ("[begin]@/opt/m;f+0x1@/opt/m", 20),
+            ("main@/opt/m;/opt/m+0x1f@/opt/m;/opt/m+0x2f@/opt/m", 50),
+            ("main@/opt/m;[anonymous code];f@/opt/m", 30),
+            ("[no frame pointer];f@/opt/m", 195),
+            ("[no frame pointer];/lib/x.so+0x10@/lib/x.so", 5),
+            ("[stack too deep];f@/opt/m", 100),
+        ],
+    );
+    push("sound", &[("main@/opt/s", 1000)]);
+    browser.window(1440, 900, "dark");
+    browser.open(&format!("http://{}/#service=mixed", server.address));
+    browser.wait("window.__state?.total === 1e9");
+    let figure = "document.querySelector('#quality').innerText";
+    check(&mut browser, figure, "70.0 % of stacks whole");
+    let place = browser.evaluate("(() => { const b = document.querySelector('#quality').getBoundingClientRect(); return [b.x + 5, b.y + 5]; })()");
+    browser.point(place[0].as_f64().expect("a place"), place[1].as_f64().expect("a place"));
+    browser.wait("__state.tooltip !== null");
+    check(
+        &mut browser,
+        "[...document.querySelectorAll('.tooltip th')].map((e) => `${e.innerText} ${e.nextSibling.innerText}`).join()",
+        "whole 70.0 %,cut: no frame pointer 20.0 %,cut: stack too deep 10.0 %,with a frame that has no name 8.50 %",
+    );
+    check(&mut browser, "__state.tooltip.includes('deeper than is walked')", "true");
+    browser.point(700.0, 880.0);
+    browser.wait("__state.tooltip === null");
+    browser.evaluate("document.querySelector('#quality').focus()");
+    browser.wait("__state.tooltip?.includes('70.0 %')");
+    // Each service has its own, and all have one together.
+    browser.click_on("[data-service=sound]");
+    browser.wait(&format!("__state.total === 1e9 && {figure} === '100 % of stacks whole'"));
+    browser.click_on("[data-service='']");
+    browser.wait(&format!("__state.total === 2e9 && {figure} === '85.0 % of stacks whole'"));
     assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
 }
 
@@ -365,6 +413,9 @@ fn pictures() {
     browser.open(&format!("{page}#service=node&color=kind"));
     browser.wait("window.__state?.frames.length > 5");
     browser.picture(&folder.join("missing.png"));
+    browser.point(340.0, 25.0);
+    browser.wait("window.__state.tooltip !== null");
+    browser.picture(&folder.join("quality.png"));
     browser.press("?");
     browser.picture(&folder.join("help.png"));
     let empty = Server::start("127.0.0.1:0");

@@ -81,7 +81,7 @@ pub fn aggregate(batch: &NamedBatch, grain: Grain) -> Vec<Profile> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Comm, Lost, NamedTrace, Pid, SampleKind, Task, Tid};
+    use crate::model::{Comm, Known, Lost, NamedTrace, Pid, SampleKind, Task, Tid};
     use crate::time::{WallNs, Window};
 
     fn trace(service: &str, tid: u32, stack: &str, weight: u64) -> NamedTrace {
@@ -92,6 +92,7 @@ mod tests {
                 line: 0,
                 module: "".into(),
                 kernel: false,
+                known: Known::Name,
             })
         };
         NamedTrace {

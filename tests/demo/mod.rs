@@ -232,7 +232,7 @@ const SERVICES: &[Workload] = &[
         0.17,
         0.5,
         &[
-            ("[anonymous code];[no frame pointer]", 6),
+            ("[no frame pointer];[anonymous code]", 6),
             (
                 "node::Start@/usr/bin/node;node::SpinEventLoopInternal@/usr/bin/node;uv_run@/usr/bin/node;uv__io_poll@/usr/bin/node;[anonymous code]",
                 9,

@@ -11,6 +11,7 @@ mod intake;
 mod notify;
 mod output;
 mod ports;
+mod quality;
 mod reader;
 pub mod record;
 pub mod replay;

@@ -17,7 +17,7 @@ use super::builder::Builder;
 use super::intake::{Family, Intake};
 use super::output::{FileFormat, Output, format_of};
 use super::reader::{Heartbeat, Plan, Reader};
-use super::{Failure, Signals, build};
+use super::{Failure, Signals, build, quality};
 use crate::aggregate::{Grain, aggregate};
 use crate::capture::{self, Kernel, recording};
 use crate::deliver::Cadence;
@@ -128,8 +128,9 @@ pub fn record(options: &Options) -> Result<ExitCode, Failure> {
         error: "the workshop ended with a bug; its message is above".to_owned(),
     })?;
     read?;
-    report(&collected, &books, &options.outputs);
-    let written = collected.write(kind, files);
+    let profiles = collected.profiles(kind);
+    report(&collected, &profiles, &books, &options.outputs);
+    let written = collected.write(&profiles, kind, files);
     // Only now: a command that takes its time to end must not keep the profile from being written.
     let code = command.map(|command| command.end(&signals));
     written?;
@@ -262,13 +263,18 @@ impl Collected {
         aggregate(&NamedBatch { window: self.window(), kind, traces, lost: self.lost.clone() }, Grain::Task)
     }
 
-    pub(super) fn write(&self, kind: SampleKind, files: Vec<(FileFormat, Output)>) -> Result<(), Failure> {
-        let profiles = self.profiles(kind);
+    /// Writes its `profiles` to `files`.
+    pub(super) fn write(
+        &self,
+        profiles: &[Profile],
+        kind: SampleKind,
+        files: Vec<(FileFormat, Output)>,
+    ) -> Result<(), Failure> {
         for (format, file) in files {
             let bytes = match format {
-                FileFormat::Folded => encode::folded::encode(&profiles).into_bytes(),
+                FileFormat::Folded => encode::folded::encode(profiles).into_bytes(),
                 FileFormat::Pprof | FileFormat::Recording => {
-                    encode::pprof::file(&profiles, self.window(), kind.period_ns())
+                    encode::pprof::file(profiles, self.window(), kind.period_ns())
                 }
             };
             file.write(&bytes)?;
@@ -306,8 +312,9 @@ fn lost(books: &Books) -> u64 {
     books.lost_total().iter().map(|(_, weight)| weight).sum()
 }
 
-/// One line about the whole, with the books: what was captured is what was written, lost, or of somebody else.
-fn report(collected: &Collected, books: &Books, outputs: &[PathBuf]) {
+/// One line about the whole, with the books: what was captured is what was written, lost, or of somebody else. Then how good
+/// its stacks are.
+fn report(collected: &Collected, profiles: &[Profile], books: &Books, outputs: &[PathBuf]) {
     let names: Vec<String> = outputs.iter().map(|path| path.display().to_string()).collect();
     let reasons: Vec<String> =
         books.lost_total().iter().map(|(reason, weight)| format!("{weight} {reason}")).collect();
@@ -324,4 +331,7 @@ fn report(collected: &Collected, books: &Books, outputs: &[PathBuf]) {
         lost(books),
         if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) },
     );
+    if !profiles.is_empty() {
+        eprintln!("{}", quality::summary(profiles));
+    }
 }

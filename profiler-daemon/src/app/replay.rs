@@ -32,10 +32,11 @@ pub fn replay(path: &Path, outputs: &[PathBuf]) -> Result<(), Failure> {
     let kind = traces(path, &meters, |batch| {
         collected.add(symbolizer.name(batch));
     })?;
+    let profiles = collected.profiles(kind);
     if files.is_empty() {
-        print!("{}", encode::folded::encode(&collected.profiles(kind)));
+        print!("{}", encode::folded::encode(&profiles));
     }
-    collected.write(kind, files)
+    collected.write(&profiles, kind, files)
 }
 
 /// Hands the traces of each batch of the recording at `path` to `each`.

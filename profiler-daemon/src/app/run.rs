@@ -10,6 +10,7 @@ use super::books::{Books, Room};
 use super::build::Patience;
 use super::builder::Builder;
 use super::intake::Intake;
+use super::quality::QualityMeters;
 use super::reader::{Heartbeat, Plan, Reader};
 use super::{Failure, Signals, build, notify, ports, usage};
 use crate::admin::{self, Admin};
@@ -94,11 +95,11 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     let builder = Builder::start(build::unwinder(&symbolizer))?;
     let (q1, batches) = sync_channel(super::BATCHES_WAITING_MAX);
     let workshop = {
-        let books = books.clone();
+        let (books, quality) = (books.clone(), QualityMeters::new(&meters));
         std::thread::Builder::new()
             .name("workshop".to_owned())
             .spawn(move || {
-                work(&batches, symbolizer, &uploader, &books);
+                work(&batches, symbolizer, &uploader, &books, quality);
                 uploader.finish()
             })
             .map_err(Failure::other("starting a thread"))?
@@ -198,10 +199,17 @@ fn say_what_runs(
 }
 
 /// The workshop: names, merges and encodes each window.
-fn work(batches: &Receiver<TraceBatch>, mut symbolizer: Symbolizer, uploader: &Uploader, books: &Books) {
+fn work(
+    batches: &Receiver<TraceBatch>,
+    mut symbolizer: Symbolizer,
+    uploader: &Uploader,
+    books: &Books,
+    mut quality: QualityMeters,
+) {
     for batch in batches {
         let named = symbolizer.name(batch);
         let profiles = aggregate(&named, Grain::Stack);
+        quality.count(&profiles);
         let weight: Weight = profiles.iter().map(Profile::weight).sum();
         let payloads: Vec<Payload> =
             profiles.iter().flat_map(|profile| encode::pprof::payloads(profile, Limits::default())).collect();

@@ -148,9 +148,10 @@ fn frames(sample: &RawSample, process: Option<&Process>) -> Vec<Frame> {
         }
     }
     match sample.ended {
-        // A walk that meets no frame pointer has mostly reached the C library's start code, which keeps none: a
-        // reason at the root of every other program would hide the few where it means something. It is counted.
-        End::Root | End::NoUser | End::NoFrame => {}
+        // Nothing lies beyond: the program's start, or a thread that the kernel started for itself.
+        End::Root | End::NoUser => {}
+        // A walk that was cut says why at its root.
+        End::NoFrame => push_missing(&mut frames, Reason::NoFramePointer),
         End::Fault => push_missing(&mut frames, Reason::StackUnreadable),
         End::Truncated => push_missing(&mut frames, Reason::StackTooDeep),
         End::NoMapping => push_missing(&mut frames, Reason::NoMapping),

@@ -159,17 +159,30 @@ fn different_reasons_stay_apart() {
 }
 
 #[test]
-fn a_walk_that_faults_or_is_too_deep_says_so_at_the_root() {
+fn a_walk_that_was_cut_says_why_at_the_root() {
     check(&sample(1, &[], &[1010], End::Fault), "app+10 [stack unreadable]");
     check(&sample(1, &[], &[1010], End::Truncated), "app+10 [stack too deep]");
     check(&sample(1, &[], &[1010, 3000], End::NoMapping), "app+10 [no mapping]");
     check(&sample(1, &[], &[1010], End::Invalid), "app+10 [no unwind rule]");
+    check(&sample(1, &[70], &[1010, 1020], End::NoFrame), "k70 app+10 app+19 [no frame pointer]");
     check(&sample(1, &[], &[], End::Fault), "[stack unreadable]");
 }
 
 #[test]
-fn a_walk_without_frame_pointers_says_nothing() {
-    check(&sample(1, &[], &[1010], End::NoFrame), "app+10");
+fn every_end_of_a_walk_but_a_root_is_a_reason() {
+    for (end, name) in ENDS {
+        let mut scene = scene(&config());
+        let trace = scene.attributor.attribute(&sample(1, &[], &[1010], end), &scene.tracker);
+        let is_cut = matches!(trace.frames.last(), Some(Frame::Missing(_)));
+        assert_eq!(is_cut, !matches!(end, End::Root | End::NoUser), "{name}");
+    }
+}
+
+#[test]
+fn a_thread_of_the_kernel_is_whole() {
+    check(&sample(2, &[70, 80], &[], End::NoUser), "k70 k79");
+    // One that works for a process too.
+    check(&sample(1, &[70, 80], &[], End::NoUser), "k70 k79");
 }
 
 #[test]
@@ -220,7 +233,8 @@ fn the_same_stack_that_ended_otherwise_is_another() {
     let _ = scene.gather(&sample(1, &[], &[1010], End::Root));
     let _ = scene.gather(&sample(1, &[], &[1010], End::Fault));
     let _ = scene.gather(&sample(1, &[], &[1010], End::NoFrame));
-    assert_eq!(scene.take(), ["app: app+10 2", "app: app+10 [stack unreadable] 1"]);
+    let expected = ["app: app+10 1", "app: app+10 [no frame pointer] 1", "app: app+10 [stack unreadable] 1"];
+    assert_eq!(scene.take(), expected);
 }
 
 #[test]
@@ -330,6 +344,7 @@ fn what_is_missing_is_counted_by_weight_and_walks_by_their_end() {
     let page = scene.meters.render();
     for line in [
         r#"profiler_frames_missing_total{reason="no mapping"} 10"#,
+        r#"profiler_frames_missing_total{reason="no frame pointer"} 10"#,
         r#"profiler_walks_total{end="no frame pointer"} 2"#,
         r#"profiler_walks_total{end="root"} 0"#,
     ] {

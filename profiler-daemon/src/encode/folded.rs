@@ -57,12 +57,20 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::{Comm, FunctionIndex, Labels, Pid, SampleKind, Stack, Task, Tid};
+    use crate::model::{Comm, FunctionIndex, Known, Labels, Pid, SampleKind, Stack, Task, Tid};
     use crate::time::{WallNs, Window};
 
     fn profile(tag: Option<Task>, frames: &[(&str, bool)], weight: u64) -> Profile {
         let functions = frames.iter().map(|&(name, kernel)| {
-            Arc::new(Function { name: name.into(), file: "".into(), line: 0, module: "".into(), kernel })
+            let known = Known::Name;
+            Arc::new(Function {
+                name: name.into(),
+                file: "".into(),
+                line: 0,
+                module: "".into(),
+                kernel,
+                known,
+            })
         });
         Profile {
             window: Window { start: WallNs(0), duration_ns: 1 },

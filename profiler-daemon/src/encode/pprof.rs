@@ -154,7 +154,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::{Comm, FunctionIndex, Labels, Pid, SampleKind, Task, Tid};
+    use crate::model::{Comm, FunctionIndex, Known, Labels, Pid, SampleKind, Task, Tid};
 
     const WINDOW: Window = Window { start: WallNs(1_000_000_000), duration_ns: 500 };
 
@@ -167,6 +167,7 @@ mod tests {
                 line: 7,
                 module: "bin".into(),
                 kernel: false,
+                known: Known::Name,
             })
         };
         let leaves = (0..count).map(|leaf| function(format!("leaf_{leaf}")));

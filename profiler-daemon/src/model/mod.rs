@@ -8,6 +8,7 @@ mod named;
 mod payload;
 mod process;
 mod profile;
+mod quality;
 mod raw;
 mod reason;
 mod table;
@@ -15,10 +16,11 @@ mod trace;
 
 pub use labels::Labels;
 pub use module::{BuildId, FileIdentity, Module, ModuleKind};
-pub use named::{Function, NamedBatch, NamedTrace};
+pub use named::{Function, Known, NamedBatch, NamedTrace};
 pub use payload::{Format, Payload};
 pub use process::{Mapping, ProcessChange, ProcessEvent, ProcessFacts};
 pub use profile::{FunctionIndex, Profile, Stack, Tag};
+pub use quality::Quality;
 pub use raw::{
     Comm, Cpu, KernelAddr, Lost, Pid, RawBatch, RawSample, SampleKind, Task, Tid, UserAddr, Weight,
 };

@@ -2,8 +2,19 @@
 
 use std::sync::Arc;
 
-use super::{Labels, Lost, SampleKind, Task, Weight};
+use super::{Labels, Lost, Reason, SampleKind, Task, Weight};
 use crate::time::Window;
+
+/// How much is known of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Known {
+    /// The function.
+    Name,
+    /// Where it is, but no name was found for it.
+    Place,
+    /// Nothing, and why.
+    Nothing(Reason),
+}
 
 /// A named frame. Frames of the same function share one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,6 +30,8 @@ pub struct Function {
     pub module: Arc<str>,
     /// True for code of the kernel.
     pub kernel: bool,
+    /// How much of this is known.
+    pub known: Known,
 }
 
 /// A trace whose frames have names.

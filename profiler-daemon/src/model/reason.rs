@@ -13,7 +13,8 @@ pub enum Reason {
     AnonymousMapping,
     /// Nothing is known of the process: it was gone before anything could be read.
     UnknownProcess,
-    /// The walk met a frame pointer that leads nowhere: code without frame pointers called us.
+    /// The walk met a frame pointer that leads nowhere: code that has none called us, and there was no unwind table for it, or
+    /// not yet.
     NoFramePointer,
     /// The stack could not be read.
     StackUnreadable,

@@ -172,7 +172,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
     use super::*;
-    use crate::model::BuildId;
+    use crate::model::{BuildId, Known};
 
     fn module(id: u32, inode: Option<u64>) -> Module {
         Module {
@@ -187,9 +187,8 @@ mod tests {
 
     fn names(name: &str) -> Names {
         let empty: Arc<str> = Arc::from("");
-        let function =
-            Function { name: Arc::from(name), file: empty.clone(), line: 0, module: empty, kernel: false };
-        Arc::from([Arc::new(function)])
+        let (name, file, known) = (Arc::from(name), empty.clone(), Known::Name);
+        Arc::from([Arc::new(Function { name, file, line: 0, module: empty, kernel: false, known })])
     }
 
     fn key(address: u64) -> Key {

@@ -36,7 +36,7 @@ use crate::meters::prometheus_client::metrics::counter::Counter;
 use crate::meters::prometheus_client::metrics::gauge::Gauge;
 use crate::meters::{Counters, Meters, label};
 use crate::model::{
-    FileIdentity, Frame, Function, Module, NamedBatch, NamedTrace, Reason, Trace, TraceBatch,
+    FileIdentity, Frame, Function, Known, Module, NamedBatch, NamedTrace, Reason, Trace, TraceBatch,
 };
 
 /// How much naming may cost.
@@ -296,7 +296,8 @@ impl Symbolizer {
         };
         let function = |place: &Place| {
             let (name, file) = (text(place.name), text(place.file));
-            self.cache.function(Function { name, file, line: place.line, module: module.clone(), kernel })
+            let (line, module, known) = (place.line, module.clone(), Known::Name);
+            self.cache.function(Function { name, file, line, module, kernel, known })
         };
         places.iter().take(INLINED_MAX + 1).map(function).collect()
     }
@@ -311,14 +312,21 @@ impl Symbolizer {
             None => self.cache.string(shown),
         };
         let (file, module) = (self.empty.clone(), module.clone());
-        Arc::from([self.cache.function(Function { name, file, line: 0, module, kernel })])
+        Arc::from([self.cache.function(Function {
+            name,
+            file,
+            line: 0,
+            module,
+            kernel,
+            known: Known::Place,
+        })])
     }
 
     /// `[reason]`.
     fn missing(&self, reason: Reason) -> Names {
         let name = Arc::from(format!("[{reason}]"));
-        let (file, module) = (self.empty.clone(), self.empty.clone());
-        Arc::from([Arc::new(Function { name, file, line: 0, module, kernel: false })])
+        let (file, module, known) = (self.empty.clone(), self.empty.clone(), Known::Nothing(reason));
+        Arc::from([Arc::new(Function { name, file, line: 0, module, kernel: false, known })])
     }
 }
 

@@ -337,6 +337,19 @@ fn the_address_the_file_counts_with_is_shown_where_it_is_known() {
 }
 
 #[test]
+fn a_function_says_how_much_of_it_is_known() {
+    let (mut symbolizer, ..) = symbolizer(Config::default(), |request, _| match request.addresses[..] {
+        [1] => Deed::Answer(honest(request)),
+        _ => Deed::Answer(Outcome::Refused(Refusal::NotElf)),
+    });
+    let missing = Frame::Missing(Reason::StackTooDeep);
+    let frames = vec![at(&module(1, 1), 1), at(&module(2, 2), 2), Frame::Kernel(KernelAddr(5)), missing];
+    let functions = symbolizer.name(batch(frames)).traces.remove(0).functions;
+    let known: Vec<_> = functions.iter().map(|function| function.known).collect();
+    assert_eq!(known, [Known::Name, Known::Place, Known::Place, Known::Nothing(Reason::StackTooDeep)]);
+}
+
+#[test]
 fn a_hostile_namers_text_is_cleaned() {
     let (mut symbolizer, ..) = symbolizer(Config::default(), |request, _| {
         let Outcome::Names(mut names) = honest(request) else { unreachable!() };

@@ -7,6 +7,7 @@ import { byId, el, Tooltip } from "./dom.js";
 import { emptiness } from "./empty.js";
 import { FlameGraph } from "./flame.js";
 import { amount, basename, clock, cores, isCpu, percent, span, unitOf } from "./format.js";
+import { describe, figure, qualityOf, type Quality } from "./quality.js";
 import { ServiceList } from "./services.js";
 import { matcher, parse, RANGES, write, type Between, type State } from "./state.js";
 import { FunctionTable } from "./table.js";
@@ -20,6 +21,7 @@ const LAG_MS = 700;
 let state: State = parse(location.hash);
 let data: Services | null = null;
 let tree: Tree | null = null;
+let quality: Quality | null = null;
 let trouble: string | null = null;
 let failures = 0;
 let timer = 0;
@@ -227,6 +229,21 @@ function showTree(): void {
   table.show(tree, unitOf(tree.json.type));
   showSearch();
   showZoom();
+  showQuality();
+}
+
+/** How many stacks of what is asked for are whole: of CPU time, for nobody else says where stacks were cut. */
+function showQuality(): void {
+  quality = tree === null || tree.total === 0 || !isCpu(tree.json.type) ? null : qualityOf(tree);
+  const place = byId("quality");
+  place.hidden = quality === null;
+  if (quality !== null) place.textContent = figure(quality);
+}
+
+function explainQuality(): void {
+  if (quality === null) return;
+  const { left, bottom } = byId("quality").getBoundingClientRect();
+  tooltip.show(left - 16, bottom - 12, ...describe(quality));
 }
 
 function showSearch(): void {
@@ -398,6 +415,8 @@ for (const [i, { label, title, seconds }] of RANGES.entries()) {
   byId("ranges").append(button);
 }
 byId("live").addEventListener("click", toggleLive);
+for (const comes of ["pointerenter", "focus"]) byId("quality").addEventListener(comes, explainQuality);
+for (const goes of ["pointerleave", "blur"]) byId("quality").addEventListener(goes, () => tooltip.hide());
 byId("theme").addEventListener("click", toggleTheme);
 byId("clear-range").addEventListener("click", () => choose({ fixed: null, selected: null }));
 byId("color-module").addEventListener("click", () => choose({ color: "module" }, false));
