@@ -1,5 +1,6 @@
 //! Tier 5: every program of the object through this kernel's verifier, within its instruction budget.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use profiler_daemon::capture::{Config, bench};
@@ -13,8 +14,13 @@ const VERIFIED_INSTRUCTIONS_MAX: [u32; 2] = [6_000, 120_000];
 /// The same for the sampler with its diagnostics on, who tells a log what it does.
 const VERIFIED_WITH_DIAGNOSTICS_MAX: u32 = 10_000;
 
+/// While one program is loaded no file can be opened in this process, and so no map of another be made: the agent loads
+/// before it has any other thread, the tests of this file do so one after the other.
+static LOADING: Mutex<()> = Mutex::new(());
+
 #[track_caller]
 fn check(program: &str, config: &Config) {
+    let _alone = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
     let cost = bench(config, program, Duration::from_millis(300))
         .unwrap_or_else(|error| panic!("{program} does not run: {error}"));
     println!("{program}, bounded loop {}, log level {}: {cost:?}", config.bounded_loop, config.log_level);
