@@ -127,6 +127,8 @@ fn a_server_that_never_answers_is_left_and_asked_again() {
     let server = Pyroscope::start(Mood::Silent);
     let mut agent = push_to(&server.url());
     agent.process().wait_until_said("does not answer in time");
+    let (_, standing) = agent.ask("/-/status");
+    assert!(standing.contains("pushing every") && standing.contains("keep-alive: "), "{standing}");
     let (status, _) = agent.ask("/-/healthy");
     assert_eq!(status, 200, "the agent itself is well");
     server.set(Mood::Takes);

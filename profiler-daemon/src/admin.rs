@@ -1,6 +1,6 @@
-//! The agent's own port: `/metrics`, `/-/healthy`, `/-/ready`.
+//! The agent's own port: `/metrics`, `/-/healthy`, `/-/ready`, `/-/status`.
 //!
-//! In: the meters, and two questions it may ask. Out: HTTP on loopback, from a thread of its own that sleeps until
+//! In: the meters, and three questions it may ask. Out: HTTP on loopback, from a thread of its own that sleeps until
 //! somebody asks.
 
 use std::io;
@@ -24,6 +24,8 @@ pub struct Admin {
     pub refresh: Arc<dyn Fn() + Send + Sync>,
     /// Whether the agent makes progress; if not, why.
     pub healthy: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
+    /// What it does and how that goes, in lines.
+    pub status: Arc<dyn Fn() -> String + Send + Sync>,
 }
 
 impl std::fmt::Debug for Admin {
@@ -50,6 +52,7 @@ fn router(admin: Admin) -> Router {
         .route("/metrics", get(metrics))
         .route("/-/healthy", get(healthy))
         .route("/-/ready", get(|| async { "ready\n" }))
+        .route("/-/status", get(|State(admin): State<Admin>| async move { (admin.status)() }))
         .with_state(admin)
 }
 

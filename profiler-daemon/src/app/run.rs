@@ -88,7 +88,11 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let cadence = uploader.cadence();
     let symbolizer = build::symbolizer(config.inlines, Patience::Window, &meters);
-    let admin_address = start_admin(admin_listener, &meters, heartbeat.clone(), config.interval)?;
+    let url = deliver::shown(&url);
+    let pushes = format!("pushing every {} to {url}", humantime::format_duration(config.interval));
+    let standing = uploader.standing();
+    let status = move || format!("{pushes}\n{standing}\n");
+    let admin_address = start_admin(admin_listener, &meters, heartbeat.clone(), config.interval, status)?;
     say_what_runs(config, &kernel, &url, address, admin_address);
     notify::ready();
 
@@ -156,6 +160,7 @@ fn start_admin(
     meters: &Meters,
     heartbeat: Heartbeat,
     interval: Duration,
+    status: impl Fn() -> String + Send + Sync + 'static,
 ) -> Result<SocketAddr, Failure> {
     let address = listener.local_addr().map_err(Failure::other("asking for the port"))?;
     let usage = usage::Usage::new(meters);
@@ -169,6 +174,7 @@ fn start_admin(
             }
             Err(format!("no window was closed for {:.0} s", age.as_secs_f64()))
         }),
+        status: Arc::new(status),
     };
     admin::spawn(listener, admin).map_err(Failure::other("serving the admin port"))?;
     Ok(address)

@@ -476,6 +476,20 @@ impl Keeper {
         self.learned.hint()
     }
 
+    /// How the connection is kept now, whether that was told or not; `None` while it is not known.
+    pub fn standing(&self) -> Option<Notice> {
+        let Some(fit) = self.fit() else {
+            let proven = self.basis() == Basis::Proven;
+            return proven.then(|| Notice::Proven(self.learned.proven(), self.config.interval));
+        };
+        let interval = self.interval();
+        Some(match () {
+            () if fit.fits() => Notice::Fits(fit),
+            () if interval < fit.interval => Notice::Trimmed(fit, interval),
+            () => Notice::Mismatch(fit),
+        })
+    }
+
     /// What has changed since it was asked last and is worth a line of log. A mismatch is told once per timeout: slow
     /// answers alone, which come and go, are not told again.
     pub fn notice(&mut self) -> Option<Notice> {
@@ -495,8 +509,7 @@ impl Keeper {
         let before = self.told.basis.replace(basis);
         let Some(fit) = fit else {
             self.told.mismatch = None;
-            let new = basis == Basis::Proven && before != Some(basis);
-            return new.then_some(Notice::Proven(self.learned.proven(), self.config.interval));
+            return self.standing().filter(|_| before != Some(basis));
         };
         // What is measured differs by a little each time.
         let same = |told: Duration| told.abs_diff(fit.timeout) <= fit.timeout / 20;
@@ -505,11 +518,10 @@ impl Keeper {
         }
         if fit.fits() {
             let learned = basis == Basis::Bounded && before != Some(basis);
-            return (self.told.mismatch.take().is_some() || learned).then_some(Notice::Fits(fit));
+            return self.standing().filter(|_| self.told.mismatch.take().is_some() || learned);
         }
         self.told.mismatch = Some(fit.timeout);
-        let interval = self.interval();
-        Some(if interval < fit.interval { Notice::Trimmed(fit, interval) } else { Notice::Mismatch(fit) })
+        self.standing()
     }
 
     /// A timeout that closes have shown and that is shorter than what was said, if that was not told yet.

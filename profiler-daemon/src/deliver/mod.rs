@@ -22,6 +22,7 @@ mod quarantine;
 mod retry;
 mod sinks;
 pub mod spool;
+mod standing;
 mod tally;
 mod waiting;
 mod way;
@@ -42,6 +43,7 @@ pub use connection::WhenShort;
 pub use pusher::{Cadence, Outbox, Pusher};
 pub use retry::Ambiguous;
 pub use sinks::SinkConfig;
+pub use standing::Standing;
 pub use waiting::Outcome;
 
 use crate::meters::{Counters, Meters};
@@ -112,6 +114,11 @@ impl Config {
     pub fn request_timeout(&self) -> Duration {
         self.interval.clamp(Duration::from_secs(3), Duration::from_secs(10))
     }
+}
+
+/// A server's address as it may be shown: without what stands before an `@`.
+pub fn shown(server: &str) -> String {
+    sinks::pyroscope::without_secret(server)
 }
 
 /// Why nothing can be pushed.
@@ -196,6 +203,11 @@ impl Uploader {
             other.send(payloads.clone());
         }
         self.outbox.send(payloads);
+    }
+
+    /// How the connection to the server is kept, kept up to date.
+    pub fn standing(&self) -> Standing {
+        self.outbox.standing()
     }
 
     /// How often payloads should come, kept up to date.

@@ -27,6 +27,7 @@ use super::quarantine::Quarantine;
 use super::retry::{Ambiguous, Backoff, Class, Step, step};
 use super::sinks::{Sink, pyroscope};
 use super::spool;
+use super::standing::Standing;
 use super::tally::{By, Ended, Phase, Tally, status_result};
 use super::waiting::{Fate, Outcome, Waiting};
 use super::way::Way;
@@ -57,6 +58,7 @@ pub struct Pusher {
     /// It is the server's fault.
     in_trouble: bool,
     interval: Cadence,
+    standing: Standing,
     journal: Journal,
     quarantine: Option<Quarantine>,
     tally: Tally,
@@ -99,6 +101,7 @@ pub struct Outbox {
     waiting: Arc<Waiting>,
     closing: watch::Sender<Option<Duration>>,
     interval: Cadence,
+    standing: Standing,
 }
 
 impl Outbox {
@@ -107,6 +110,11 @@ impl Outbox {
     pub fn send(&self, payloads: Vec<Payload>) {
         let (parcels, useless) = self.sink.pack(payloads);
         self.waiting.put(parcels, useless);
+    }
+
+    /// How the connection to the server is kept.
+    pub fn standing(&self) -> Standing {
+        self.standing.clone()
     }
 
     /// How often payloads should come.
@@ -145,6 +153,7 @@ impl Pusher {
         });
         let (closing, closing_seen) = watch::channel(None);
         let interval = Cadence::new(config.interval);
+        let standing = Standing::default();
         let (hints, hint) = match &config.hint_file {
             Some(path) => {
                 let (file, hint) = HintFile::open(path.clone(), shown.clone());
@@ -173,6 +182,7 @@ impl Pusher {
             pause_until: None,
             in_trouble: false,
             interval: interval.clone(),
+            standing: standing.clone(),
             journal: Journal::new(shown),
             quarantine: quarantine.map(|folder| Quarantine::new(folder, sink, quarantine_meters)),
             tally,
@@ -181,7 +191,7 @@ impl Pusher {
             refused_in_a_row: 0,
             refusing: false,
         };
-        Ok((pusher, Outbox { sink, waiting, closing, interval }))
+        Ok((pusher, Outbox { sink, waiting, closing, interval, standing }))
     }
 
     /// Pushes until its other end is closed and nothing waits, or the grace given for that is over.
@@ -261,6 +271,7 @@ impl Pusher {
             }
         }
         self.interval.set(self.keeper.interval());
+        self.standing.set(self.keeper.standing());
         self.tally.keep_alive(&self.keeper);
         if let Some(hints) = &mut self.hints
             && let Err(error) = hints.keep(self.keeper.hint())

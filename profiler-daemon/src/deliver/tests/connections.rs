@@ -6,10 +6,14 @@ use super::*;
 async fn an_advertised_connection_carries_everything() {
     let server = Server::start(|_, _| Reply::Bytes(answer(200, "Keep-Alive: timeout=60"))).await;
     let house = House::new(&server.address);
+    let standing = house.outbox.standing();
+    assert!(standing.to_string().contains("not known yet"), "{standing}");
     for push in 1..=20 {
         house.send(&[push]);
         seen(&server, usize::try_from(push).unwrap()).await;
     }
+    let words = "the server keeps idle connections 60 s, pushes every 0.02 s fit";
+    assert!(standing.to_string().contains(words), "{standing}");
     let (outcome, meters) = house.finish(MINUTE).await;
     check(&outcome, 210, &[]);
     assert_eq!(server.record().connections, 1);
