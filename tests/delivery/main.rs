@@ -97,7 +97,7 @@ fn settled(cell: &Cell, scale: Scale, weather: &Weather) -> Report {
         let report = judge(cell, &cell.experiment(scale.agents, scale.times).run());
         let late = report.late.max(weather.worst_since(begun));
         println!("{cell}: {report}");
-        if report.faults.is_empty() || late <= LATE_MAX || time == TIMES_MAX {
+        if report.faults.is_empty() || late <= report.late_max(cell) || time == TIMES_MAX {
             return report;
         }
         println!("AGAIN, for the machine was {late:?} late: {:?}", report.faults);
