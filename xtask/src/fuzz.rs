@@ -24,7 +24,7 @@ const INPUT_BYTES_MAX: u32 = 16 << 10;
 /// Memory of a target, MiB. Readers promise to be bounded, and the coverage map of a whole daemon takes its part.
 const MEMORY_MIB_MAX: u32 = 512;
 /// How long one input may take. Milliseconds would do.
-const INPUT_SECONDS_MAX: u32 = 5;
+const INPUT_SECONDS_MAX: u32 = 20;
 /// How much later than asked a target may end before it is taken for one that hangs.
 const END_GRACE: Duration = Duration::from_secs(60);
 /// How often we look whether a target has ended.
