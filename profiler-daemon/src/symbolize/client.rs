@@ -115,24 +115,15 @@ const KERNEL_HIDDEN_FOR: Duration = Duration::from_secs(600);
 
 impl Client {
     pub(super) fn new(config: Config, spawn: Spawner, meters: &Meters) -> Self {
-        Self {
-            troubles: Troubles::new(config.set_aside_max, config.set_aside_for),
-            config,
-            spawn,
-            namer: None,
-            next_id: 0,
-            ending: Vec::new(),
-            unstartable: false,
-            kallsyms_read: None,
-            kernel_hidden: None,
-            patience: (MonoNs(0), 0),
-            meters: ClientMeters::new(meters),
-        }
+        Self::with(config, spawn, ClientMeters::new(meters))
     }
 
     /// Another one, which asks a namer of its own, started by `spawn`, and counts with this one.
     pub(super) fn beside(&self, spawn: Spawner) -> Self {
-        let config = self.config.clone();
+        Self::with(self.config.clone(), spawn, self.meters.clone())
+    }
+
+    fn with(config: Config, spawn: Spawner, meters: ClientMeters) -> Self {
         Self {
             troubles: Troubles::new(config.set_aside_max, config.set_aside_for),
             config,
@@ -144,7 +135,7 @@ impl Client {
             kallsyms_read: None,
             kernel_hidden: None,
             patience: (MonoNs(0), 0),
-            meters: self.meters.clone(),
+            meters,
         }
     }
 
