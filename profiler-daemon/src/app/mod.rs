@@ -14,6 +14,7 @@ mod ports;
 mod quality;
 mod reader;
 pub mod record;
+mod reload;
 pub mod replay;
 pub mod run;
 mod service;
