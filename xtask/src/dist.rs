@@ -102,7 +102,9 @@ fn checksums(files: &[&Path]) -> Result<String> {
     let mut lines = String::new();
     for file in files {
         let digest = Sha256::digest(fs::read(file)?);
-        digest.iter().for_each(|byte| drop(write!(lines, "{byte:02x}")));
+        for byte in digest {
+            write!(lines, "{byte:02x}")?;
+        }
         writeln!(lines, "  {}", file.file_name().unwrap_or_default().display())?;
     }
     Ok(lines)
