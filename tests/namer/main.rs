@@ -4,6 +4,7 @@
 
 mod cost;
 mod files;
+mod go;
 mod hostile;
 mod rig;
 mod tables;

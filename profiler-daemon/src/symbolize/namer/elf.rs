@@ -44,7 +44,19 @@ impl Segment {
     /// It is the index of the unwind table.
     pub(super) const FRAME_INDEX: u64 = 0x6474_e550;
     /// Among the flags: it may be executed.
-    pub(super) const EXECUTABLE: u64 = 1;
+    const EXECUTABLE: u64 = 1;
+    /// Among the flags: it may be written.
+    const WRITABLE: u64 = 2;
+
+    /// True if it is mapped to be executed.
+    pub(super) fn is_code(&self) -> bool {
+        self.kind == Self::LOADED && self.flags & Self::EXECUTABLE != 0
+    }
+
+    /// True if it is mapped to be written, if only by the loader.
+    pub(super) fn is_writable(&self) -> bool {
+        self.kind == Self::LOADED && self.flags & Self::WRITABLE != 0
+    }
 
     /// Where in the file that lies which lies at `address` in memory.
     pub(super) fn offset_of(&self, address: u64) -> Option<u64> {
@@ -59,6 +71,8 @@ const SEGMENTS_MAX: usize = 256;
 const SECTIONS_MAX: usize = 65_536;
 /// Five million symbols: a browser with all of its own has one or two. blazesym sorts them all.
 const SYMBOL_BYTES_MAX: u64 = 128 << 20;
+/// A browser has some ten million.
+const RELOCATION_BYTES_MAX: u64 = 128 << 20;
 const SECTION_NAMES_BYTES_MAX: u64 = 4 << 20;
 
 impl Outline {
@@ -228,6 +242,36 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    /// Hands `note` every place where a loader will write an address, and that address as the file counts it. Of 64-bit files, such
+    /// as say so in the usual way.
+    pub(super) fn relocations(&self, mut note: impl FnMut(u64, u64)) -> io::Result<()> {
+        const RELATIVE: u64 = 8;
+        const ENTRY_BYTES: usize = 24;
+        const PIECE_BYTES: usize = ENTRY_BYTES << 10;
+        let mut tables = Vec::new();
+        self.sections(|_, section| {
+            if section.is_relocations() && self.wide {
+                tables.push(*section);
+            }
+            Ok(())
+        })?;
+        let mut left = RELOCATION_BYTES_MAX;
+        for Section { offset, bytes, .. } in tables {
+            let bytes = bytes.min(left);
+            left -= bytes;
+            for from in (0..bytes).step_by(PIECE_BYTES) {
+                let at = offset.checked_add(from).ok_or_else(malformed)?;
+                let piece = self.read(at, (bytes - from).min(PIECE_BYTES as u64), PIECE_BYTES as u64)?;
+                for entry in piece.chunks_exact(ENTRY_BYTES) {
+                    if number(entry, 8, 8)? == RELATIVE {
+                        note(number(entry, 0, 8)?, number(entry, 16, 8)?);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Bytes of a section when it is not compressed any more.
     pub(super) fn uncompressed(&self, section: &Section) -> io::Result<u64> {
         if !section.is_compressed() {
@@ -264,6 +308,12 @@ impl Section {
     pub(super) fn is_compressed(&self) -> bool {
         const COMPRESSED: u64 = 1 << 11;
         self.flags & COMPRESSED != 0
+    }
+
+    /// True if it says which addresses a loader will write where.
+    fn is_relocations(&self) -> bool {
+        const WITH_ADDENDS: u64 = 4;
+        self.kind == WITH_ADDENDS
     }
 
     /// True if it has no bytes in this file.

@@ -6,8 +6,10 @@
 //! end of the socket is gone.
 
 mod elf;
+mod go;
 mod kallsyms;
 mod modules;
+mod pclntab;
 mod rows;
 
 use std::fs::File;

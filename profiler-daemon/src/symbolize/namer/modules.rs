@@ -1,4 +1,4 @@
-//! Names in files, by blazesym.
+//! Names in files, by blazesym, and of Go code by its own table.
 //!
 //! In: an open file and offsets in it. Out: functions, innermost first. blazesym opens files by path and maps
 //! them: `/proc/self/fd/N` is the path, so it reads the very file that was pinned, wherever it lies and whatever
@@ -18,6 +18,7 @@ use super::super::protocol::{
 };
 use super::super::text::clean;
 use super::elf::Outline;
+use super::go::GoNames;
 
 /// The files that were asked about last.
 #[derive(Default)]
@@ -32,7 +33,9 @@ const OPEN_MAX: usize = 64;
 struct Open {
     slot: u32,
     /// Holds the descriptor that `source` names.
-    _file: File,
+    file: File,
+    /// Of a Go program.
+    go: Option<GoNames>,
     /// True if debug information was wanted.
     debug: bool,
     outline: Outline,
@@ -54,7 +57,7 @@ impl Modules {
         is_still(&file, size)?;
         let known = self.open.iter().position(|open| open.slot == slot);
         let known = known.map(|at| self.open.remove(at));
-        let (open, debug) = match known.filter(|open| open.debug == debug_bytes_max.is_some()) {
+        let (mut open, debug) = match known.filter(|open| open.debug == debug_bytes_max.is_some()) {
             Some(open) => (open, None),
             None => {
                 let (open, debug) = Open::new(slot, file, debug_bytes_max)?;
@@ -74,10 +77,13 @@ impl Modules {
 impl Open {
     fn new(slot: u32, file: File, debug_bytes_max: Option<u64>) -> Result<(Self, DebugInfo), Refusal> {
         let outline = Outline::read(&file)?;
+        let go = GoNames::open(&file);
         let debug = match debug_bytes_max {
             None => DebugInfo::Unwanted,
             Some(_) if outline.debug_elsewhere => DebugInfo::Elsewhere,
             Some(_) if outline.debug_bytes == 0 => DebugInfo::Absent,
+            // Only its C code would need it.
+            Some(most) if outline.debug_bytes > most && go.is_some() => DebugInfo::Unwanted,
             Some(most) if outline.debug_bytes > most => DebugInfo::TooLarge,
             Some(_) => DebugInfo::Read,
         };
@@ -97,37 +103,47 @@ impl Open {
             .set_debug_dirs(nowhere)
             .build();
         let debug_wanted = debug_bytes_max.is_some();
-        let open =
-            Self { slot, _file: file, debug: debug_wanted, outline, source: source.into(), symbolizer };
+        let open = Self { slot, file, go, debug: debug_wanted, outline, source: source.into(), symbolizer };
         Ok((open, debug))
     }
 
-    fn name(&self, offsets: &[u64]) -> Names {
+    fn name(&mut self, offsets: &[u64]) -> Names {
+        let mut writer = Writer::default();
+        let go: Vec<Option<Found>> =
+            offsets.iter().map(|&offset| self.go_name(offset, &mut writer)).collect();
         let addresses: Vec<Option<u64>> =
             offsets.iter().map(|&offset| self.outline.address(offset)).collect();
-        let inside: Vec<u64> = addresses.iter().flatten().copied().collect();
+        let others = go.iter().zip(&addresses).filter(|(go, _)| go.is_none());
+        let others: Vec<u64> = others.filter_map(|(_, address)| *address).collect();
+        let symbols = match &*others {
+            [] => Ok(Vec::new()),
+            others => self.symbolizer.symbolize(&self.source, Input::VirtOffset(others)),
+        };
         // Without symbols that can be read there are still the addresses.
-        let symbols = self.symbolizer.symbolize(&self.source, Input::VirtOffset(&inside)).unwrap_or_default();
-        let mut symbols = symbols.into_iter();
-        let mut writer = Writer::default();
-        for address in addresses {
-            let Some(address) = address else {
-                writer.names.found.push(Found::Nothing);
-                continue;
+        let mut symbols = symbols.unwrap_or_default().into_iter();
+        for (go, address) in go.into_iter().zip(addresses) {
+            let found = match (go, address) {
+                (Some(go), _) => go,
+                (None, None) => Found::Nothing,
+                (None, Some(address)) => match symbols.next() {
+                    // At zero lies the header, not code: what has a name there is a version of the interface.
+                    Some(Symbolized::Sym(symbol))
+                        if symbol.addr != 0 && !symbol.name.is_empty() && writer.has_room() =>
+                    {
+                        writer.named(&symbol)
+                    }
+                    Some(Symbolized::Sym(_) | Symbolized::Unknown(_)) | None => Found::Bare(address),
+                },
             };
-            match symbols.next() {
-                // At zero lies the header, not code: what has a name there is a version of the interface.
-                Some(Symbolized::Sym(symbol))
-                    if symbol.addr != 0 && !symbol.name.is_empty() && writer.has_room() =>
-                {
-                    writer.named(&symbol);
-                }
-                Some(Symbolized::Sym(_) | Symbolized::Unknown(_)) | None => {
-                    writer.names.found.push(Found::Bare(address));
-                }
-            }
+            writer.names.found.push(found);
         }
         writer.names
+    }
+
+    /// What Go's own table says of `offset`. One that makes no sense there may do so elsewhere.
+    fn go_name(&mut self, offset: u64, writer: &mut Writer) -> Option<Found> {
+        let go = self.go.as_mut().filter(|_| writer.has_room())?;
+        go.name(&self.file, offset, self.debug, writer).ok().flatten()
     }
 }
 
@@ -171,26 +187,29 @@ impl Writer {
         index
     }
 
-    fn named(&mut self, symbol: &Sym<'_>) {
+    fn named(&mut self, symbol: &Sym<'_>) -> Found {
         // The innermost ones, should there be more than a sane compiler makes.
         let inlined =
             symbol.inlined.iter().rev().filter(|inlined| !inlined.name.is_empty()).take(INLINED_MAX);
         let mut places: Vec<Place> =
-            inlined.map(|inlined| self.place(&inlined.name, inlined.code_info.as_ref())).collect();
-        places.push(self.place(&symbol.name, symbol.code_info.as_deref()));
-        self.bytes += places.len() * size_of::<Place>();
-        self.names.found.push(Found::Named(places));
+            inlined.map(|inlined| self.coded(&inlined.name, inlined.code_info.as_ref())).collect();
+        places.push(self.coded(&symbol.name, symbol.code_info.as_deref()));
+        Found::Named(places)
     }
 
-    fn place(&mut self, name: &str, code: Option<&CodeInfo<'_>>) -> Place {
-        let name = self.text(name);
-        let (file, line) = match code {
+    fn coded(&mut self, name: &str, code: Option<&CodeInfo<'_>>) -> Place {
+        match code {
             Some(code) => {
                 let path: &OsStr = &code.to_path().into_owned().into_os_string();
-                (self.text(&path.to_string_lossy()), code.line.unwrap_or(0))
+                self.place(name, &path.to_string_lossy(), code.line.unwrap_or(0))
             }
-            None => (self.text(""), 0),
-        };
-        Place { name, file, line }
+            None => self.place(name, "", 0),
+        }
+    }
+
+    /// A line of a function; `name` is not empty.
+    pub(super) fn place(&mut self, name: &str, file: &str, line: u32) -> Place {
+        self.bytes += size_of::<Place>();
+        Place { name: self.text(name), file: self.text(file), line }
     }
 }
