@@ -17,6 +17,7 @@ pub mod record;
 pub mod replay;
 pub mod run;
 mod signals;
+mod stacks;
 mod usage;
 
 pub use books::Books;

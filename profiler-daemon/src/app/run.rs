@@ -108,7 +108,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
             })
             .map_err(Failure::other("starting a thread"))?
     };
-    let intake = Intake::new(tracker, attributor, None);
+    let intake = Intake::new(tracker, attributor, None, &meters);
     let reader = Reader::new(kernel, intake, kind, books.clone(), heartbeat, None, &meters);
     let plan = Plan { first: FIRST_WINDOW.min(config.interval), cadence, total: None };
     let read = reader.with(builder)?.run(&plan, &q1);
