@@ -27,6 +27,9 @@ pub use signals::Signals;
 use crate::capture::AttachError;
 use crate::capture::recording::RecordingError;
 
+/// Where the embedded server keeps history, in the data directory.
+pub const STORE: &str = "store";
+
 /// Windows between reader and workshop at most; then the reader waits, and the ring takes the slack.
 const BATCHES_WAITING_MAX: usize = 2;
 
