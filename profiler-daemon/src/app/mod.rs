@@ -16,6 +16,7 @@ mod reader;
 pub mod record;
 pub mod replay;
 pub mod run;
+mod service;
 mod signals;
 mod stacks;
 mod usage;
