@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod cost;
+mod debug_files;
 mod files;
 mod go;
 mod hostile;

@@ -395,6 +395,7 @@ impl ModuleLine {
             id: self.id,
             kind: if self.vdso { ModuleKind::Vdso } else { ModuleKind::File },
             file: identity.and_then(|identity| same_file(&path, identity)).map(Into::into),
+            root: None,
             path: path.into(),
             build_id: self.build_id.as_deref().map(to_build_id).transpose()?,
             identity,
@@ -528,6 +529,7 @@ mod tests {
             build_id: BuildId::new(&[1, 2, 0xab]),
             identity: Some(FileIdentity { device: 1, inode: 2, size: 3, ctime_ns: 4 }),
             file: None,
+            root: None,
         })
     }
 

@@ -17,8 +17,12 @@ pub(super) struct Outline {
     pub(super) debug_bytes: u64,
     /// Bytes of symbol tables.
     symbol_bytes: u64,
-    /// True if debug information is in another file, or refers to one.
+    /// True if debug information refers to another file, shared by several.
     pub(super) debug_elsewhere: bool,
+    /// The build id; empty if there is none.
+    pub(super) build_id: Vec<u8>,
+    /// The name of the file with the debug information, and the checksum of its bytes.
+    pub(super) debug_link: Option<(Vec<u8>, u32)>,
 }
 
 /// A part of a file that a program header describes.
@@ -69,6 +73,10 @@ impl Segment {
 const SEGMENTS_MAX: usize = 256;
 /// Thousands, in files built with a section for every function.
 const SECTIONS_MAX: usize = 65_536;
+/// Bytes of a section that says one thing.
+const SMALL_BYTES_MAX: u64 = 4 << 10;
+/// The kind of a section without bytes in this file.
+const NO_BITS: u64 = 8;
 /// Five million symbols: a browser with all of its own has one or two. blazesym sorts them all.
 const SYMBOL_BYTES_MAX: u64 = 128 << 20;
 /// A browser has some ten million.
@@ -111,11 +119,36 @@ impl Outline {
         if name.starts_with(b".debug_") || name.starts_with(b".zdebug_") {
             self.debug_bytes = self.debug_bytes.saturating_add(reader.uncompressed(section)?);
         }
-        if matches!(name, b".gnu_debuglink" | b".gnu_debugaltlink" | b".debug_sup") {
-            self.debug_elsewhere = true;
+        match name {
+            b".gnu_debugaltlink" | b".debug_sup" => self.debug_elsewhere = true,
+            // What makes no sense here says nothing of the rest.
+            b".gnu_debuglink" => {
+                let link = reader.read(section.offset, section.bytes, SMALL_BYTES_MAX);
+                self.debug_link = link.ok().as_deref().and_then(link_of);
+            }
+            b".note.gnu.build-id" if section.kind != NO_BITS => {
+                let note = reader.read(section.offset, section.bytes, SMALL_BYTES_MAX);
+                self.build_id = note.ok().as_deref().and_then(build_id_of).unwrap_or_default();
+            }
+            _ => {}
         }
         Ok(())
     }
+}
+
+/// Name and checksum in a section that says where debug information is.
+fn link_of(section: &[u8]) -> Option<(Vec<u8>, u32)> {
+    let end = section.iter().position(|&byte| byte == 0)?;
+    let sum = number(section, (end + 1).next_multiple_of(4), 4).ok()?;
+    Some((section[..end].to_vec(), u32::try_from(sum).ok()?))
+}
+
+/// The build id in its note.
+fn build_id_of(note: &[u8]) -> Option<Vec<u8>> {
+    const BUILD_ID: u64 = 3;
+    let bytes = usize::try_from(number(note, 4, 4).ok()?).ok()?;
+    let is = number(note, 8, 4).ok()? == BUILD_ID && note.get(12..16)? == b"GNU\0";
+    note.get(16..16usize.checked_add(bytes)?).filter(|_| is).map(<[u8]>::to_vec)
 }
 
 /// Reads the numbers of a little-endian file of either class.
@@ -318,7 +351,6 @@ impl Section {
 
     /// True if it has no bytes in this file.
     pub(super) fn is_elsewhere(&self) -> bool {
-        const NO_BITS: u64 = 8;
         self.kind == NO_BITS
     }
 

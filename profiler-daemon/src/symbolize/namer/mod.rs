@@ -82,6 +82,9 @@ impl Namer {
                 let file = file.ok_or(Refusal::Nonsense)?;
                 self.modules.name(slot, file, size, debug_bytes_max, addresses).map(Outcome::Names)
             }
+            Subject::DebugFile { slot } => {
+                self.modules.take(slot, file.ok_or(Refusal::Nonsense)?).map(Outcome::Taken)
+            }
             Subject::Table { slot, size, from } => {
                 let file = File::from(file.ok_or(Refusal::Nonsense)?);
                 is_still(&file, size)?;
