@@ -1,5 +1,6 @@
 //! `run`: the resident. Samples everything, pushes every interval, until told to stop.
 
+use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
@@ -71,7 +72,8 @@ pub fn run(
         None => None,
         Some(listener) => Some(listener.local_addr().map_err(Failure::other("asking for the port"))?),
     };
-    let server = embedded.map(|listener| start_server(listener, &meters)).transpose()?;
+    let server =
+        embedded.map(|listener| start_server(listener, config.data_dir.as_deref(), &meters)).transpose()?;
     let url = match (&config.server, address) {
         (Some(url), _) => url.clone(),
         (None, Some(address)) => format!("http://{address}"),
@@ -126,7 +128,7 @@ pub fn run(
             })
             .map_err(Failure::other("starting a thread"))?
     };
-    let intake = Intake::new(tracker, attributor, None);
+    let intake = Intake::new(tracker, attributor, None, &meters);
     let reader = Reader::new(kernel, intake, kind, books.clone(), heartbeat, None, &meters);
     let plan = Plan { first: FIRST_WINDOW.min(config.interval), cadence, total: None };
     let read = reader.with(builder)?.run(&plan, &q1);
@@ -168,8 +170,14 @@ fn raise_open_files() {
 
 /// The embedded server, a child of the same binary; the socket stays ours, so that nobody is refused while it is
 /// started again.
-fn start_server(listener: TcpListener, meters: &Meters) -> Result<Keeper, Failure> {
-    let spawn = move || children::spawn_server(Path::new(children::SELF), ["serve", "--handed"], &listener);
+fn start_server(listener: TcpListener, data_dir: Option<&Path>, meters: &Meters) -> Result<Keeper, Failure> {
+    let mut arguments: Vec<OsString> = ["serve", "--handed"].map(Into::into).into();
+    if let Some(folder) = data_dir {
+        let store = folder.join(super::STORE);
+        children::hand_over(&store).map_err(Failure::other(store.display().to_string()))?;
+        arguments.extend(["--data-dir".into(), folder.into()]);
+    }
+    let spawn = move || children::spawn_server(Path::new(children::SELF), &arguments, &listener);
     Keeper::start("server", spawn, meters).map_err(Failure::other("starting the embedded server"))
 }
 
