@@ -96,7 +96,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     say_what_runs(config, &kernel, &url, address, admin_address);
     notify::ready();
 
-    let builder = Builder::start(build::unwinder(&symbolizer))?;
+    let builder = Builder::start(build::unwinder(&symbolizer, config.data_dir.as_deref(), &meters))?;
     let (q1, batches) = sync_channel(super::BATCHES_WAITING_MAX);
     let workshop = {
         let (books, quality) = (books.clone(), QualityMeters::new(&meters));

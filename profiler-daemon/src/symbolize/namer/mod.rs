@@ -21,7 +21,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use self::kallsyms::Kallsyms;
 use self::modules::{Modules, Writer, is_still};
-pub(super) use self::rows::{Builder as TableBuilder, keeps_frames};
+pub(super) use self::rows::{Builder as TableBuilder, TABLES_VERSION, keeps_frames};
 use super::protocol::{
     ADDRESSES_MAX, ANSWER_BYTES_MAX, Answer, Found, Names, Outcome, Place, REQUEST_BYTES_MAX, Refusal,
     Request, Rows, Subject, TalkError, receive, send,
