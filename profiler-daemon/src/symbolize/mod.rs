@@ -30,6 +30,7 @@ use rustc_hash::FxHashMap;
 use self::cache::{Cache, KERNEL, Key, VDSO};
 use self::client::{Asked, Client, Reply};
 pub use self::client::{NamerProcess, Spawner};
+pub use self::namer::go_names_of;
 use self::protocol::{ADDRESSES_MAX, Found, INLINED_MAX, NAME_BYTES_MAX, Place};
 use self::shelf::Shelf;
 use self::tables::RowsMeters;
