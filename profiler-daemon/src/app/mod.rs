@@ -16,7 +16,9 @@ mod reader;
 pub mod record;
 pub mod replay;
 pub mod run;
+mod service;
 mod signals;
+mod stacks;
 mod usage;
 
 pub use books::Books;
@@ -25,6 +27,9 @@ pub use signals::Signals;
 
 use crate::capture::AttachError;
 use crate::capture::recording::RecordingError;
+
+/// Where the embedded server keeps history, in the data directory.
+pub const STORE: &str = "store";
 
 /// Windows between reader and workshop at most; then the reader waits, and the ring takes the slack.
 const BATCHES_WAITING_MAX: usize = 2;

@@ -1,5 +1,6 @@
 //! `run`: the resident. Samples everything, pushes every interval, until told to stop.
 
+use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +13,9 @@ use super::builder::Builder;
 use super::intake::Intake;
 use super::quality::QualityMeters;
 use super::reader::{Heartbeat, Plan, Reader};
-use super::{Failure, Signals, build, notify, ports, usage};
+use super::service::{Progress, Service};
+use super::signals::Hangup;
+use super::{Failure, Signals, build, notify, ports, service, usage};
 use crate::admin::{self, Admin};
 use crate::aggregate::{Grain, aggregate};
 use crate::capture::{self, Kernel};
@@ -36,6 +39,11 @@ const SERVER_GRACE: Duration = Duration::from_secs(3);
 /// Runs until SIGINT or SIGTERM.
 pub fn run(config: &Config) -> Result<(), Failure> {
     let signals = Signals::install().map_err(Failure::other("taking over signals"))?;
+    let hangup = Hangup::install().map_err(Failure::other("taking over signals"))?;
+    if service::is_switched_off(&config.off_file) {
+        notify::ready();
+        return Ok(());
+    }
     raise_open_files();
     let meters = Meters::default();
     let admin_listener = ports::listen(config.admin_listen, "--admin-listen")?;
@@ -59,7 +67,8 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         None => None,
         Some(listener) => Some(listener.local_addr().map_err(Failure::other("asking for the port"))?),
     };
-    let server = embedded.map(|listener| start_server(listener, &meters)).transpose()?;
+    let server =
+        embedded.map(|listener| start_server(listener, config.data_dir.as_deref(), &meters)).transpose()?;
     let url = match (&config.server, address) {
         (Some(url), _) => url.clone(),
         (None, Some(address)) => format!("http://{address}"),
@@ -92,9 +101,12 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     let pushes = format!("pushing every {} to {url}", humantime::format_duration(config.interval));
     let standing = uploader.standing();
     let status = move || format!("{pushes}\n{standing}\n");
-    let admin_address = start_admin(admin_listener, &meters, heartbeat.clone(), config.interval, status)?;
+    let progress = Progress::new(heartbeat.clone(), config.interval, uploader.pulses());
+    let admin_address = start_admin(admin_listener, &meters, progress.clone(), status)?;
     say_what_runs(config, &kernel, &url, address, admin_address);
     notify::ready();
+    let stopper = signals.stopper().map_err(Failure::other("watching over the work"))?;
+    Service { hangup, progress, books: books.clone(), off_file: config.off_file.clone(), stopper }.start()?;
 
     let builder = Builder::start(build::unwinder(&symbolizer, config.data_dir.as_deref(), &meters))?;
     let (q1, batches) = sync_channel(super::BATCHES_WAITING_MAX);
@@ -108,7 +120,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
             })
             .map_err(Failure::other("starting a thread"))?
     };
-    let intake = Intake::new(tracker, attributor, None);
+    let intake = Intake::new(tracker, attributor, None, &meters);
     let reader = Reader::new(kernel, intake, kind, books.clone(), heartbeat, None, &meters);
     let plan = Plan { first: FIRST_WINDOW.min(config.interval), cadence, total: None };
     let read = reader.with(builder)?.run(&plan, &q1);
@@ -150,16 +162,21 @@ fn raise_open_files() {
 
 /// The embedded server, a child of the same binary; the socket stays ours, so that nobody is refused while it is
 /// started again.
-fn start_server(listener: TcpListener, meters: &Meters) -> Result<Keeper, Failure> {
-    let spawn = move || children::spawn_server(Path::new(children::SELF), ["serve", "--handed"], &listener);
+fn start_server(listener: TcpListener, data_dir: Option<&Path>, meters: &Meters) -> Result<Keeper, Failure> {
+    let mut arguments: Vec<OsString> = ["serve", "--handed"].map(Into::into).into();
+    if let Some(folder) = data_dir {
+        let store = folder.join(super::STORE);
+        children::hand_over(&store).map_err(Failure::other(store.display().to_string()))?;
+        arguments.extend(["--data-dir".into(), folder.into()]);
+    }
+    let spawn = move || children::spawn_server(Path::new(children::SELF), &arguments, &listener);
     Keeper::start("server", spawn, meters).map_err(Failure::other("starting the embedded server"))
 }
 
 fn start_admin(
     listener: TcpListener,
     meters: &Meters,
-    heartbeat: Heartbeat,
-    interval: Duration,
+    progress: Progress,
     status: impl Fn() -> String + Send + Sync + 'static,
 ) -> Result<SocketAddr, Failure> {
     let address = listener.local_addr().map_err(Failure::other("asking for the port"))?;
@@ -167,13 +184,7 @@ fn start_admin(
     let admin = Admin {
         meters: meters.clone(),
         refresh: Arc::new(move || usage.refresh()),
-        healthy: Arc::new(move || {
-            let age = heartbeat.age();
-            if age <= interval * 3 + Duration::from_secs(5) {
-                return Ok(());
-            }
-            Err(format!("no window was closed for {:.0} s", age.as_secs_f64()))
-        }),
+        healthy: Arc::new(move || progress.check()),
         status: Arc::new(status),
     };
     admin::spawn(listener, admin).map_err(Failure::other("serving the admin port"))?;

@@ -65,6 +65,7 @@ fn mapping(id: u32, path: &str, start: u64, file_offset: u64) -> Mapping {
 
 fn sample(pid: u32, kernel: &[u64], user: &[u64], ended: End) -> RawSample {
     RawSample {
+        stack: None,
         time: MonoNs(7),
         cpu: Cpu(0),
         task: Task { pid: Pid(pid), tid: Tid(pid), comm: Comm::new(b"thread") },
@@ -105,7 +106,7 @@ impl Scene {
     }
 
     fn gather(&mut self, sample: &RawSample) -> Room {
-        self.attributor.gather(sample, &self.tracker)
+        self.attributor.gather(sample, self.tracker.process(sample.task.pid))
     }
 
     /// The gathered traces: "service: frames weight", sorted.

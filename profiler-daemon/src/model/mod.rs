@@ -22,7 +22,7 @@ pub use process::{Mapping, ProcessChange, ProcessEvent, ProcessFacts};
 pub use profile::{FunctionIndex, Profile, Stack, Tag};
 pub use quality::Quality;
 pub use raw::{
-    Comm, Cpu, KernelAddr, Lost, Pid, RawBatch, RawSample, SampleKind, Task, Tid, UserAddr, Weight,
+    Comm, Cpu, KernelAddr, Lost, Pid, RawBatch, RawSample, RawStack, SampleKind, Task, Tid, UserAddr, Weight,
 };
 pub use reason::Reason;
 pub use table::{NoTable, Table};

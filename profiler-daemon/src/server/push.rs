@@ -75,7 +75,7 @@ pub(super) fn accept(method: &Method, headers: &HeaderMap) -> Result<Accepted, B
     Ok(Accepted { codec, gzip })
 }
 
-/// Stores what is in `body` and answers.
+/// Puts what is in `body` into the store and answers; a good answer may leave when the store is safe.
 pub(super) fn answer(
     accepted: Accepted,
     body: &[u8],
@@ -87,7 +87,7 @@ pub(super) fn answer(
     let stored = decode(accepted, body, body_bytes_max, limits)
         .inspect_err(|refusal| meters.refused(refusal))
         .and_then(|request| push(&request, limits, WallNs::now(), store, meters));
-    meters.store_bytes(store.bytes());
+    meters.store_bytes(store.bytes(), store.disk_bytes());
     match (stored, accepted.codec) {
         (Err(refusal), _) => refused(&refusal),
         (Ok(()), Codec::Proto) => text(StatusCode::OK, PROTO, Bytes::new()),

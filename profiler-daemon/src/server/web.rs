@@ -58,8 +58,13 @@ pub(super) fn method_not_allowed(allowed: &'static str) -> Answer {
 pub(super) fn refused(refusal: &Refusal) -> Answer {
     let body = serde_json::json!({ "code": refusal.code.as_str(), "message": refusal.message });
     let mut answer = json(refusal.code.status(), body.to_string());
-    if refusal.code == Code::ResourceExhausted {
-        answer.headers_mut().insert("retry-after", HeaderValue::from_static("1"));
+    let later = match refusal.code {
+        Code::ResourceExhausted => Some("1"),
+        Code::Unavailable => Some("10"),
+        Code::InvalidArgument | Code::Unimplemented | Code::PermissionDenied => None,
+    };
+    if let Some(seconds) = later {
+        answer.headers_mut().insert("retry-after", HeaderValue::from_static(seconds));
     }
     answer
 }

@@ -20,6 +20,11 @@ impl ProfileType {
         Self(format!("{name}:{kind}:{unit}:{period_kind}:{period_unit}").into())
     }
 
+    /// As it was written by `as_str`.
+    pub(super) fn from_text(text: &str) -> Self {
+        Self(text.into())
+    }
+
     /// As Pyroscope writes it.
     pub(in crate::server) fn as_str(&self) -> &str {
         &self.0
@@ -45,6 +50,11 @@ impl Series {
     /// The value of a label.
     pub(in crate::server) fn label(&self, name: &str) -> Option<&str> {
         self.labels.iter().find(|(key, _)| &**key == name).map(|(_, value)| &**value)
+    }
+
+    /// Its labels.
+    pub(in crate::server) fn labels(&self) -> &Labels {
+        &self.labels
     }
 
     /// Whose profile it is.
