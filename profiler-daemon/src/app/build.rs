@@ -56,9 +56,15 @@ pub(super) fn symbolizer(inlines: bool, patience: Patience, meters: &Meters) -> 
     Symbolizer::new(config, namer(), meters)
 }
 
-/// Another one, for unwind tables.
-pub(super) fn unwinder(symbolizer: &Symbolizer) -> Symbolizer {
-    symbolizer.beside(namer())
+/// Another one, for unwind tables, which are kept below `data_dir`. Without them on disk they are made again after a start.
+pub(super) fn unwinder(symbolizer: &Symbolizer, data_dir: Option<&Path>, meters: &Meters) -> Symbolizer {
+    let mut unwinder = symbolizer.beside(namer());
+    if let Some(folder) = data_dir.map(|folder| folder.join("unwind"))
+        && let Err(error) = unwinder.keep_tables(&folder, meters)
+    {
+        tracing::warn!("unwind tables are not kept in {}: {error}", folder.display());
+    }
+    unwinder
 }
 
 fn namer() -> Spawner {

@@ -116,7 +116,7 @@ pub fn run(
     let off_file = config.off_file.clone();
     Service { hangup, reload, progress, books: books.clone(), off_file, stopper }.start()?;
 
-    let builder = Builder::start(build::unwinder(&symbolizer))?;
+    let builder = Builder::start(build::unwinder(&symbolizer, config.data_dir.as_deref(), &meters))?;
     let (q1, batches) = sync_channel(super::BATCHES_WAITING_MAX);
     let workshop = {
         let (books, quality) = (books.clone(), QualityMeters::new(&meters));

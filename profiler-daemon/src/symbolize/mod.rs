@@ -9,6 +9,7 @@ mod cache;
 mod client;
 pub mod namer;
 mod protocol;
+mod shelf;
 mod tables;
 mod text;
 mod troubles;
@@ -20,7 +21,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +30,9 @@ use rustc_hash::FxHashMap;
 use self::cache::{Cache, KERNEL, Key, VDSO};
 use self::client::{Asked, Client, Reply};
 pub use self::client::{NamerProcess, Spawner};
+pub use self::namer::go_names_of;
 use self::protocol::{ADDRESSES_MAX, Found, INLINED_MAX, NAME_BYTES_MAX, Place};
+use self::shelf::Shelf;
 use self::tables::RowsMeters;
 pub use self::tables::table_of;
 use self::text::clean;
@@ -94,6 +97,7 @@ pub struct Symbolizer {
     kernel: Arc<str>,
     meters: SymbolizeMeters,
     rows: RowsMeters,
+    shelf: Option<Shelf>,
 }
 
 impl std::fmt::Debug for Symbolizer {
@@ -125,13 +129,14 @@ impl Symbolizer {
             kernel: Arc::from("[kernel]"),
             meters: SymbolizeMeters::new(meters),
             rows: RowsMeters::new(meters),
+            shelf: None,
         }
     }
 
     /// Another one, which asks a namer of its own, started by `spawn`, and counts with this one.
     #[must_use]
     pub fn beside(&self, spawn: Spawner) -> Self {
-        let Self { cache: _, client, vdso: _, empty, kernel, meters, rows } = self;
+        let Self { cache: _, client, vdso: _, empty, kernel, meters, rows, shelf: _ } = self;
         Self {
             cache: Cache::new(client.config().names_bytes_max),
             client: client.beside(spawn),
@@ -140,7 +145,14 @@ impl Symbolizer {
             kernel: Arc::clone(kernel),
             meters: meters.clone(),
             rows: rows.clone(),
+            shelf: None,
         }
+    }
+
+    /// Keeps unwind tables in `folder`, for the next start.
+    pub fn keep_tables(&mut self, folder: &Path, meters: &Meters) -> std::io::Result<()> {
+        self.shelf = Some(Shelf::open(folder, meters)?);
+        Ok(())
     }
 
     /// Ends the namer, if one runs, and gives its memory back; the next question starts another.

@@ -19,9 +19,10 @@ use std::process::ExitCode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
+pub use self::go::go_names_of;
 use self::kallsyms::Kallsyms;
 use self::modules::{Modules, Writer, is_still};
-pub(super) use self::rows::{Builder as TableBuilder, keeps_frames};
+pub(super) use self::rows::{Builder as TableBuilder, TABLES_VERSION, keeps_frames};
 use super::protocol::{
     ADDRESSES_MAX, ANSWER_BYTES_MAX, Answer, Found, Names, Outcome, Place, REQUEST_BYTES_MAX, Refusal,
     Request, Rows, Subject, TalkError, receive, send,
