@@ -19,9 +19,9 @@ pub(super) fn check(place: &Place) -> Finding {
             );
         }
     };
-    let lines = BufReader::new(file).lines().take(LINES_MAX).map_while(Result::ok);
+    let mut lines = BufReader::new(file).lines().take(LINES_MAX).map_while(Result::ok);
     let shown = |line: String| line.split(' ').next().is_some_and(|at| at.bytes().any(|digit| digit != b'0'));
-    if lines.map(shown).any(|shown| shown) {
+    if lines.any(shown) {
         return Finding::fits("kallsyms", "addresses are shown");
     }
     let restrict = read(place, "proc/sys/kernel/kptr_restrict").unwrap_or_else(|_| "unknown".to_owned());
