@@ -116,11 +116,7 @@ fn faults(cell: &Cell, seen: &[Seen], report: &Report) -> Vec<String> {
     match cell.fault {
         Fault::None if !cell.program.is_proxy() => faults.extend(idle_faults(cell, seen)),
         // Once it has fallen into it, it knows the hole.
-        Fault::BlackHole => {
-            let timeouts =
-                |seen: &Seen| seen.failures().filter(|(how, _)| *how == "timeout").map(|(_, n)| n).sum();
-            faults.extend(more(seen, timeouts, 1));
-        }
+        Fault::BlackHole => faults.extend(more(seen, Seen::fell_silent, 1)),
         _ => {}
     }
     faults
