@@ -10,8 +10,8 @@ use profiler_common::sample::{HAS_STACK, STACK_REGS_WORDS, SampleHeader, WANTS_T
 use profiler_common::unwind::{End, Regs};
 
 use crate::model::{
-    BuildId, Comm, Cpu, KernelAddr, Mapping, Pid, ProcessChange, ProcessEvent, RawSample, RawStack,
-    Task, Tid, UserAddr, Weight,
+    BuildId, Comm, Cpu, KernelAddr, Mapping, Pid, ProcessChange, ProcessEvent, RawSample, RawStack, Task,
+    Tid, UserAddr, Weight,
 };
 use crate::time::MonoNs;
 

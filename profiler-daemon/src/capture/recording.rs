@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     BuildId, Comm, Cpu, FileIdentity, KernelAddr, Lost, Mapping, Module, ModuleKind, Pid, ProcessChange,
-    ProcessEvent, ProcessFacts, RawBatch, RawSample, RawStack, Reason, SampleKind, Task, Tid, UserAddr, Weight,
+    ProcessEvent, ProcessFacts, RawBatch, RawSample, RawStack, Reason, SampleKind, Task, Tid, UserAddr,
+    Weight,
 };
 use crate::time::{MonoNs, WallNs, Window};
 
@@ -317,9 +318,9 @@ impl SampleLine {
         if self.stack.as_ref().is_some_and(|stack| stack.words.len() > STACK_WORDS_MAX) {
             return Err("a stack is too long".to_owned());
         }
-        let stack = self.stack.map(|StackLine { ip, sp, fp, words }| {
-            Arc::new(RawStack { regs: Regs { ip, sp, fp }, words })
-        });
+        let stack = self
+            .stack
+            .map(|StackLine { ip, sp, fp, words }| Arc::new(RawStack { regs: Regs { ip, sp, fp }, words }));
         Ok(RawSample {
             time: MonoNs(self.time),
             cpu: Cpu(self.cpu),
@@ -570,7 +571,10 @@ mod tests {
                 kernel: vec![KernelAddr(u64::MAX)],
                 user: vec![UserAddr(0x1234)],
                 ended: End::NoFrame,
-                stack: Some(Arc::new(RawStack { regs: Regs { ip: 1, sp: 2, fp: 3 }, words: vec![4, u64::MAX] })),
+                stack: Some(Arc::new(RawStack {
+                    regs: Regs { ip: 1, sp: 2, fp: 3 },
+                    words: vec![4, u64::MAX],
+                })),
                 weight: Weight(1),
             }],
             events: changes

@@ -98,11 +98,7 @@ impl Tables {
         Self::with(Memory::Own(Vec::new()), None, meters)
     }
 
-    fn with(
-        memory: Memory,
-        processes: Option<HashMap<MapData, u32, [u32; 2]>>,
-        meters: &Meters,
-    ) -> Self {
+    fn with(memory: Memory, processes: Option<HashMap<MapData, u32, [u32; 2]>>, meters: &Meters) -> Self {
         Self {
             memory,
             processes,
