@@ -511,9 +511,25 @@ fn the_configured_server_and_interval_are_the_defaults() {
 }
 
 #[test]
+fn this_machine_is_looked_at() {
+    let mut command = Command::new(binary());
+    command.args(["doctor", "--json"]).env_remove("PROFILER_CONFIG");
+    command.env("PROFILER_SERVER", format!("http://127.0.0.1:{}", unused().port()));
+    let output = run(&mut command);
+    assert_eq!(output.status.code(), Some(1), "a server that is not there is to be changed");
+    let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let checks = found["checks"].as_array().expect("a list");
+    let health =
+        |name: &str| checks.iter().find(|check| check["check"] == name).map(|check| &check["health"]);
+    assert_eq!(health("server"), Some(&Value::from("change")));
+    assert_eq!(health("kernel"), Some(&Value::from("ok")));
+    assert!(health("sampling").is_some() && checks.len() == 8, "{found}");
+}
+
+#[test]
 fn wrong_usage_is_told() {
     for (arguments, words) in [
-        (&["doctor"][..], "connection"),
+        (&["doctor", "--config", "/nowhere.toml"][..], "/nowhere.toml cannot be read"),
         (&["doctor", "connection", "localhost:4040"], "give one like http://127.0.0.1:4040"),
         (&["doctor", "connection", "--interval", "soon"], "such as 10s"),
         (&["doctor", "connection", "--patience", "0s"], "such as 30s"),

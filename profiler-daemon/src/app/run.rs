@@ -13,6 +13,7 @@ use super::builder::Builder;
 use super::intake::Intake;
 use super::quality::QualityMeters;
 use super::reader::{Heartbeat, Plan, Reader};
+use super::reload::Reload;
 use super::service::{Progress, Service};
 use super::signals::Hangup;
 use super::{Failure, Signals, build, notify, ports, service, usage};
@@ -21,7 +22,7 @@ use crate::aggregate::{Grain, aggregate};
 use crate::capture::{self, Kernel};
 use crate::children::{self, Keeper};
 use crate::config::Config;
-use crate::deliver::{self, Uploader};
+use crate::deliver::{self, Access, Uploader};
 use crate::encode::{self, Limits};
 use crate::meters::Meters;
 use crate::model::{Payload, Profile, SampleKind, TraceBatch, Weight};
@@ -36,8 +37,11 @@ const GRACE: Duration = Duration::from_secs(8);
 /// How long the embedded server may take to stop after the last push.
 const SERVER_GRACE: Duration = Duration::from_secs(3);
 
-/// Runs until SIGINT or SIGTERM.
-pub fn run(config: &Config) -> Result<(), Failure> {
+/// Runs until SIGINT or SIGTERM. At a SIGHUP, `again` gives the configuration as it is then.
+pub fn run(
+    config: &Config,
+    again: impl Fn() -> Result<Config, Failure> + Send + 'static,
+) -> Result<(), Failure> {
     let signals = Signals::install().map_err(Failure::other("taking over signals"))?;
     let hangup = Hangup::install().map_err(Failure::other("taking over signals"))?;
     if service::is_switched_off(&config.off_file) {
@@ -45,6 +49,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         return Ok(());
     }
     raise_open_files();
+    let access = Access::read(&config.access).map_err(|problems| Failure::Usage(problems.join("\n")))?;
     let meters = Meters::default();
     let admin_listener = ports::listen(config.admin_listen, "--admin-listen")?;
     let embedded = match &config.server {
@@ -76,6 +81,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     };
     let upload = deliver::Config {
         server: url.clone(),
+        access: access.clone(),
         sinks: config.sinks.clone(),
         interval: config.interval,
         keepalive_timeout: config.keepalive_timeout,
@@ -106,7 +112,9 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     say_what_runs(config, &kernel, &url, address, admin_address);
     notify::ready();
     let stopper = signals.stopper().map_err(Failure::other("watching over the work"))?;
-    Service { hangup, progress, books: books.clone(), off_file: config.off_file.clone(), stopper }.start()?;
+    let reload = Reload::new(config.clone(), access, Box::new(again), &meters);
+    let off_file = config.off_file.clone();
+    Service { hangup, reload, progress, books: books.clone(), off_file, stopper }.start()?;
 
     let builder = Builder::start(build::unwinder(&symbolizer, config.data_dir.as_deref(), &meters))?;
     let (q1, batches) = sync_channel(super::BATCHES_WAITING_MAX);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::books::Books;
 use super::reader::Heartbeat;
+use super::reload::Reload;
 use super::signals::{Hangup, Stopper};
 use super::{Failure, notify};
 use crate::deliver::Pulse;
@@ -55,6 +56,7 @@ impl Progress {
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) hangup: Hangup,
+    pub(super) reload: Reload,
     pub(super) progress: Progress,
     pub(super) books: Books,
     /// While it exists, nothing is to be profiled.
@@ -77,6 +79,7 @@ impl Service {
         loop {
             if self.hangup.wait(turn) {
                 notify::reloading();
+                self.reload.reload();
                 notify::ready();
             }
             if is_switched_off(&self.off_file) {
