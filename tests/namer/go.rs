@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use profiler_daemon::model::Function;
 use profiler_daemon::symbolize::Config;
@@ -69,7 +70,10 @@ fn check(cgo: bool, arguments: &[&str], strip: bool) {
     }
     let said = said(&path);
     let module = module(&path);
-    let mut rig = Rig::new(Config::default());
+    // Compilers run beside: this is about names, not about time.
+    let patience = Duration::from_secs(30);
+    let mut rig =
+        Rig::new(Config { request_timeout: patience, batch_timeout: patience, ..Config::default() });
     let frames: Vec<_> = said.iter().map(|said| at(&module, said.offset)).collect();
     let named = rig.functions(&frames);
 
