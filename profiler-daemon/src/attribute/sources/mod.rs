@@ -46,8 +46,11 @@ pub(super) fn service_name(facts: &Facts<'_>) -> Arc<str> {
         .into()
 }
 
+/// Says whose a process is, by name and value.
+type Owner = fn(&Facts<'_>) -> Vec<(&'static str, String)>;
+
 /// Who knows more of whom a process belongs to, beside the name of its service.
-const OWNERS: [fn(&Facts<'_>) -> Vec<(&'static str, String)>; 2] = [systemd::labels, container::labels];
+const OWNERS: [Owner; 2] = [systemd::labels, container::labels];
 
 /// The labels beside `service_name`, as printable and bounded as that.
 pub(super) fn owner_labels(facts: &Facts<'_>) -> Vec<(&'static str, Arc<str>)> {
