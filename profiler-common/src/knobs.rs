@@ -13,18 +13,20 @@ pub struct Settings {
     pub period_ns: u64,
     /// Unread bytes in the ring at which the reader is woken.
     pub wakeup_bytes: u64,
+    /// Unread bytes in the ring from which on samples bring no stacks: those must not cost other samples their place.
+    pub stacks_bytes: u64,
     /// One where the kernel has `bpf_loop` (5.17): the verifier then looks at the walk's step once instead of
     /// at every frame, 3 ms instead of 200. Zero for the bounded loop, which is all that 5.15 has.
     pub bpf_loop: u64,
     /// Zero to walk by frame pointer alone.
     pub tables: u64,
 }
-wire!(Settings: 40 bytes, magic @ 0, period_ns @ 8, wakeup_bytes @ 16, bpf_loop @ 24, tables @ 32);
+wire!(Settings: 48 bytes, magic @ 0, period_ns @ 8, wakeup_bytes @ 16, stacks_bytes @ 24, bpf_loop @ 32, tables @ 40);
 
 impl Settings {
     /// As words, in the order of the fields: the form in which the loader patches it.
-    pub const fn to_words(self) -> [u64; 5] {
-        [self.magic, self.period_ns, self.wakeup_bytes, self.bpf_loop, self.tables]
+    pub const fn to_words(self) -> [u64; 6] {
+        [self.magic, self.period_ns, self.wakeup_bytes, self.stacks_bytes, self.bpf_loop, self.tables]
     }
 }
 
@@ -59,14 +61,20 @@ pub struct Counters {
     pub no_kernel_stack: u64,
     /// One if the last run met the idle task.
     pub was_idle: u64,
+    /// Samples that brought their stack along.
+    pub stacks: u64,
+    /// Samples that did not, because their process had sent many.
+    pub stacks_over_rate: u64,
+    /// Samples that did not, because the ring was filling.
+    pub stacks_no_room: u64,
 }
-wire!(Counters: 80 bytes, runs @ 0, event_count @ 8, idle @ 16, skipped_idle @ 24, skipped_busy @ 32, sent @ 40,
+wire!(Counters: 104 bytes, runs @ 0, event_count @ 8, idle @ 16, skipped_idle @ 24, skipped_busy @ 32, sent @ 40,
     ring_full @ 48, no_scratch @ 56, no_kernel_stack @ 64,
-    was_idle @ 72);
+    was_idle @ 72, stacks @ 80, stacks_over_rate @ 88, stacks_no_room @ 96);
 
 impl Counters {
     /// Words of a value.
-    pub const WORDS: usize = 10;
+    pub const WORDS: usize = 13;
 
     /// From words, in the order of the fields: the form in which the loader reads a map's value.
     pub const fn from_words(words: [u64; Self::WORDS]) -> Self {
@@ -81,6 +89,9 @@ impl Counters {
             no_scratch,
             no_kernel_stack,
             was_idle,
+            stacks,
+            stacks_over_rate,
+            stacks_no_room,
         ] = words;
         Self {
             runs,
@@ -93,6 +104,9 @@ impl Counters {
             no_scratch,
             no_kernel_stack,
             was_idle,
+            stacks,
+            stacks_over_rate,
+            stacks_no_room,
         }
     }
 }

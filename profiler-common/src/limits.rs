@@ -32,6 +32,24 @@ pub const SLABS_MAX: usize = 256;
 /// sixteen times what a busy machine runs.
 pub const PROCESSES_MAX: u32 = 1 << 14;
 
+/// Pages of user stack that a sample brings along at most, the first of them from the stack pointer on: 8 to 12 KiB, which is 80
+/// frames and more. Copying it costs as much as a walk by tables.
+pub const STACK_PAGES_MAX: usize = 3;
+
+/// Words of those pages.
+pub const STACK_WORDS_MAX: usize = STACK_PAGES_MAX * 512;
+
+/// Nanoseconds between two samples with a stack of one process on average, at most: code without a table that will ever come
+/// must not cost a copied stack with every sample.
+pub const STACK_INTERVAL_NS: u64 = 50_000_000;
+
+/// Nanoseconds that a process may be ahead of [`STACK_INTERVAL_NS`]: 200 stacks at once, a second of two processors at 99 Hz, which is
+/// what the table of a large library takes.
+pub const STACK_AHEAD_NS: u64 = 200 * STACK_INTERVAL_NS;
+
+/// Processes at most that are remembered as having sent stacks; the one that did so least recently is forgotten.
+pub const STACK_PROCESSES_MAX: u32 = 1 << 12;
+
 /// Nanoseconds between two samples of a processor that wake the reader because they want tables, at least: new programs start
 /// by the hundred, and a table takes longer than that to build.
 pub const WANT_INTERVAL_NS: u64 = 20_000_000;

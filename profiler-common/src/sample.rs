@@ -3,7 +3,7 @@
 use crate::limits::COMM_BYTES;
 
 /// What opens every record of the ring; `kernel_frames` kernel addresses follow, then `user_frames` user
-/// ones, each a `u64`, leaf first.
+/// ones, each a `u64`, leaf first; and then, with [`HAS_STACK`], the stack itself.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SampleHeader {
@@ -21,11 +21,19 @@ pub struct SampleHeader {
     pub kernel_frames: u16,
     /// User addresses that follow the kernel ones.
     pub user_frames: u16,
-    /// How the user walk ended: an [`crate::unwind::End`] as a number, and perhaps [`WANTS_TABLES`].
+    /// How the user walk ended: an [`crate::unwind::End`] as a number, and perhaps [`WANTS_TABLES`] and [`HAS_STACK`].
     pub ended: u16,
 }
 wire!(SampleHeader: 40 bytes, time @ 0, tgid @ 8, tid @ 12, comm @ 16, cpu @ 32,
     kernel_frames @ 34, user_frames @ 36, ended @ 38);
 
-/// The walk would have had use for tables that are not there. Beside [`SampleHeader::ended`].
+/// The walk would have had use for tables that are not there and were not asked for. Beside [`SampleHeader::ended`].
 pub const WANTS_TABLES: u16 = 1 << 15;
+
+/// The walk did without something that is on its way, so the rest of the record is what it could have used: the registers it
+/// began with ([`STACK_REGS_WORDS`] words: ip, sp, fp), then the words of the user stack from sp, rounded down to a word, upwards, as
+/// many as could be read. Beside [`SampleHeader::ended`].
+pub const HAS_STACK: u16 = 1 << 14;
+
+/// Words of registers before the words of a stack.
+pub const STACK_REGS_WORDS: usize = 3;

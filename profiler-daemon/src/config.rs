@@ -46,6 +46,8 @@ pub struct Config {
     pub inlines: bool,
     /// The value of the label `hostname`.
     pub hostname: Option<String>,
+    /// While there is such a file, nothing is profiled.
+    pub off_file: PathBuf,
     /// The kernel side's own diagnostics, 0 off … 5 trace.
     pub kernel_log_level: u8,
 }
@@ -72,6 +74,7 @@ impl Default for Config {
             reject_older_than: Duration::from_secs(3600),
             inlines: true,
             hostname: None,
+            off_file: PathBuf::from("/etc/profiler-daemon/disabled"),
             kernel_log_level: 0,
         }
     }
@@ -204,6 +207,11 @@ const KEYS: &[Key] = &[
         name: "hostname",
         accepted: "a name",
         set: |config, text| (!text.is_empty()).then(|| config.hostname = Some(text.to_owned())),
+    },
+    Key {
+        name: "off_file",
+        accepted: "a path",
+        set: |config, text| (!text.is_empty()).then(|| config.off_file = PathBuf::from(text)),
     },
     Key {
         name: "kernel_log_level",

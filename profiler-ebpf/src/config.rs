@@ -10,6 +10,7 @@ pub static SETTINGS: Global<Settings> = Global::new(Settings {
     magic: SETTINGS_MAGIC,
     period_ns: 1,
     wakeup_bytes: 1 << 16,
+    stacks_bytes: 1 << 16,
     bpf_loop: 0,
     tables: 0,
 });

@@ -14,6 +14,7 @@ mod config;
 mod maps;
 mod regs;
 mod samplers;
+mod stack;
 mod walk;
 
 /// A tick of a processor's clock: who runs, and where.

@@ -3,10 +3,13 @@
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps};
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{HashMap, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use profiler_common::knobs::Counters;
-use profiler_common::limits::{PROCESSES_MAX, SAMPLE_RING_BYTES_MAX, SLABS_MAX};
-use profiler_common::sample::SampleHeader;
+use profiler_common::limits::{
+    PROCESSES_MAX, SAMPLE_RING_BYTES_MAX, SLABS_MAX, STACK_PROCESSES_MAX, STACK_WORDS_MAX,
+};
+use profiler_common::sample::{STACK_REGS_WORDS, SampleHeader};
+use profiler_common::unwind::Regs;
 use profiler_common::unwind::table::{MappingList, Slab};
 use profiler_common::unwind::walk::Walk;
 
@@ -26,6 +29,10 @@ pub static SLABS: ArrayOfMaps<Array<Slab, 1, { BPF_F_MMAPABLE as usize }>, SLABS
 /// By process (thread group): where the list of its mappings is. Written by the daemon.
 #[map]
 pub static PROCESSES: HashMap<u32, MappingList> = HashMap::with_max_entries(PROCESSES_MAX, 0);
+
+/// By process: the moment to which its samples with stacks have used up its share. Written and read by the samplers.
+#[map]
+pub static STACKS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(STACK_PROCESSES_MAX, 0);
 
 /// The programs that walk on where `bpf_loop` is missing, by [`CHAIN_CPU`] and its like. Written by the daemon.
 #[map]
@@ -50,7 +57,11 @@ pub const FRAME_MASK: usize = FRAME_WORDS - 1;
 pub struct Scratch {
     pub header: SampleHeader,
     pub frames: [u64; FRAME_WORDS],
+    /// Room for a stack behind the frames, which may be as many as they are.
+    pub stack: [u64; STACK_REGS_WORDS + STACK_WORDS_MAX],
     pub walk: Walk,
+    /// The registers the walk began with.
+    pub begun: Regs,
     /// Words of `frames` in use.
     pub words: u64,
     /// How the walk ended: an `End` as a number.

@@ -10,7 +10,7 @@ use core::ffi::{c_long, c_void};
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_user};
 use aya_ebpf::programs::PerfEventContext;
 use profiler_common::limits::{FRAMES_PER_PROGRAM, USER_FRAMES_MAX, WINDOW_WORDS};
-use profiler_common::unwind::table::MappingList;
+use profiler_common::unwind::table::{MappingList, WANTED};
 use profiler_common::unwind::walk::CONTINUE;
 use profiler_common::unwind::{End, Regs};
 
@@ -34,10 +34,11 @@ pub fn user(context: &PerfEventContext, scratch: &mut Scratch, regs: Regs, tgid:
             Some(&MappingList { address, mappings }) => scratch.walk.restart(regs, address, mappings),
             None => {
                 scratch.walk.restart(regs, 0, 0);
-                scratch.walk.wants = 1;
+                scratch.walk.wants = u64::from(WANTED);
             }
         }
     }
+    scratch.begun = regs;
     scratch.ended = End::Truncated as u64;
     if SETTINGS.load().bpf_loop == 0 {
         return in_parts(context, scratch, next);

@@ -46,7 +46,8 @@ pub fn pyroscope() -> Result<String, Missing> {
     })
 }
 
-fn program(name: &str, required_by: &'static str) -> Result<(), Missing> {
+/// A program on the path.
+pub fn program(name: &str, required_by: &'static str) -> Result<(), Missing> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     if std::env::split_paths(&path).any(|folder| folder.join(name).is_file()) {
         Ok(())

@@ -36,6 +36,7 @@ fn the_vdso_has_a_table() {
         build_id: None,
         identity: None,
         file: None,
+        root: None,
     });
     sound(&Rig::new(Config::default()).symbolizer.table(&vdso).unwrap());
 }

@@ -221,7 +221,7 @@ pub struct Mapping {
     pub shift: u64,
     /// Address of the table's directory; 0 if there is no table: then steps are by frame pointer.
     pub directory: u32,
-    /// Pages that the directory has, less than 2^24, and [`KEEPS_FRAMES`] or [`WANTED`].
+    /// Pages that the directory has, less than 2^24, and [`KEEPS_FRAMES`], [`WANTED`] or [`COMING`].
     pub pages: u32,
 }
 
@@ -230,6 +230,8 @@ pub struct Mapping {
 pub const KEEPS_FRAMES: u32 = 1 << 24;
 /// There is no table, but there may be one if it is asked for. Beside [`Mapping::pages`].
 pub const WANTED: u32 = 1 << 25;
+/// There is no table yet, but it was asked for: until it comes, a sample's stack is of use. Beside [`Mapping::pages`].
+pub const COMING: u32 = 1 << 26;
 /// The number of pages in [`Mapping::pages`].
 pub const PAGES_MASK: u32 = KEEPS_FRAMES - 1;
 

@@ -4,7 +4,7 @@
 //! and how it ended. A window of up to [`WINDOW_WORDS`] of the stack is read at once, where a frame lies, and again whenever
 //! the walk leaves it. Not here: the two kinds of steps (`cfi.rs`, `frame_pointer.rs`).
 
-use super::table::{KEEPS_FRAMES, Slab, WANTED};
+use super::table::{COMING, KEEPS_FRAMES, Slab, WANTED};
 use super::{End, Regs};
 use crate::limits::WINDOW_WORDS;
 
@@ -43,7 +43,8 @@ pub struct Walk {
     pub(super) shift: u64,
     pub(super) directory: u32,
     pub(super) pages: u32,
-    /// Not zero once the walk met a mapping whose table is [`WANTED`].
+    /// [`WANTED`] once the walk met a mapping whose table is that; [`COMING`] once it met one whose table is on its way, or left
+    /// the list, which may be older than what it lists.
     pub wants: u64,
     window_start: u64,
     window_bytes: u64,
@@ -108,17 +109,28 @@ impl Walk {
         let at = self.instruction();
         if at.wrapping_sub(self.start) >= self.bytes && !self.find_mapping(at, slab) {
             // Code so new that the list does not have it may be running, but what was called from nowhere was not called.
+            self.wants |= COMING as u64;
             return if self.reached == INNERMOST {
                 self.by_pointer(read, self.regs.sp)
             } else {
                 End::NoMapping as u32
             };
         }
-        self.wants |= u64::from(self.pages & WANTED);
+        self.wants |= (self.pages & (WANTED | COMING)) as u64;
         if self.directory == 0 || (self.pages & KEEPS_FRAMES != 0 && self.reached == CALLED) {
             return self.by_pointer(read, self.regs.sp);
         }
         self.by_table(at, read, slab)
+    }
+
+    /// Where the mapping begins that the last step found its frame in.
+    pub const fn met(&self) -> u64 {
+        self.start
+    }
+
+    /// Whether the file mapped there has a table.
+    pub const fn has_table(&self) -> bool {
+        self.directory != 0
     }
 
     /// An address in the instruction that the frame is at.

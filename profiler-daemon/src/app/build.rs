@@ -46,8 +46,13 @@ pub(super) fn symbolizer(inlines: bool, patience: Patience, meters: &Meters) -> 
         Patience::Window => (Duration::from_secs(5), Duration::from_secs(8)),
         Patience::Recording => (Duration::from_secs(30), Duration::from_secs(300)),
     };
-    let config =
-        symbolize::Config { inlines, request_timeout, batch_timeout, ..symbolize::Config::default() };
+    let config = symbolize::Config {
+        inlines,
+        request_timeout,
+        batch_timeout,
+        find_debug_files: processes::find_debug_files,
+        ..symbolize::Config::default()
+    };
     Symbolizer::new(config, namer(), meters)
 }
 

@@ -14,6 +14,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::Failure;
 use crate::model::{Module, NoTable, Table};
 use crate::symbolize::Symbolizer;
+use crate::time::MonoNs;
 
 /// Files that wait at most: more than any machine runs code from when the agent starts. What is over is asked for later.
 const WAITING_MAX: usize = 1 << 10;
@@ -73,6 +74,11 @@ impl Builder {
     /// Asks for the table of `module`, unless too many are asked for already.
     pub(super) fn ask(&self, module: Arc<Module>) -> Result<(), NoTable> {
         self.wanted.try_send(module).map_err(|_| NoTable::NotNow)
+    }
+
+    /// What is built next; nothing if that takes until after `deadline`.
+    pub(super) fn wait(&self, deadline: MonoNs) -> Option<Built> {
+        self.built.recv_timeout(deadline.since(MonoNs::now())).ok()
     }
 
     /// What was built since the last call.

@@ -1,10 +1,13 @@
 //! Replays what happened to processes and reads each sample against the mappings of its very moment.
 //!
-//! In: events and samples, each in time order. Out: traces, gathered. The same for a live kernel and a recording.
+//! In: events and samples, each in time order. Out: traces, gathered; and samples that wait for a table, with their process as it was
+//! (`stacks.rs`). The same for a live kernel and a recording.
 
 use std::collections::{HashSet, VecDeque};
 
+use super::stacks::{Stacks, Walk};
 use crate::attribute::{Attributor, Room};
+use crate::meters::Meters;
 use crate::model::{Pid, ProcessChange, ProcessEvent, RawSample, Weight};
 use crate::processes::Tracker;
 use crate::time::MonoNs;
@@ -38,12 +41,26 @@ impl Family {
 pub(super) struct Intake {
     pub(super) tracker: Tracker,
     pub(super) attributor: Attributor,
+    pub(super) stacks: Stacks,
     family: Option<Family>,
 }
 
 impl Intake {
-    pub(super) fn new(tracker: Tracker, attributor: Attributor, family: Option<Family>) -> Self {
-        Self { tracker, attributor, family }
+    pub(super) fn new(
+        tracker: Tracker,
+        attributor: Attributor,
+        family: Option<Family>,
+        meters: &Meters,
+    ) -> Self {
+        Self { tracker, attributor, stacks: Stacks::new(meters), family }
+    }
+
+    /// Gathers samples that have waited.
+    pub(super) fn gather(&mut self, walks: Vec<Walk>) {
+        for (sample, process) in walks {
+            // They are few. A window that is full is closed at the next sample that is taken.
+            let _ = self.attributor.gather(&sample, Some(&process));
+        }
     }
 
     /// Takes everything up to and including `until` from both queues; events before samples of the same moment.
@@ -76,7 +93,9 @@ impl Intake {
                         continue;
                     }
                     taken.gathered += sample.weight;
-                    if self.attributor.gather(&sample, &self.tracker) == Room::Full {
+                    let process = self.tracker.process(sample.task.pid);
+                    let Some(sample) = self.stacks.keep(sample, process) else { continue };
+                    if self.attributor.gather(&sample, process) == Room::Full {
                         taken.full = true;
                         return taken;
                     }

@@ -16,7 +16,9 @@ mod reader;
 pub mod record;
 pub mod replay;
 pub mod run;
+mod service;
 mod signals;
+mod stacks;
 mod usage;
 
 pub use books::Books;

@@ -32,6 +32,12 @@ const WATERMARK: Duration = Duration::from_millis(5);
 /// process that lives five is still pinned in time.
 const COALESCE: Duration = Duration::from_millis(1);
 
+/// How long the end waits for tables that samples with stacks wait for.
+const LAST_TABLES: Duration = Duration::from_secs(2);
+
+/// Words of stacks of one window that are kept for a recording, 32 MiB; samples beyond are recorded as they were walked.
+const RECORDED_STACK_WORDS_MAX: usize = 4 << 20;
+
 /// Events that wait for the next turn at most; more bring it on.
 const EVENTS_WAITING_MAX: usize = 1 << 12;
 
@@ -56,7 +62,8 @@ impl Heartbeat {
         MonoNs::now().since(MonoNs(self.0.load(Ordering::Relaxed)))
     }
 
-    fn beat(&self) {
+    /// A window was closed, or is waited for with nothing to be blamed.
+    pub(super) fn beat(&self) {
         self.0.store(MonoNs::now().0, Ordering::Relaxed);
     }
 }
@@ -94,6 +101,19 @@ struct Recorder {
     writer: Writer,
     samples: Vec<RawSample>,
     events: Vec<ProcessEvent>,
+}
+
+impl Recorder {
+    /// Samples beyond so many words of stacks are recorded without.
+    fn drop_stacks_over(&mut self, words_max: usize) {
+        let mut words = 0;
+        for sample in &mut self.samples {
+            words += sample.stack.as_ref().map_or(0, |stack| stack.words.len());
+            if words > words_max {
+                sample.stack = None;
+            }
+        }
+    }
 }
 
 impl Reader {
@@ -162,7 +182,17 @@ impl Reader {
         let mut last_wake = start;
         self.heartbeat.beat();
         loop {
-            let deadline = stop_at.map_or(closes.plus(WATERMARK), |stop| stop.min(closes.plus(WATERMARK)));
+            let mut deadline = closes.plus(WATERMARK);
+            if let Some(stop) = stop_at {
+                deadline = deadline.min(stop);
+            }
+            // What a stack waits for may be asked for as soon as its sample can be read: its process may be gone by then, but not
+            // its files.
+            let stack_due = self.samples.iter().find(|sample| sample.stack.is_some());
+            let stack_due = stack_due.map(|sample| sample.time.plus(WATERMARK));
+            if let Some(due) = stack_due {
+                deadline = deadline.min(due);
+            }
             let woken = self.kernel.wait(deadline).map_err(Failure::other("waiting for the kernel"))?;
             for (name, yes) in [
                 ("processes", woken.processes),
@@ -182,6 +212,7 @@ impl Reader {
             last_wake = MonoNs::now();
             if woken.called {
                 self.fill();
+                self.walk();
             }
             if stop {
                 self.kernel.detach();
@@ -190,7 +221,8 @@ impl Reader {
             if due || stop {
                 self.meters.wakeups.get_or_create(&label("by", "window")).inc();
             }
-            if due || stop || woken.samples || self.events.len() > EVENTS_WAITING_MAX {
+            let stack_due = stack_due.is_some_and(|due| now >= due);
+            if due || stop || stack_due || woken.samples || self.events.len() > EVENTS_WAITING_MAX {
                 let before = MonoNs::now();
                 let wanting = self.take_samples();
                 self.take_events();
@@ -198,7 +230,9 @@ impl Reader {
                 let settled = if stop { MonoNs(u64::MAX) } else { before.minus(WATERMARK) };
                 loop {
                     let until = settled.min(if stop { settled } else { closes });
-                    if self.take_until(until) {
+                    let is_full = self.take_until(until);
+                    self.walk();
+                    if is_full {
                         // Too many distinct stacks for one batch: what there is goes ahead as a window of its own.
                         let end = self.samples.front().map_or(before, |sample| sample.time).max(opened);
                         self.close(opened, end, q1)?;
@@ -208,6 +242,7 @@ impl Reader {
                     }
                 }
                 if stop {
+                    self.walk_last();
                     return self.finish(opened, before, q1);
                 }
                 if settled >= closes {
@@ -219,6 +254,7 @@ impl Reader {
                         closes = settled.plus(plan.cadence.interval()); // we were kept from running for a whole window
                     }
                     self.take_until(settled);
+                    self.walk();
                 }
             } else {
                 self.take_events();
@@ -277,6 +313,35 @@ impl Reader {
         }
     }
 
+    /// Walks the stacks whose tables are there, and asks for those that are wanted.
+    fn walk(&mut self) {
+        if self.intake.stacks.is_empty() {
+            return;
+        }
+        let walks = match (self.kernel.tables(), &self.builder) {
+            (Some(tables), Some(builder)) => {
+                self.intake.stacks.walk(tables, |module| builder.ask(module).err().map(Err))
+            }
+            (None, _) | (_, None) => self.intake.stacks.give_up(),
+        };
+        self.intake.gather(walks);
+    }
+
+    /// The same at the end: what is asked for is waited for, but not for long.
+    fn walk_last(&mut self) {
+        let deadline = MonoNs::now().plus(LAST_TABLES);
+        self.walk();
+        while !self.intake.stacks.is_empty()
+            && let (Some(tables), Some(builder)) = (self.kernel.tables(), &self.builder)
+            && let Some(Built { module, table }) = builder.wait(deadline)
+        {
+            tables.fill(module, table.as_ref().map_err(|no_table| *no_table));
+            self.walk();
+        }
+        let walks = self.intake.stacks.give_up();
+        self.intake.gather(walks);
+    }
+
     /// Queues `events` in time order. What is older than the newest in the queue is little and recent: only that part
     /// is sorted again.
     fn keep(&mut self, events: impl IntoIterator<Item = ProcessEvent>) {
@@ -306,6 +371,7 @@ impl Reader {
     fn take_until(&mut self, until: MonoNs) -> bool {
         if let Some(recorder) = &mut self.recording {
             recorder.samples.extend(self.samples.iter().take_while(|sample| sample.time <= until).cloned());
+            recorder.drop_stacks_over(RECORDED_STACK_WORDS_MAX);
             recorder.events.extend(self.events.iter().take_while(|event| event.time <= until).cloned());
         }
         let taken = self.intake.take_until(until, &mut self.events, &mut self.samples);
@@ -330,6 +396,8 @@ impl Reader {
         let balance = self.kernel.balance();
         self.books.captured(&balance);
         self.meters.no_kernel_stack.inc_by(balance.no_kernel_stack);
+        self.intake.stacks.count("over rate", balance.stacks_over_rate);
+        self.intake.stacks.count("ring filling", balance.stacks_no_room);
         if let Some(recorder) = &mut self.recording {
             recorder.writer.write(&RawBatch {
                 window,

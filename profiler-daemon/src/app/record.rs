@@ -119,7 +119,7 @@ pub fn record(options: &Options) -> Result<ExitCode, Failure> {
             .spawn(move || collect(&batches, symbolizer, &books, progress))
             .map_err(Failure::other("starting a thread"))?
     };
-    let intake = Intake::new(tracker, attributor, family);
+    let intake = Intake::new(tracker, attributor, family, &meters);
     let reader = Reader::new(kernel, intake, kind, books.clone(), Heartbeat::default(), writer, &meters);
     let read = reader.with(builder)?.run(&plan, &q1);
     drop(q1);

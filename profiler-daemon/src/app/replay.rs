@@ -8,10 +8,11 @@ use super::intake::Intake;
 use super::output::{FileFormat, Output, format_of};
 use super::record::Collected;
 use super::{Failure, build};
-use crate::capture::recording;
+use crate::capture::{Tables, recording};
 use crate::encode;
 use crate::meters::Meters;
-use crate::model::{NamedBatch, SampleKind, TraceBatch};
+use crate::model::{Lost, NamedBatch, SampleKind};
+use crate::symbolize::Symbolizer;
 use crate::time::MonoNs;
 
 /// Replays the recording at `path` and writes `outputs`, or folded text to standard output.
@@ -29,8 +30,8 @@ pub fn replay(path: &Path, outputs: &[PathBuf]) -> Result<(), Failure> {
     let meters = Meters::default();
     let mut symbolizer = build::symbolizer(true, Patience::Recording, &meters);
     let mut collected = Collected::default();
-    let kind = traces(path, &meters, |batch| {
-        collected.add(symbolizer.name(batch));
+    let kind = named_each(path, &mut symbolizer, &meters, |batch| {
+        collected.add(batch);
     })?;
     let profiles = collected.profiles(kind);
     if files.is_empty() {
@@ -39,22 +40,35 @@ pub fn replay(path: &Path, outputs: &[PathBuf]) -> Result<(), Failure> {
     collected.write(&profiles, kind, files)
 }
 
-/// Hands the traces of each batch of the recording at `path` to `each`.
-fn traces(path: &Path, meters: &Meters, mut each: impl FnMut(TraceBatch)) -> Result<SampleKind, Failure> {
+/// Hands each batch of the recording at `path` to `each`, named.
+fn named_each(
+    path: &Path,
+    symbolizer: &mut Symbolizer,
+    meters: &Meters,
+    mut each: impl FnMut(NamedBatch),
+) -> Result<SampleKind, Failure> {
     let batches = recording::read(path)?;
     let kind = batches
         .first()
         .map(|batch| batch.kind)
         .ok_or_else(|| Failure::NothingSampled(format!("{} holds no window", path.display())))?;
     let (tracker, attributor) = build::tracking(Some("replay".to_owned()), true, meters)?;
-    let mut intake = Intake::new(tracker, attributor, None);
-    for batch in batches {
+    let mut intake = Intake::new(tracker, attributor, None, meters);
+    let mut tables = Tables::offline(meters);
+    for mut batch in batches {
         let mut events = VecDeque::from(batch.events);
         let mut samples = VecDeque::from(batch.samples);
-        while intake.take_until(MonoNs(u64::MAX), &mut events, &mut samples).full {
-            each(intake.attributor.take(batch.window, batch.kind, crate::model::Lost::default()));
+        loop {
+            let is_full = intake.take_until(MonoNs(u64::MAX), &mut events, &mut samples).full;
+            // Nothing waits behind us: a table that is wanted is made here and now.
+            let walks = intake.stacks.walk(&mut tables, |module| Some(symbolizer.table(&module)));
+            intake.gather(walks);
+            let lost = if is_full { Lost::default() } else { std::mem::take(&mut batch.lost) };
+            each(symbolizer.name(intake.attributor.take(batch.window, batch.kind, lost)));
+            if !is_full {
+                break;
+            }
         }
-        each(intake.attributor.take(batch.window, batch.kind, batch.lost));
     }
     Ok(kind)
 }
@@ -64,6 +78,6 @@ pub fn named(path: &Path) -> Result<Vec<NamedBatch>, Failure> {
     let meters = Meters::default();
     let mut symbolizer = build::symbolizer(true, Patience::Recording, &meters);
     let mut batches = Vec::new();
-    traces(path, &meters, |batch| batches.push(symbolizer.name(batch)))?;
+    named_each(path, &mut symbolizer, &meters, |batch| batches.push(batch))?;
     Ok(batches)
 }

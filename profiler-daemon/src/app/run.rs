@@ -13,7 +13,9 @@ use super::builder::Builder;
 use super::intake::Intake;
 use super::quality::QualityMeters;
 use super::reader::{Heartbeat, Plan, Reader};
-use super::{Failure, Signals, build, notify, ports, usage};
+use super::service::{Progress, Service};
+use super::signals::Hangup;
+use super::{Failure, Signals, build, notify, ports, service, usage};
 use crate::admin::{self, Admin};
 use crate::aggregate::{Grain, aggregate};
 use crate::capture::{self, Kernel};
@@ -37,6 +39,11 @@ const SERVER_GRACE: Duration = Duration::from_secs(3);
 /// Runs until SIGINT or SIGTERM.
 pub fn run(config: &Config) -> Result<(), Failure> {
     let signals = Signals::install().map_err(Failure::other("taking over signals"))?;
+    let hangup = Hangup::install().map_err(Failure::other("taking over signals"))?;
+    if service::is_switched_off(&config.off_file) {
+        notify::ready();
+        return Ok(());
+    }
     raise_open_files();
     let meters = Meters::default();
     let admin_listener = ports::listen(config.admin_listen, "--admin-listen")?;
@@ -94,9 +101,12 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     let pushes = format!("pushing every {} to {url}", humantime::format_duration(config.interval));
     let standing = uploader.standing();
     let status = move || format!("{pushes}\n{standing}\n");
-    let admin_address = start_admin(admin_listener, &meters, heartbeat.clone(), config.interval, status)?;
+    let progress = Progress::new(heartbeat.clone(), config.interval, uploader.pulses());
+    let admin_address = start_admin(admin_listener, &meters, progress.clone(), status)?;
     say_what_runs(config, &kernel, &url, address, admin_address);
     notify::ready();
+    let stopper = signals.stopper().map_err(Failure::other("watching over the work"))?;
+    Service { hangup, progress, books: books.clone(), off_file: config.off_file.clone(), stopper }.start()?;
 
     let builder = Builder::start(build::unwinder(&symbolizer))?;
     let (q1, batches) = sync_channel(super::BATCHES_WAITING_MAX);
@@ -110,7 +120,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
             })
             .map_err(Failure::other("starting a thread"))?
     };
-    let intake = Intake::new(tracker, attributor, None);
+    let intake = Intake::new(tracker, attributor, None, &meters);
     let reader = Reader::new(kernel, intake, kind, books.clone(), heartbeat, None, &meters);
     let plan = Plan { first: FIRST_WINDOW.min(config.interval), cadence, total: None };
     let read = reader.with(builder)?.run(&plan, &q1);
@@ -166,8 +176,7 @@ fn start_server(listener: TcpListener, data_dir: Option<&Path>, meters: &Meters)
 fn start_admin(
     listener: TcpListener,
     meters: &Meters,
-    heartbeat: Heartbeat,
-    interval: Duration,
+    progress: Progress,
     status: impl Fn() -> String + Send + Sync + 'static,
 ) -> Result<SocketAddr, Failure> {
     let address = listener.local_addr().map_err(Failure::other("asking for the port"))?;
@@ -175,13 +184,7 @@ fn start_admin(
     let admin = Admin {
         meters: meters.clone(),
         refresh: Arc::new(move || usage.refresh()),
-        healthy: Arc::new(move || {
-            let age = heartbeat.age();
-            if age <= interval * 3 + Duration::from_secs(5) {
-                return Ok(());
-            }
-            Err(format!("no window was closed for {:.0} s", age.as_secs_f64()))
-        }),
+        healthy: Arc::new(move || progress.check()),
         status: Arc::new(status),
     };
     admin::spawn(listener, admin).map_err(Failure::other("serving the admin port"))?;

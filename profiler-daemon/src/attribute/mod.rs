@@ -85,12 +85,11 @@ impl Attributor {
         self.trace(sample, tracker.process(sample.task.pid))
     }
 
-    /// Adds `sample` to the window. It is never refused: without room, the window is to be taken soon.
-    pub fn gather(&mut self, sample: &RawSample, tracker: &Tracker) -> Room {
+    /// Adds `sample` of `process`, as it was then, to the window. It is never refused: without room, the window is to be taken soon.
+    pub fn gather(&mut self, sample: &RawSample, process: Option<&Process>) -> Room {
         if let Some(position) = ENDS.iter().position(|&(end, _)| end == sample.ended) {
             self.walks[position].inc();
         }
-        let process = tracker.process(sample.task.pid);
         // A process without an executable is labelled by the name of its thread.
         let is_named_by_thread = process.is_none_or(|process| process.executable.is_none());
         let is_task_apart = self.by_task || is_named_by_thread;

@@ -57,6 +57,7 @@ fn mapping(id: u32, path: &str, start: u64, file_offset: u64) -> Mapping {
         build_id: None,
         identity: None,
         file: None,
+        root: None,
     };
     let (start, end) = (UserAddr(start), UserAddr(start + 1000));
     Mapping { start, end, file_offset, path, build_id: None, module: (id > 0).then(|| Arc::new(module)) }
@@ -64,6 +65,7 @@ fn mapping(id: u32, path: &str, start: u64, file_offset: u64) -> Mapping {
 
 fn sample(pid: u32, kernel: &[u64], user: &[u64], ended: End) -> RawSample {
     RawSample {
+        stack: None,
         time: MonoNs(7),
         cpu: Cpu(0),
         task: Task { pid: Pid(pid), tid: Tid(pid), comm: Comm::new(b"thread") },
@@ -104,7 +106,7 @@ impl Scene {
     }
 
     fn gather(&mut self, sample: &RawSample) -> Room {
-        self.attributor.gather(sample, &self.tracker)
+        self.attributor.gather(sample, self.tracker.process(sample.task.pid))
     }
 
     /// The gathered traces: "service: frames weight", sorted.

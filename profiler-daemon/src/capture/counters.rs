@@ -24,6 +24,12 @@ pub struct Balance {
     pub lost: Lost,
     /// Samples in the kernel without kernel frames.
     pub no_kernel_stack: u64,
+    /// Samples that brought their stack along.
+    pub stacks: u64,
+    /// Samples that did not, because their process had sent many.
+    pub stacks_over_rate: u64,
+    /// Samples that did not, because the ring was filling.
+    pub stacks_no_room: u64,
 }
 
 /// Sums over all processors since the program was loaded.
@@ -59,6 +65,9 @@ impl Totals {
             sum.ring_full += cpu.ring_full;
             sum.no_scratch += cpu.no_scratch;
             sum.no_kernel_stack += cpu.no_kernel_stack;
+            sum.stacks += cpu.stacks;
+            sum.stacks_over_rate += cpu.stacks_over_rate;
+            sum.stacks_no_room += cpu.stacks_no_room;
         }
         Self { counters: sum, idle_accounted: None }
     }
@@ -90,6 +99,9 @@ impl Totals {
             sent: difference(|counters| counters.sent),
             lost,
             no_kernel_stack: difference(|counters| counters.no_kernel_stack),
+            stacks: difference(|counters| counters.stacks),
+            stacks_over_rate: difference(|counters| counters.stacks_over_rate),
+            stacks_no_room: difference(|counters| counters.stacks_no_room),
         }
     }
 }

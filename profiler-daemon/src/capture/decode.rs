@@ -6,12 +6,12 @@
 use std::sync::Arc;
 
 use profiler_common::limits::COMM_BYTES;
-use profiler_common::sample::{SampleHeader, WANTS_TABLES};
-use profiler_common::unwind::End;
+use profiler_common::sample::{HAS_STACK, STACK_REGS_WORDS, SampleHeader, WANTS_TABLES};
+use profiler_common::unwind::{End, Regs};
 
 use crate::model::{
-    BuildId, Comm, Cpu, KernelAddr, Mapping, Pid, ProcessChange, ProcessEvent, RawSample, Task, Tid,
-    UserAddr, Weight,
+    BuildId, Comm, Cpu, KernelAddr, Mapping, Pid, ProcessChange, ProcessEvent, RawSample, RawStack,
+    Task, Tid, UserAddr, Weight,
 };
 use crate::time::MonoNs;
 
@@ -57,13 +57,20 @@ pub(super) fn sample(record: &[u8]) -> Option<(RawSample, bool)> {
         user_frames: bytes.u16()?,
         ended: bytes.u16()?,
     };
-    let mut addresses = |count: u16| -> Option<Vec<u64>> {
-        let (words, rest) = bytes.0.split_at_checked(usize::from(count) * 8)?;
+    let mut words = |count: usize| -> Option<Vec<u64>> {
+        let (words, rest) = bytes.0.split_at_checked(count * 8)?;
         bytes.0 = rest;
-        Some(words.chunks_exact(8).map(|word| word.try_into().map_or(0, u64::from_ne_bytes)).collect())
+        Some(whole_words(words))
     };
-    let kernel = addresses(header.kernel_frames)?;
-    let user = addresses(header.user_frames)?;
+    let kernel = words(usize::from(header.kernel_frames))?;
+    let user = words(usize::from(header.user_frames))?;
+    let stack = if header.ended & HAS_STACK != 0 {
+        let regs = words(STACK_REGS_WORDS)?;
+        let &[ip, sp, fp] = regs.as_slice() else { return None };
+        Some(Arc::new(RawStack { regs: Regs { ip, sp, fp }, words: whole_words(bytes.0) }))
+    } else {
+        None
+    };
     let wants_tables = header.ended & WANTS_TABLES != 0;
     let sample = RawSample {
         time: MonoNs(header.time),
@@ -71,10 +78,15 @@ pub(super) fn sample(record: &[u8]) -> Option<(RawSample, bool)> {
         task: Task { pid: Pid(header.tgid), tid: Tid(header.tid), comm: Comm(header.comm) },
         kernel: kernel.into_iter().map(KernelAddr).collect(),
         user: user.into_iter().map(UserAddr).collect(),
-        ended: End::from_wire(header.ended & !WANTS_TABLES)?,
+        ended: End::from_wire(header.ended & !(WANTS_TABLES | HAS_STACK))?,
+        stack,
         weight: Weight(1),
     };
     Some((sample, wants_tables))
+}
+
+fn whole_words(bytes: &[u8]) -> Vec<u64> {
+    bytes.chunks_exact(8).map(|word| word.try_into().map_or(0, u64::from_ne_bytes)).collect()
 }
 
 /// What a record of the process stream says.

@@ -33,7 +33,7 @@ mod tables;
 pub use counters::Balance;
 pub use load::{AttachError, bench};
 pub use process_stream::Drained;
-pub use tables::Tables;
+pub use tables::{Tables, Walked};
 
 /// What capture is told.
 #[derive(Clone, Debug)]
@@ -130,7 +130,7 @@ impl Kernel {
     pub fn open(config: Config, stop: BorrowedFd<'_>, meters: &Meters) -> Result<Self, AttachError> {
         let online = online_cpus()?;
         let ring_bytes = config.ring_bytes(online.len());
-        let settings = load::settings(&config, u64::from(ring_bytes) / 4);
+        let settings = load::settings(&config, u64::from(ring_bytes) / 4, u64::from(ring_bytes) / 2);
         let mut ebpf = load::object(&config, settings, ring_bytes)?;
         load::program(&mut ebpf, samplers::cpu::PROGRAM)?;
         let chain = load::chain(&mut ebpf, &settings)?;

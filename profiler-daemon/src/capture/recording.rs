@@ -13,18 +13,18 @@ use std::sync::Arc;
 
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
-use profiler_common::limits::{COMM_BYTES, KERNEL_FRAMES_MAX, USER_FRAMES_MAX};
-use profiler_common::unwind::End;
+use profiler_common::limits::{COMM_BYTES, KERNEL_FRAMES_MAX, STACK_WORDS_MAX, USER_FRAMES_MAX};
+use profiler_common::unwind::{End, Regs};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
     BuildId, Comm, Cpu, FileIdentity, KernelAddr, Lost, Mapping, Module, ModuleKind, Pid, ProcessChange,
-    ProcessEvent, ProcessFacts, RawBatch, RawSample, Reason, SampleKind, Task, Tid, UserAddr, Weight,
+    ProcessEvent, ProcessFacts, RawBatch, RawSample, RawStack, Reason, SampleKind, Task, Tid, UserAddr, Weight,
 };
 use crate::time::{MonoNs, WallNs, Window};
 
 /// The version this daemon writes and reads. It changes with the lines below.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Bytes of one line at most: a window of a large machine is a few megabytes.
 const LINE_BYTES_MAX: u64 = 256 << 20;
@@ -93,6 +93,17 @@ struct SampleLine {
     user: Vec<u64>,
     ended: u16,
     weight: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stack: Option<StackLine>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StackLine {
+    ip: u64,
+    sp: u64,
+    fp: u64,
+    words: Vec<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -206,7 +217,7 @@ impl From<&RawBatch> for BatchLine {
 
 impl From<&RawSample> for SampleLine {
     fn from(sample: &RawSample) -> Self {
-        let RawSample { time, cpu, task, kernel, user, ended, weight } = sample;
+        let RawSample { time, cpu, task, kernel, user, ended, stack, weight } = sample;
         Self {
             time: time.0,
             cpu: cpu.0,
@@ -217,7 +228,15 @@ impl From<&RawSample> for SampleLine {
             user: user.iter().map(|address| address.0).collect(),
             ended: *ended as u16,
             weight: weight.0,
+            stack: stack.as_deref().map(StackLine::from),
         }
+    }
+}
+
+impl From<&RawStack> for StackLine {
+    fn from(stack: &RawStack) -> Self {
+        let RawStack { regs: Regs { ip, sp, fp }, words } = stack;
+        Self { ip: *ip, sp: *sp, fp: *fp, words: words.clone() }
     }
 }
 
@@ -295,6 +314,12 @@ impl SampleLine {
         if self.kernel.len() > KERNEL_FRAMES_MAX || self.user.len() > USER_FRAMES_MAX {
             return Err("a stack is too deep".to_owned());
         }
+        if self.stack.as_ref().is_some_and(|stack| stack.words.len() > STACK_WORDS_MAX) {
+            return Err("a stack is too long".to_owned());
+        }
+        let stack = self.stack.map(|StackLine { ip, sp, fp, words }| {
+            Arc::new(RawStack { regs: Regs { ip, sp, fp }, words })
+        });
         Ok(RawSample {
             time: MonoNs(self.time),
             cpu: Cpu(self.cpu),
@@ -302,6 +327,7 @@ impl SampleLine {
             kernel: self.kernel.into_iter().map(KernelAddr).collect(),
             user: self.user.into_iter().map(UserAddr).collect(),
             ended: End::from_wire(self.ended).ok_or_else(|| format!("unknown end {}", self.ended))?,
+            stack,
             weight: Weight(self.weight),
         })
     }
@@ -369,6 +395,7 @@ impl ModuleLine {
             id: self.id,
             kind: if self.vdso { ModuleKind::Vdso } else { ModuleKind::File },
             file: identity.and_then(|identity| same_file(&path, identity)).map(Into::into),
+            root: None,
             path: path.into(),
             build_id: self.build_id.as_deref().map(to_build_id).transpose()?,
             identity,
@@ -502,6 +529,7 @@ mod tests {
             build_id: BuildId::new(&[1, 2, 0xab]),
             identity: Some(FileIdentity { device: 1, inode: 2, size: 3, ctime_ns: 4 }),
             file: None,
+            root: None,
         })
     }
 
@@ -542,6 +570,7 @@ mod tests {
                 kernel: vec![KernelAddr(u64::MAX)],
                 user: vec![UserAddr(0x1234)],
                 ended: End::NoFrame,
+                stack: Some(Arc::new(RawStack { regs: Regs { ip: 1, sp: 2, fp: 3 }, words: vec![4, u64::MAX] })),
                 weight: Weight(1),
             }],
             events: changes
@@ -577,8 +606,8 @@ mod tests {
         check_refused("", "line 1: empty");
         check_refused("hello\n", "line 1");
         check_refused("{\"profiler_recording\":9}\n", "version 9");
-        check_refused("{\"profiler_recording\":1}\n{\"start\":1,\"dur", "line 2");
+        check_refused("{\"profiler_recording\":2}\n{\"start\":1,\"dur", "line 2");
         let backwards = r#"{"start":1,"duration":1,"period":1,"events":[{"time":1,"pid":1,"mapped":{"start":9,"end":3,"offset":0,"path":"x"}}]}"#;
-        check_refused(&format!("{{\"profiler_recording\":1}}\n{backwards}\n"), "before it starts");
+        check_refused(&format!("{{\"profiler_recording\":2}}\n{backwards}\n"), "before it starts");
     }
 }

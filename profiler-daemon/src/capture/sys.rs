@@ -268,6 +268,14 @@ impl Words {
         Ok(Self { base: base.cast(), words })
     }
 
+    /// The words, to be read; `None` if they are not as many as asked for.
+    pub(super) fn all<const WORDS: usize>(&self) -> Option<&[u32; WORDS]> {
+        // SAFETY: mapped by `map` with this length, aligned to a page, and alive as long as `self`. The kernel side only reads, and
+        // who writes, through `write`, holds the owner of every mapping of this memory exclusively (`tables/memory.rs`).
+        let words = unsafe { std::slice::from_raw_parts(self.base, self.words) };
+        words.try_into().ok()
+    }
+
     /// Writes `words` from word `at` on, in this order.
     ///
     /// # Panics

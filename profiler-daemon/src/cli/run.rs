@@ -72,6 +72,10 @@ pub(super) struct Arguments {
     /// Value of the label `hostname` [default: this machine's]
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
+    /// While this file exists nothing is profiled: who makes it ends the daemon, within seconds, and it does not start
+    /// [default: /etc/profiler-daemon/disabled]
+    #[arg(long, value_name = "FILE")]
+    off_file: Option<String>,
     /// Diagnostics of the eBPF programs themselves, 0 (off) to 5 (trace) [default: 0]
     #[arg(long, value_name = "LEVEL")]
     kernel_log_level: Option<String>,
@@ -98,6 +102,7 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         reject_older_than,
         inlines,
         hostname,
+        off_file,
         kernel_log_level,
         config: file,
     } = arguments;
@@ -118,6 +123,7 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         ("reject_older_than", reject_older_than),
         ("inlines", inlines),
         ("hostname", hostname),
+        ("off_file", off_file),
         ("kernel_log_level", kernel_log_level),
     ]
     .into_iter()

@@ -17,6 +17,7 @@ pub mod keep_alive;
 mod outlets;
 mod pace;
 mod parcel;
+mod pulse;
 mod pusher;
 mod quarantine;
 mod retry;
@@ -40,6 +41,7 @@ use tokio::runtime;
 
 pub(crate) use client::tls;
 pub use connection::WhenShort;
+pub use pulse::Pulse;
 pub use pusher::{Cadence, Outbox, Pusher};
 pub use retry::Ambiguous;
 pub use sinks::SinkConfig;
@@ -213,6 +215,11 @@ impl Uploader {
     /// How often payloads should come, kept up to date.
     pub fn cadence(&self) -> Cadence {
         self.outbox.cadence()
+    }
+
+    /// Whether each of the sinks is served, kept up to date.
+    pub fn pulses(&self) -> Vec<Pulse> {
+        self.others.iter().chain([&self.outbox]).map(Outbox::pulse).collect()
     }
 
     /// Pushes what waits, for as long as the configured grace, and says what became of everything, as the first sink has

@@ -15,14 +15,14 @@ mod table;
 mod trace;
 
 pub use labels::Labels;
-pub use module::{BuildId, FileIdentity, Module, ModuleKind};
+pub use module::{BuildId, DebugFile, FileIdentity, Module, ModuleKind};
 pub use named::{Function, Known, NamedBatch, NamedTrace};
 pub use payload::{Format, Payload};
 pub use process::{Mapping, ProcessChange, ProcessEvent, ProcessFacts};
 pub use profile::{FunctionIndex, Profile, Stack, Tag};
 pub use quality::Quality;
 pub use raw::{
-    Comm, Cpu, KernelAddr, Lost, Pid, RawBatch, RawSample, SampleKind, Task, Tid, UserAddr, Weight,
+    Comm, Cpu, KernelAddr, Lost, Pid, RawBatch, RawSample, RawStack, SampleKind, Task, Tid, UserAddr, Weight,
 };
 pub use reason::Reason;
 pub use table::{NoTable, Table};

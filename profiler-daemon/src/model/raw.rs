@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use profiler_common::limits::COMM_BYTES;
-use profiler_common::unwind::End;
+use profiler_common::unwind::{End, Regs};
 
 use super::{ProcessEvent, Reason};
 use crate::time::{MonoNs, Window};
@@ -122,6 +123,15 @@ pub struct Task {
     pub comm: Comm,
 }
 
+/// A user stack as it lay in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawStack {
+    /// The registers of the innermost frame.
+    pub regs: Regs,
+    /// Words from the stack pointer, rounded down to a word, upwards.
+    pub words: Vec<u64>,
+}
+
 /// One sample as the kernel sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawSample {
@@ -137,6 +147,8 @@ pub struct RawSample {
     pub user: Vec<UserAddr>,
     /// How the user walk ended.
     pub ended: End,
+    /// What to walk again when more is known: the walk did without a table that was not there yet.
+    pub stack: Option<Arc<RawStack>>,
     /// Units of the batch's kind.
     pub weight: Weight,
 }

@@ -36,6 +36,11 @@ pub struct Process {
 }
 
 impl Process {
+    /// What is mapped.
+    pub fn mappings(&self) -> &Mappings {
+        &self.mappings
+    }
+
     /// The file that `address` lies in, and where in it.
     pub fn settle(&self, address: UserAddr) -> Result<(&Arc<Module>, FileOffset), Reason> {
         if !self.start_known && self.mappings.len() == 0 {

@@ -11,6 +11,7 @@ pub mod namer;
 mod protocol;
 mod tables;
 mod text;
+mod troubles;
 mod vdso;
 
 #[cfg(test)]
@@ -18,7 +19,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +37,8 @@ use crate::meters::prometheus_client::metrics::counter::Counter;
 use crate::meters::prometheus_client::metrics::gauge::Gauge;
 use crate::meters::{Counters, Meters, label};
 use crate::model::{
-    FileIdentity, Frame, Function, Known, Module, NamedBatch, NamedTrace, Reason, Trace, TraceBatch,
+    DebugFile, FileIdentity, Frame, Function, Known, Module, NamedBatch, NamedTrace, Reason, Trace,
+    TraceBatch,
 };
 
 /// How much naming may cost.
@@ -62,6 +64,8 @@ pub struct Config {
     pub set_aside_for: Duration,
     /// Where the kernel lists its symbols.
     pub kallsyms: PathBuf,
+    /// Finds files that may have the debug information of a module, open, the likeliest first.
+    pub find_debug_files: fn(&Module, &DebugFile) -> Vec<OwnedFd>,
 }
 
 impl Default for Config {
@@ -76,6 +80,7 @@ impl Default for Config {
             set_aside_max: 256,
             set_aside_for: Duration::from_secs(600),
             kallsyms: PathBuf::from("/proc/kallsyms"),
+            find_debug_files: |_, _| Vec::new(),
         }
     }
 }
@@ -233,14 +238,15 @@ impl Symbolizer {
                     match &self.vdso {
                         Some((file, identity)) => {
                             let (identity, file) = (*identity, file.as_fd());
-                            self.client.ask(Asked::File { slot, identity, file }, &asked)
+                            self.client.ask(Asked::File { slot, identity, file, module: None }, &asked)
                         }
                         None => Reply::Refused,
                     }
                 }
                 (Some(module), _) => match (&module.file, module.identity) {
                     (Some(file), Some(identity)) => {
-                        self.client.ask(Asked::File { slot, identity, file: file.as_fd() }, &asked)
+                        let (file, module) = (file.as_fd(), Some(&**module));
+                        self.client.ask(Asked::File { slot, identity, file, module }, &asked)
                     }
                     (None, _) | (_, None) => Reply::Refused,
                 },

@@ -16,11 +16,12 @@ use aya_log_ebpf::debug;
 use profiler_common::knobs::Counters;
 use profiler_common::limits::{COMM_BYTES, KERNEL_FRAMES_MAX, WANT_INTERVAL_NS};
 use profiler_common::sample::{SampleHeader, WANTS_TABLES};
+use profiler_common::unwind::table::WANTED;
 use profiler_common::unwind::{End, Regs};
 
 use crate::config::SETTINGS;
 use crate::maps::{CHAIN_CPU, COUNTERS, FRAME_MASK, SAMPLES, SCRATCH, Scratch};
-use crate::{regs, walk};
+use crate::{regs, stack, walk};
 
 /// One tick.
 #[inline(always)]
@@ -123,11 +124,14 @@ fn send(context: &PerfEventContext, counters: &mut Counters, scratch: &mut Scrat
     scratch.header.user_frames = (words as u16).wrapping_sub(scratch.header.kernel_frames);
     scratch.header.ended = scratch.ended as u16;
 
-    let bytes = size_of::<SampleHeader>() + (words & FRAME_MASK) * 8;
-    // Nobody is woken per sample: the reader comes for the window's end, or when the ring fills ...
-    let unread = SAMPLES.query(0) + bytes as u64;
-    let mut is_full = unread >= SETTINGS.load().wakeup_bytes;
+    let mut bytes = (size_of::<SampleHeader>() + (words & FRAME_MASK) * 8) as u64;
+    let unread = SAMPLES.query(0);
     if scratch.walk.wants != 0 {
+        bytes += stack::bring(counters, scratch, unread);
+    }
+    // Nobody is woken per sample: the reader comes for the window's end, or when the ring fills ...
+    let mut is_full = unread + bytes >= SETTINGS.load().wakeup_bytes;
+    if scratch.walk.wants & u64::from(WANTED) != 0 {
         scratch.header.ended |= WANTS_TABLES;
         // ... or for a sample that needs what only the reader can bring, and could not know of.
         if scratch.header.time - scratch.wanted >= WANT_INTERVAL_NS {
@@ -136,12 +140,12 @@ fn send(context: &PerfEventContext, counters: &mut Counters, scratch: &mut Scrat
         }
     }
     let wake = if is_full { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
-    // SAFETY: header and frames lie together, and `bytes` is no more than both.
+    // SAFETY: header, frames and stack lie together, and `bytes` is no more than all of them.
     let sent = unsafe {
         bpf_ringbuf_output(
             (&raw const SAMPLES).cast_mut().cast(),
             (&raw mut scratch.header).cast(),
-            bytes as u64,
+            bytes,
             u64::from(wake),
         )
     };
@@ -149,6 +153,6 @@ fn send(context: &PerfEventContext, counters: &mut Counters, scratch: &mut Scrat
         counters.sent += 1;
     } else {
         counters.ring_full += 1;
-        debug!(context, "sample of {} bytes lost: ring full", bytes as u64);
+        debug!(context, "sample of {} bytes lost: ring full", bytes);
     }
 }

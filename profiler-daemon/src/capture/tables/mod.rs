@@ -8,6 +8,7 @@ mod lists;
 mod memory;
 mod runs;
 mod shelf;
+mod walk;
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use aya::maps::{HashMap, MapData};
 use profiler_common::limits::SLABS_MAX;
 use profiler_common::unwind::table::{
-    KEEPS_FRAMES, MAPPING_WORDS, MAPPINGS_MAX, Mapping, SLAB_WORDS, TABLE_PAGES_MAX, WANTED,
+    COMING, KEEPS_FRAMES, MAPPING_WORDS, MAPPINGS_MAX, Mapping, SLAB_WORDS, TABLE_PAGES_MAX, WANTED,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -25,6 +26,7 @@ use self::lists::Lists;
 use self::memory::Memory;
 use self::runs::Run;
 use self::shelf::{Shelf, Short};
+pub use self::walk::Walked;
 use crate::meters::prometheus_client::metrics::counter::Counter;
 use crate::meters::prometheus_client::metrics::gauge::Gauge;
 use crate::meters::{Counters, Meters, label};
@@ -67,8 +69,8 @@ struct Placed {
 /// See the head of this file.
 pub struct Tables {
     memory: Memory,
-    /// By process: address of its list, and mappings in it.
-    processes: HashMap<MapData, u32, [u32; 2]>,
+    /// By process: address of its list, and mappings in it. `None` without a kernel.
+    processes: Option<HashMap<MapData, u32, [u32; 2]>>,
     shelf: Shelf,
     lists: Lists,
     modules: FxHashMap<u32, State>,
@@ -88,8 +90,21 @@ impl std::fmt::Debug for Tables {
 impl Tables {
     /// Nothing lies in the kernel yet. `slabs` and `processes` are the object's maps.
     pub(super) fn new(slabs: MapData, processes: HashMap<MapData, u32, [u32; 2]>, meters: &Meters) -> Self {
+        Self::with(Memory::in_kernel(slabs), Some(processes), meters)
+    }
+
+    /// Tables that no kernel walks by: for a replay.
+    pub fn offline(meters: &Meters) -> Self {
+        Self::with(Memory::Own(Vec::new()), None, meters)
+    }
+
+    fn with(
+        memory: Memory,
+        processes: Option<HashMap<MapData, u32, [u32; 2]>>,
+        meters: &Meters,
+    ) -> Self {
         Self {
-            memory: Memory::new(slabs),
+            memory,
             processes,
             shelf: Shelf::new(u32::try_from(SLABS_MAX).unwrap_or(u32::MAX)),
             lists: Lists::default(),
@@ -133,7 +148,7 @@ impl Tables {
 
     /// Tells the kernel side that process `pid` has the list at `run`; false if it has no room for it.
     fn tell(&mut self, pid: Pid, mappings: &Arc<Mappings>, run: Run, now: MonoNs) -> bool {
-        let told = self.processes.insert(pid.0, [run.address, run.words / MAPPING_WORDS_U32], 0).is_ok();
+        let told = self.put(pid, [run.address, run.words / MAPPING_WORDS_U32]);
         if !told {
             self.missed("too many processes");
             // Unless another process has it, nobody does.
@@ -151,14 +166,20 @@ impl Tables {
                 self.forget(pid);
             }
         }
-        if self.processes.insert(pid.0, [0, 0], 0).is_ok() {
+        if self.put(pid, [0, 0]) {
             self.silent.insert(pid);
         }
     }
 
+    fn put(&mut self, pid: Pid, list: [u32; 2]) -> bool {
+        self.processes.as_mut().is_none_or(|processes| processes.insert(pid.0, list, 0).is_ok())
+    }
+
     fn forget(&mut self, pid: Pid) {
-        // That it is not there any more is all that was wanted.
-        let _ = self.processes.remove(&pid.0);
+        if let Some(processes) = &mut self.processes {
+            // That it is not there any more is all that was wanted.
+            let _ = processes.remove(&pid.0);
+        }
     }
 
     /// The files that process `pid` runs code from, whose tables are to be built now. Each is named once, until [`Self::fill`] or
@@ -169,17 +190,27 @@ impl Tables {
             self.silence(pid);
             return Vec::new();
         };
-        let mut wanted = Vec::new();
-        for module in mappings.iter().filter_map(|mapped| mapped.module) {
-            if self.is_wanted(module, now) {
-                self.modules.insert(module.id, State::Asked);
-                wanted.push(Arc::clone(module));
-            }
-        }
-        for module in &wanted {
-            self.show(module.id, now);
-        }
+        let modules = mappings.iter().filter_map(|mapped| mapped.module);
+        let mut wanted: Vec<_> =
+            modules.filter(|module| self.is_wanted(module, now)).map(Arc::clone).collect();
+        wanted.retain(|module| self.take(module));
         wanted
+    }
+
+    /// True if the table of `module` is to be built now; that is said once, as by [`Self::take_wanted`].
+    pub fn take(&mut self, module: &Module) -> bool {
+        let now = MonoNs::now();
+        if !self.is_wanted(module, now) {
+            return false;
+        }
+        self.modules.insert(module.id, State::Asked);
+        self.show(module.id, now);
+        true
+    }
+
+    /// Whether the table of module `module` was asked for and is not there yet.
+    pub fn is_coming(&self, module: u32) -> bool {
+        matches!(self.modules.get(&module), Some(State::Asked))
     }
 
     /// What came of asking for the table of module `module`.
@@ -216,6 +247,7 @@ impl Tables {
     /// These modules were met in stacks.
     pub fn used(&mut self, modules: impl Iterator<Item = u32>) {
         let now = MonoNs::now();
+        self.memory.rest();
         modules.for_each(|module| self.shelf.used(module, now));
         self.make_room(0, now);
         // What could not be had may be tried again.
@@ -266,7 +298,8 @@ impl Tables {
             Some(State::Placed(Placed { directory, first_page, pages })) => {
                 Mapping::of(start, bytes, file_offset, *directory, *first_page, *pages)
             }
-            Some(State::Asked | State::None | State::NotBefore(_)) | None => {
+            Some(State::Asked) => Mapping { pages: COMING, ..Mapping::bare(start, bytes) },
+            Some(State::None | State::NotBefore(_)) | None => {
                 let pages = if self.is_wanted(module, now) { WANTED } else { 0 };
                 Mapping { pages, ..Mapping::bare(start, bytes) }
             }

@@ -6,8 +6,10 @@
 //! end of the socket is gone.
 
 mod elf;
+mod go;
 mod kallsyms;
 mod modules;
+mod pclntab;
 mod rows;
 
 use std::fs::File;
@@ -79,6 +81,9 @@ impl Namer {
             Subject::File { slot, size, debug_bytes_max } => {
                 let file = file.ok_or(Refusal::Nonsense)?;
                 self.modules.name(slot, file, size, debug_bytes_max, addresses).map(Outcome::Names)
+            }
+            Subject::DebugFile { slot } => {
+                self.modules.take(slot, file.ok_or(Refusal::Nonsense)?).map(Outcome::Taken)
             }
             Subject::Table { slot, size, from } => {
                 let file = File::from(file.ok_or(Refusal::Nonsense)?);
