@@ -4,7 +4,9 @@
 //! nothing here runs when nobody asks. The server and the agent know each other by HTTP only.
 //! Not here: how the process is started and confined (`children`), the command line (`cli`).
 
+mod connect;
 mod connection;
+mod ingest;
 mod meters;
 mod page;
 mod profile;
@@ -19,6 +21,7 @@ pub mod wire;
 mod tests;
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -32,9 +35,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::{JoinSet, LocalSet};
 
+use self::connect::Accepted;
 use self::connection::{Patience, Progress, Timed};
 use self::meters::ServerMeters;
 pub use self::profile::Limits;
@@ -249,6 +253,14 @@ async fn converse(socket: TcpStream, server: Rc<Server>, mut stopped: watch::Rec
 #[error("the request did not arrive whole")]
 struct Unanswerable(#[source] hyper::Error);
 
+/// What a Pyroscope says of itself, said of this.
+fn build_info() -> String {
+    serde_json::json!({ "status": "success", "data": {
+        "version": env!("CARGO_PKG_VERSION"), "revision": "", "branch": "", "buildUser": "", "buildDate": "", "goVersion": "",
+    }})
+    .to_string()
+}
+
 struct Server {
     config: Config,
     address: IpAddr,
@@ -259,6 +271,8 @@ struct Server {
     changed: Notify,
     /// How far it is safe.
     safety: watch::Sender<Safety>,
+    /// Who may ask the store.
+    turns: Semaphore,
     meters: ServerMeters,
     /// Another number each time the server starts, so that nobody takes an old answer for a new one.
     boot: u64,
@@ -276,6 +290,7 @@ impl Server {
             safety: watch::Sender::new(store.safety()),
             store: RefCell::new(store),
             changed: Notify::new(),
+            turns: Semaphore::new(1),
             meters: ServerMeters::new(meters),
             boot: WallNs::now().0.unsigned_abs(),
         };
@@ -314,8 +329,10 @@ impl Server {
         if let Err(refusal) = check_origin(&head.method, &head.uri, &head.headers, self.address) {
             return Ok(refused(&refusal));
         }
-        if head.uri.path() == push::PATH {
-            let accepted = match push::accept(&head.method, &head.headers) {
+        let path = head.uri.path();
+        let asked = path.strip_prefix(query::api::PATH).filter(|method| query::api::knows(method));
+        if path == push::PATH || asked.is_some() {
+            let accepted = match connect::accept(&head.method, &head.headers) {
                 Ok(accepted) => accepted,
                 Err(answer) => return Ok(*answer),
             };
@@ -328,21 +345,32 @@ impl Server {
                 }
             };
             progress.request_is_whole();
-            let Config { body_bytes_max, ref limits, .. } = self.config;
-            let answer = {
-                let store = &mut self.store.borrow_mut();
-                push::answer(accepted, &body, body_bytes_max, limits, store, &self.meters)
-            };
-            return Ok(match self.safe().await {
-                Err(refusal) => {
-                    self.meters.refused(&refusal);
-                    refused(&refusal)
+            return Ok(match asked {
+                None => self.push(accepted, &body).await,
+                Some(method) => {
+                    let answer = self.query(method, accepted, &body, &head.headers).await;
+                    let answer = answer.unwrap_or_else(|refusal| refused(&refusal));
+                    web::compressed(answer, &head.headers).await
                 }
-                Ok(()) => answer,
             });
         }
+        if ingest::PATHS.contains(&path) {
+            if let Err(answer) = ingest::accept(&head.method) {
+                return Ok(*answer);
+            }
+            let body = match self.bodies.read(body).await {
+                Ok(body) => body,
+                Err(BodyError::Broken(error)) => return Err(Unanswerable(error)),
+                Err(BodyError::Refused(refusal)) => {
+                    self.meters.refused(&refusal);
+                    return Ok(ingest::refused(&refusal));
+                }
+            };
+            progress.request_is_whole();
+            return Ok(self.ingest(&head, body).await);
+        }
         if head.method != Method::GET && head.method != Method::HEAD {
-            let known = matches!(head.uri.path(), "/ready" | "/metrics" | "/");
+            let known = matches!(head.uri.path(), "/ready" | "/metrics" | "/" | query::render::PATH);
             return Ok(if known {
                 method_not_allowed("GET, HEAD")
             } else {
@@ -352,14 +380,94 @@ impl Server {
         Ok(match head.uri.path() {
             "/ready" => plain(StatusCode::OK, "ready"),
             "/metrics" => web::text(StatusCode::OK, CONTENT_TYPE, self.meters.all.render()),
+            query::render::PATH => {
+                let _turn = self.turn().await;
+                let parameters = Query::<HashMap<String, String>>::try_from_uri(&head.uri);
+                let parameters = parameters.map(|Query(parameters)| parameters).unwrap_or_default();
+                let answer = query::render::answer(&parameters, WallNs::now(), &self.store.borrow());
+                let answer = answer.map(|answer| json(StatusCode::OK, answer));
+                let answer = answer.unwrap_or_else(|refusal| refused(&refusal));
+                web::compressed(answer, &head.headers).await
+            }
+            "/api/v1/status/buildinfo" => json(StatusCode::OK, build_info()),
             "/api/services" => {
+                let _turn = self.turn().await;
                 self.ask(&head, |asked, now, store| query::services(asked, now, &self.host, store))
             }
-            "/api/flamegraph" => self.ask(&head, |asked, _, store| query::flamegraph(asked, store)),
+            "/api/flamegraph" => {
+                let _turn = self.turn().await;
+                self.ask(&head, |asked, _, store| query::flamegraph(asked, store))
+            }
             path => {
                 page::answer(path, &head.headers).unwrap_or_else(|| plain(StatusCode::NOT_FOUND, "not found"))
             }
         })
+    }
+
+    /// Takes a push; what it changed is on the disk when it is answered.
+    async fn push(&self, accepted: Accepted, body: &[u8]) -> Answer {
+        let Config { body_bytes_max, ref limits, .. } = self.config;
+        let answer = {
+            let store = &mut self.store.borrow_mut();
+            push::answer(accepted, body, body_bytes_max, limits, store, &self.meters)
+        };
+        self.when_safe(answer).await
+    }
+
+    /// Takes what an older agent or an SDK sends.
+    async fn ingest(&self, head: &http::request::Parts, body: Vec<u8>) -> Answer {
+        let content_type = head.headers.get(http::header::CONTENT_TYPE);
+        let content_type = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let parameters = Query::<HashMap<String, String>>::try_from_uri(&head.uri);
+        let parameters = parameters.map(|Query(parameters)| parameters).unwrap_or_default();
+        let gzip = head.headers.get(http::header::CONTENT_ENCODING).is_some_and(|value| value == "gzip");
+        let body = match connect::plain_body(gzip, body, self.config.body_bytes_max) {
+            Ok(body) => ingest::parts(body, content_type).await,
+            Err(refusal) => Err(refusal),
+        };
+        let answer = match body {
+            Err(refusal) => {
+                self.meters.refused(&refusal);
+                return ingest::refused(&refusal);
+            }
+            Ok(body) => {
+                let asked = ingest::Asked { parameters: &parameters, content_type };
+                let store = &mut self.store.borrow_mut();
+                ingest::answer(&asked, body, &self.config.limits, store, &self.meters)
+            }
+        };
+        self.when_safe(answer).await
+    }
+
+    /// `answer`, once what was pushed before it is on the disk; another where that cannot be.
+    async fn when_safe(&self, answer: Answer) -> Answer {
+        match self.safe().await {
+            Err(refusal) => {
+                self.meters.refused(&refusal);
+                refused(&refusal)
+            }
+            Ok(()) => answer,
+        }
+    }
+
+    /// Answers a question that a Pyroscope answers.
+    async fn query(
+        &self,
+        method: &str,
+        accepted: Accepted,
+        body: &[u8],
+        headers: &http::HeaderMap,
+    ) -> Result<Answer, Refusal> {
+        let body = accepted.body(body, self.config.body_bytes_max)?;
+        let _turn = self.turn().await;
+        let accepts = headers.get(http::header::ACCEPT).and_then(|value| value.to_str().ok());
+        let dotted = accepts.is_some_and(|accepts| accepts.contains("allow-utf8-labelnames=true"));
+        query::api::answer(method, accepted.codec, &body, dotted, WallNs::now(), &self.store.borrow())
+    }
+
+    /// Questions are answered one after another, so that a push never waits for more than one.
+    async fn turn(&self) -> tokio::sync::SemaphorePermit<'_> {
+        self.turns.acquire().await.expect("turns are never closed")
     }
 
     /// Answers a question of the page, unless it knows the answer.

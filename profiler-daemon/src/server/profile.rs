@@ -102,7 +102,8 @@ pub(super) fn take(
     Ok(Taken { duplicate: false, negative, evicted })
 }
 
-fn decompressed<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Cow<'a, [u8]>, Refusal> {
+/// The profile's bytes as they were before they were compressed, if they were.
+pub(super) fn decompressed<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Cow<'a, [u8]>, Refusal> {
     let too_large = || {
         let max = limits.profile_bytes_max;
         Refusal::invalid("size", format!("uncompressed profile payload size exceeds limit of {max} bytes"))
@@ -123,7 +124,8 @@ fn malformed(what: impl std::fmt::Display) -> Refusal {
     Refusal::invalid("malformed", format!("malformed profile: {what}"))
 }
 
-fn decode(bytes: &[u8], limits: &Limits) -> Result<Profile, Refusal> {
+/// A pprof; its references may lead nowhere.
+pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Profile, Refusal> {
     /// Samples and locations: the messages of a profile that hold messages.
     const NESTING: &[u64] = &[2, 4];
     let parts = wire::parts(bytes, NESTING).ok_or_else(|| malformed("not a whole protobuf message"))?;

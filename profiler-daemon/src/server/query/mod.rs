@@ -1,3 +1,5 @@
+//! Questions. Here those of the page; in `api` and `render` those that a Pyroscope answers.
+//!
 //! What the page asks: who used the CPU, and where in their code.
 //!
 //! In: a time range and perhaps a service. Out: JSON in columns, made of one merged tree, so that graph and table
@@ -13,9 +15,16 @@ use super::refusal::Refusal;
 use super::store::{ProfileType, Selection, Store, end};
 use crate::time::{WallNs, Window};
 
+pub(super) mod api;
 mod flamegraph;
+mod merged;
+mod messages;
+mod pprof_json;
+pub(super) mod render;
+mod selector;
 
 pub(super) use flamegraph::flamegraph;
+pub(super) use selector::Matcher;
 
 /// What a question may ask for.
 #[derive(Debug, Default, Deserialize)]
@@ -96,6 +105,7 @@ impl Resolved {
         Selection {
             profile_type: Some(self.question.profile_type()),
             service: self.question.service.as_deref(),
+            matchers: &[],
             range: WallNs(self.from.0.saturating_sub(half))..WallNs(self.until.0.saturating_sub(half)),
         }
     }
@@ -128,7 +138,7 @@ fn newest(store: &Store, profile_type: &str, now: WallNs) -> Option<Window> {
     // Mostly it is minutes old: what is older is looked at where there is nothing else.
     for back in [RECENT, RANGE_MAX] {
         let range = WallNs(now.0.saturating_sub(span_of(back)))..WallNs(horizon);
-        let selection = Selection { profile_type: Some(profile_type), service: None, range };
+        let selection = Selection { profile_type: Some(profile_type), service: None, matchers: &[], range };
         store.windows(&selection, |window, _, _| {
             if end(window).0 <= horizon && newest.is_none_or(|newest| end(newest) < end(window)) {
                 newest = Some(window);
@@ -213,7 +223,7 @@ pub(super) fn services(asked: &Resolved, now: WallNs, host: &Host, store: &Store
 
     let selection = asked.selection();
     let mut types = BTreeSet::new();
-    let any = Selection { profile_type: None, service: None, range: selection.range.clone() };
+    let any = Selection { profile_type: None, service: None, matchers: &[], range: selection.range.clone() };
     store.series(&any, |series| {
         if !types.contains(series.profile_type().as_str()) {
             types.insert(series.profile_type().as_str().to_owned());

@@ -16,6 +16,7 @@ use ring::digest::{Context, SHA256};
 use super::folder::{Entry, Folder, PartitionFile};
 use super::journal::{self, Done, Journal, Work};
 use super::partition::{FileError, Partition};
+use super::safety::Safety;
 use super::segment::{Mark, Segment};
 use super::series::{Labels, Series};
 use super::tree::Tree;
@@ -122,27 +123,6 @@ struct Writing {
     mark: Option<Mark>,
     /// The changes that are safe then.
     version: u64,
-}
-
-/// How far pushes are safe: what the answer to a push waits for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::server) struct Safety {
-    /// Changes up to this one are on the disk.
-    saved: u64,
-    /// Changes up to this one that are not saved are taken back.
-    failed: u64,
-    /// Why.
-    why: String,
-}
-
-impl Safety {
-    /// What became of a change: `None` while nobody knows.
-    pub(in crate::server) fn of(&self, change: u64) -> Option<Result<(), String>> {
-        if self.saved >= change {
-            return Some(Ok(()));
-        }
-        (self.failed >= change).then(|| Err(self.why.clone()))
-    }
 }
 
 /// All history.
@@ -543,7 +523,10 @@ impl Store {
             match &past.content {
                 Content::Memory(segment) => segment.series.iter().for_each(&mut wanted),
                 Content::File { file, damaged } => {
-                    let read = guarded(|| Ok(Partition::open(&file.path)?.series().for_each(&mut wanted)));
+                    let read = guarded(|| {
+                        Partition::open(&file.path)?.series().for_each(&mut wanted);
+                        Ok(())
+                    });
                     note(file, damaged, read);
                 }
             }

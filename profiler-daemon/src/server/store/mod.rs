@@ -14,6 +14,7 @@ mod history;
 mod journal;
 mod partition;
 mod rows;
+mod safety;
 mod segment;
 mod series;
 mod tree;
@@ -25,12 +26,14 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub(super) use history::{Safety, Store};
+pub(super) use history::Store;
 pub(super) use journal::Journal;
+pub(super) use safety::Safety;
 pub(super) use segment::{FunctionId, ROOT, Segment, StackId};
 pub(super) use series::{Labels, ProfileType, Series, Written};
 pub(super) use tree::Tree;
 
+use super::query::Matcher;
 use crate::time::{WallNs, Window};
 
 /// What a profile is known by: a hash of its labels, time and bytes that nobody can make collide.
@@ -95,6 +98,8 @@ pub(super) struct Selection<'a> {
     pub(super) profile_type: Option<&'a str>,
     /// Only this service, or all.
     pub(super) service: Option<&'a str>,
+    /// Only series that fulfil all of these.
+    pub(super) matchers: &'a [Matcher],
     /// Windows that begin in here.
     pub(super) range: Range<WallNs>,
 }
@@ -104,6 +109,10 @@ impl Selection<'_> {
     pub(super) fn wants_series(&self, series: &Series) -> bool {
         self.profile_type.is_none_or(|wanted| series.profile_type().as_str() == wanted)
             && self.service.is_none_or(|service| series.service() == service)
+            && self
+                .matchers
+                .iter()
+                .all(|matcher| matcher.takes(series.value_of(matcher.name()).unwrap_or_default()))
     }
 
     /// True if `window` is part of it.

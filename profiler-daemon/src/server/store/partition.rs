@@ -166,7 +166,10 @@ fn write_minutes(
         let (series, minute) = key(windows[0]);
         let mut all = Vec::new();
         for stored in windows {
-            rows::decode(&segment.rows[stored.rows.clone()], |stack, value| Ok(all.push((stack, value))))?;
+            rows::decode(&segment.rows[stored.rows.clone()], |stack, value| {
+                all.push((stack, value));
+                Ok(())
+            })?;
         }
         all.sort_unstable_by_key(|&(stack, _)| stack);
         all.dedup_by(|later, first| {
@@ -363,7 +366,10 @@ fn add_minute(
         return rows::add_to(own, blob.sum);
     }
     let mut stacks = Vec::new();
-    rows::decode(blob.sum, |stack, _| Ok(stacks.push(stack)))?;
+    rows::decode(blob.sum, |stack, _| {
+        stacks.push(stack);
+        Ok(())
+    })?;
     for (rows, _) in blob.rows.iter().zip(&blob.windows).filter(|(_, window)| wanted(window)) {
         rows::decode(rows, |row, value| {
             let stack = *stacks.get(row as usize).ok_or(Damaged)?;

@@ -97,7 +97,11 @@ mod tests {
         let mut bytes = Vec::new();
         encode(rows, &mut bytes);
         let mut back = Vec::new();
-        decode(&bytes, |stack, value| Ok(back.push((stack, value)))).unwrap();
+        decode(&bytes, |stack, value| {
+            back.push((stack, value));
+            Ok(())
+        })
+        .unwrap();
         assert_eq!(back, rows);
         assert!(bytes.len() <= bytes_max, "{} bytes: {bytes:?}", bytes.len());
     }

@@ -92,7 +92,7 @@ pub(super) struct Mark {
 }
 
 /// Profiles with everything they name.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(in crate::server) struct Segment {
     pub(super) texts: Vec<Arc<str>>,
     text_ids: HashMap<Arc<str>, u32>,
@@ -110,27 +110,6 @@ pub(in crate::server) struct Segment {
     pub(super) digests: Vec<Digest>,
     /// First start and last end of its windows.
     span: Option<(WallNs, WallNs)>,
-}
-
-impl Default for Segment {
-    fn default() -> Self {
-        Self {
-            texts: Vec::new(),
-            text_ids: HashMap::new(),
-            text_bytes: 0,
-            functions: Vec::new(),
-            function_ids: FxHashMap::default(),
-            trees: Vec::new(),
-            tree_ids: HashMap::new(),
-            series: Vec::new(),
-            series_ids: HashMap::new(),
-            series_bytes: 0,
-            stored: Vec::new(),
-            rows: Vec::new(),
-            digests: Vec::new(),
-            span: None,
-        }
-    }
 }
 
 /// The next index of a list that memory keeps far shorter than four billion.

@@ -52,6 +52,34 @@ impl Series {
         self.labels.iter().find(|(key, _)| &**key == name).map(|(_, value)| &**value)
     }
 
+    /// The value of a label, or of what a Pyroscope makes of the type of a series.
+    pub(in crate::server) fn value_of(&self, name: &str) -> Option<&str> {
+        let part = |index| self.profile_type.0.split(':').nth(index);
+        match name {
+            "__profile_type__" => Some(self.profile_type.as_str()),
+            "__type__" => part(1),
+            "__unit__" => part(2),
+            "__period_type__" => part(3),
+            "__period_unit__" => part(4),
+            "__service_name__" => self.label("service_name"),
+            _ => self.label(name),
+        }
+    }
+
+    /// All that `value_of` knows.
+    pub(in crate::server) fn all_labels(&self) -> impl Iterator<Item = (&str, &str)> {
+        const MADE: [&str; 6] = [
+            "__profile_type__",
+            "__type__",
+            "__unit__",
+            "__period_type__",
+            "__period_unit__",
+            "__service_name__",
+        ];
+        let own = self.labels.iter().map(|(name, value)| (&**name, &**value));
+        own.chain(MADE.iter().filter_map(|&name| Some((name, self.value_of(name)?))))
+    }
+
     /// Its labels.
     pub(in crate::server) fn labels(&self) -> &Labels {
         &self.labels

@@ -129,7 +129,7 @@ fn check(store: &Store, all: &[Pushed]) {
     for (from, until) in [(0, 8000), (0, 60), (25, 95), (100, 3000), (3000, 8000)] {
         for service in [None, Some("a"), Some("b"), Some("nobody")] {
             let range = WallNs(NOW.0 - until * SECOND)..WallNs(NOW.0 - from * SECOND + 1);
-            let selection = Selection { profile_type: None, service, range };
+            let selection = Selection { profile_type: None, service, matchers: &[], range };
             let expected = naive(all, &selection);
             assert_eq!(account(&store.merge(&selection)), expected, "{selection:?}");
             let mut total = 0;
@@ -249,9 +249,10 @@ fn a_damaged_partition_is_set_aside_and_the_rest_is_answered() {
         let (mut store, _journal) = Store::open(bounds(Some(folder.path())), NOW).unwrap();
         push(&mut store, &Pushed { service: "late", ago_s: 1, stacks: vec![("x".to_owned(), 5)] });
         let everything = WallNs(i64::MIN)..WallNs(i64::MAX);
-        let selection = Selection { profile_type: None, service: Some("late"), range: everything.clone() };
+        let selection =
+            Selection { profile_type: None, service: Some("late"), matchers: &[], range: everything.clone() };
         assert_eq!(store.merge(&selection).total(), 5);
-        store.merge(&Selection { profile_type: None, service: None, range: everything });
+        store.merge(&Selection { profile_type: None, service: None, matchers: &[], range: everything });
         set_aside += store.evict(NOW).files_damaged;
         if let Some(aside) = file(&folder, "set-aside") {
             std::fs::remove_file(aside).unwrap();
@@ -338,7 +339,7 @@ fn a_file_of_another_version_is_set_aside() {
 fn merging_does_not_depend_on_order() {
     let all = some();
     let everything = WallNs(i64::MIN)..WallNs(i64::MAX);
-    let selection = Selection { profile_type: None, service: None, range: everything };
+    let selection = Selection { profile_type: None, service: None, matchers: &[], range: everything };
     let merged = |all: &mut dyn Iterator<Item = &Pushed>| {
         let (mut store, _) = Store::open(bounds(None), NOW).unwrap();
         all.for_each(|pushed| push(&mut store, pushed));

@@ -22,7 +22,7 @@ fn cost<T>(what: impl FnOnce() -> T) -> (T, f64) {
 }
 
 /// Stack number `stack` of a service: what all have in common, five branches, and an end of its own.
-fn node(segment: &mut Segment, tree: super::super::segment::TreeId, service: usize, stack: u64) -> StackId {
+fn node(segment: &mut Segment, tree: segment::TreeId, service: usize, stack: u64) -> StackId {
     let mut node = ROOT;
     let mut branch = stack;
     for depth in 0..15_u64 {
@@ -103,7 +103,7 @@ fn a_day_of_forty_services() {
         (resident_bytes() - before) / 1e3
     );
     let all = WallNs(day_ago)..WallNs(day_ago + 3600 * SECOND);
-    let selection = Selection { profile_type: None, service: None, range: all };
+    let selection = Selection { profile_type: None, service: None, matchers: &[], range: all };
     let (tree, ms) = cost(|| store.merge(&selection));
     println!("merge of all of it, in memory: {ms:.1} ms, {} nodes (budget 50 ms)", tree.nodes.len());
 
@@ -130,13 +130,13 @@ fn a_day_of_forty_services() {
         save(&mut store, &journal, WallNs(begin + 3_601 * SECOND));
     }
     let day = WallNs(day_ago)..NOW;
-    let one = Selection { profile_type: None, service: Some("service-7"), range: day.clone() };
+    let one = Selection { profile_type: None, service: Some("service-7"), matchers: &[], range: day.clone() };
     let (tree, ms) = cost(|| store.merge(&one));
     println!("merge of a day of one service: {ms:.1} ms, {} nodes (budget 200 ms)", tree.nodes.len());
     let mut windows = 0_u64;
     let ((), ms) = cost(|| store.windows(&one, |_, _, _| windows += 1));
     println!("time series of a day of one service: {ms:.1} ms, {windows} windows");
-    let everything = Selection { profile_type: None, service: None, range: day };
+    let everything = Selection { profile_type: None, service: None, matchers: &[], range: day };
     let ((), ms) = cost(|| store.windows(&everything, |_, _, _| windows += 1));
     println!("time series of a day of all services: {ms:.1} ms");
     println!("{} partitions, {} MB", 24, store.disk_bytes() / 1_000_000);
