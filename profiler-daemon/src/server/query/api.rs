@@ -152,7 +152,8 @@ impl Asked {
     }
 
     pub(super) fn selection<'a>(&'a self, profile_type: Option<&'a str>) -> Selection<'a> {
-        let (from, until) = (self.start.saturating_mul(MS), self.end.saturating_mul(MS).saturating_add(1));
+        // The whole millisecond at its end is part of it: what was pushed in this very moment is seen.
+        let (from, until) = (self.start.saturating_mul(MS), self.end.saturating_add(1).saturating_mul(MS));
         Selection {
             profile_type,
             service: None,
