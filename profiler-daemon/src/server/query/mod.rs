@@ -80,7 +80,8 @@ impl Resolved {
                 let fresh = newest.filter(|&window| {
                     now.0.saturating_sub(end(window).0) < span(window.duration_ns).saturating_mul(5) / 2
                 });
-                let until = whole_ms(fresh.map_or(now, end).0);
+                // The millisecond that we are in is part of it: a profile without a length may be of this moment.
+                let until = whole_ms(fresh.map_or(now.0.saturating_add(MS), |window| end(window).0));
                 (until.saturating_sub(last), until)
             }
             _ => return Err(Refusal::invalid("question", "give both from and until, or last")),
