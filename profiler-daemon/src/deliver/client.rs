@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{
-    CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
+    CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
 };
-use reqwest::{Response, Url, Version, redirect};
+use reqwest::{Response, Url, redirect};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
@@ -29,7 +29,7 @@ use super::answer::{Answer, Evidence, Failure, FailureKind, quotable};
 use super::connect_error::{BODY_BYTES_MAX, ConnectError};
 use super::connection::{ConnectionId, Said};
 use super::connector::{Made, Noting};
-use super::keep_alive::{KeepAlive, retry_after};
+use super::keep_alive::{KeepAlive, closes, retry_after};
 use super::sinks::Outgoing;
 use crate::socket::{self, Closed, TcpInfo};
 
@@ -271,12 +271,7 @@ impl Lease {
 /// Reads an answer. Its head alone decides what it means, so a body that never ends costs only the connection.
 async fn answer(mut response: Response) -> Answer {
     let headers = response.headers();
-    let contains = |name, wanted: &str| contains(headers, name, wanted);
-    let closes = match response.version() {
-        Version::HTTP_09 => true,
-        Version::HTTP_10 => !contains(CONNECTION, "keep-alive"),
-        _ => contains(CONNECTION, "close"),
-    };
+    let closes = closes(response.version(), headers);
     let keep_alive = KeepAlive::read(headers.get_all(KEEP_ALIVE).iter().map(HeaderValue::as_bytes));
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let retry_after =
@@ -306,15 +301,6 @@ async fn answer(mut response: Response) -> Answer {
     let words = quotable(location.as_deref().or(message).unwrap_or(&body));
     let (code, closes) = (error.map(|error| error.code), closes || !whole);
     Answer { status, html, code, said: Said { keep_alive, closes }, retry_after, words }
-}
-
-/// True if one of the header's comma-separated tokens is `wanted`.
-fn contains(headers: &HeaderMap, name: HeaderName, wanted: &str) -> bool {
-    headers
-        .get_all(name)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
-        .any(|token| token.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes()))
 }
 
 /// Finds out how a request failed: the kind is somewhere down the chain of causes.

@@ -1,5 +1,5 @@
-//! Reads the headers with which a server speaks of time: `Keep-Alive`, how long it keeps an idle connection, and
-//! `Retry-After`, how long it wants to be left alone.
+//! Reads the headers with which a server speaks of a connection and of time: `Connection`, whether it ends now; `Keep-Alive`,
+//! how long it is kept while it is idle; and `Retry-After`, how long the server wants to be left alone.
 //!
 //! In: the values of a header, any bytes. Out: a timeout and a number of requests, or a pause, where they were said.
 //! Not here: what to make of them; that is `connection` and `retry`.
@@ -9,8 +9,29 @@
 
 use std::time::{Duration, SystemTime};
 
+use http::header::{CONNECTION, HeaderName};
+use http::{HeaderMap, Version};
+
 /// Longest timeout that is believed: a day. No push waits longer, and a moment this far ahead can be computed.
 const TIMEOUT_MAX: Duration = Duration::from_hours(24);
+
+/// True if a connection ends with an answer of such a version and such headers.
+pub fn closes(version: Version, headers: &HeaderMap) -> bool {
+    match version {
+        Version::HTTP_09 => true,
+        Version::HTTP_10 => !contains(headers, CONNECTION, "keep-alive"),
+        _ => contains(headers, CONNECTION, "close"),
+    }
+}
+
+/// True if one of the header's comma-separated tokens is `wanted`.
+pub fn contains(headers: &HeaderMap, name: HeaderName, wanted: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
+        .any(|token| token.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes()))
+}
 
 /// What a server said of the connection that its answer came over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -174,5 +195,21 @@ mod tests {
     #[test]
     fn a_thousand_parameters_are_a_thousand_parameters() {
         check(&["timeout=30,".repeat(1_000).as_str()], Some(30), None);
+    }
+
+    #[track_caller]
+    fn check_closes(version: Version, connection: &'static str, expected: bool) {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONNECTION, http::HeaderValue::from_static(connection));
+        assert_eq!(closes(version, &headers), expected, "{version:?} {connection:?}");
+    }
+
+    #[test]
+    fn an_old_server_closes_unless_it_says_otherwise_and_a_new_one_does_not() {
+        check_closes(Version::HTTP_09, "keep-alive", true);
+        check_closes(Version::HTTP_10, "", true);
+        check_closes(Version::HTTP_10, "te, Keep-Alive", false);
+        check_closes(Version::HTTP_11, "", false);
+        check_closes(Version::HTTP_11, "keep-alive , CLOSE", true);
     }
 }

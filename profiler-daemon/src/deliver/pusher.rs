@@ -209,6 +209,12 @@ impl Pusher {
         Ok((pusher, Outbox { sink, waiting, closing, interval, pulse, standing }))
     }
 
+    /// The same by another way.
+    #[cfg(test)]
+    pub(super) fn by(self, way: Way) -> Self {
+        Self { way, ..self }
+    }
+
     /// Pushes until its other end is closed and nothing waits, or the grace given for that is over.
     pub async fn run(mut self) -> Outcome {
         let grace_over = grace_over(self.closing.clone());

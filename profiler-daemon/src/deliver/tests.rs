@@ -6,6 +6,7 @@ mod connections;
 mod hours;
 mod kept;
 mod promises;
+mod script;
 mod server;
 mod sinks;
 
@@ -16,7 +17,10 @@ use prost::Message;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
+pub(super) use self::script::Script;
+use self::script::Turn;
 use self::server::{Ended, Reply, Server, answer, answer_with};
+use super::way::Way;
 use super::*;
 use crate::model::{Format, Labels, Reason, Weight};
 use crate::time::{WallNs, Window};
@@ -41,10 +45,20 @@ impl House {
     }
 
     fn with(config: &Config) -> Self {
+        Self::made(config, |pusher| pusher)
+    }
+
+    /// What each request meets is what `turn` says of its body.
+    fn of(config: &Config, turn: impl FnMut(&[u8]) -> Turn + Send + 'static) -> Self {
+        let script = Script::new(config.request_timeout(), turn);
+        Self::made(config, |pusher| pusher.by(Way::Script(script)))
+    }
+
+    fn made(config: &Config, change: impl FnOnce(Pusher) -> Pusher) -> Self {
         let meters = Meters::default();
         let lost = meters.counters("profiler_samples_lost", "Lost.");
         let (pusher, outbox) = Pusher::new(config, &meters, lost).unwrap();
-        Self { outbox, meters, running: tokio::spawn(pusher.run()) }
+        Self { outbox, meters, running: tokio::spawn(change(pusher).run()) }
     }
 
     /// Hands over one payload per weight, of the service of that number.

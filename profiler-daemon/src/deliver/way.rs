@@ -15,6 +15,9 @@ use crate::socket::Closed;
 pub(super) enum Way {
     Http(Box<Client>),
     Folder(Folder),
+    /// A server that is only written down.
+    #[cfg(test)]
+    Script(super::tests::Script),
 }
 
 impl Way {
@@ -23,6 +26,8 @@ impl Way {
         match self {
             Self::Http(client) => client.open(id),
             Self::Folder(_) => {}
+            #[cfg(test)]
+            Self::Script(_) => {}
         }
     }
 
@@ -31,6 +36,8 @@ impl Way {
         match self {
             Self::Http(client) => client.close(id),
             Self::Folder(_) => false,
+            #[cfg(test)]
+            Self::Script(_) => false,
         }
     }
 
@@ -39,6 +46,8 @@ impl Way {
         match self {
             Self::Http(client) => client.close_all(),
             Self::Folder(_) => 0,
+            #[cfg(test)]
+            Self::Script(_) => 0,
         }
     }
 
@@ -47,6 +56,8 @@ impl Way {
         match self {
             Self::Http(client) => client.closed().await,
             Self::Folder(_) => pending().await,
+            #[cfg(test)]
+            Self::Script(_) => pending().await,
         }
     }
 
@@ -55,6 +66,8 @@ impl Way {
         match self {
             Self::Http(client) => client.closed_already(),
             Self::Folder(_) => None,
+            #[cfg(test)]
+            Self::Script(_) => None,
         }
     }
 
@@ -63,6 +76,8 @@ impl Way {
         match self {
             Self::Http(client) => client.is_doubtful(id),
             Self::Folder(_) => false,
+            #[cfg(test)]
+            Self::Script(_) => false,
         }
     }
 
@@ -71,6 +86,8 @@ impl Way {
         match self {
             Self::Http(client) => client.post(id, request).await,
             Self::Folder(folder) => folder.write(request.body).await,
+            #[cfg(test)]
+            Self::Script(script) => script.post(request).await,
         }
     }
 }

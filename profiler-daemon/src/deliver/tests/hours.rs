@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::time::SystemTime;
 
 use super::*;
+use crate::deliver::answer::{Answer, FailureKind};
 
 const INTERVAL: Duration = Duration::from_secs(10);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -38,28 +39,31 @@ impl Weathered {
 
 /// Delivers `hours` of windows to a server whose answer, at a time since the beginning, is what `weather` says, and good
 /// afterwards. Each window must be accepted once, soon after the weather is good, the oldest first.
-async fn check(hours: u32, weather: impl Fn(Duration) -> Option<Reply> + Send + 'static) -> Weathered {
+async fn check(hours: u32, weather: impl Fn(Duration) -> Option<Turn> + Send + 'static) -> Weathered {
     let passed = pass(hours, weather).await;
     assert!(passed.accepted.is_sorted(), "{:?}", passed.accepted);
     passed
 }
 
+/// Pushes as in life.
+fn config() -> Config {
+    Config { server: "http://server.example".to_owned(), interval: INTERVAL, ..Config::default() }
+}
+
 /// The same in any order.
-async fn pass(hours: u32, weather: impl Fn(Duration) -> Option<Reply> + Send + 'static) -> Weathered {
+async fn pass(hours: u32, weather: impl Fn(Duration) -> Option<Turn> + Send + 'static) -> Weathered {
     let (begun, ends) = (Instant::now(), HOUR * hours);
-    let accepted = Arc::new(Mutex::new(Vec::new()));
-    let seen_good = Arc::clone(&accepted);
-    let server = Server::start(move |_, request| {
-        let at = request.at - begun;
+    let (accepted, asked) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+    let (seen_good, seen) = (Arc::clone(&accepted), Arc::clone(&asked));
+    let house = House::of(&config(), move |raw| {
+        let at = begun.elapsed();
+        seen.lock().unwrap().push(at);
         let bad = if at < ends { weather(at) } else { None };
         bad.unwrap_or_else(|| {
-            seen_good.lock().unwrap().extend(services(&request.raw()));
-            Reply::Bytes(answer(200, "Keep-Alive: timeout=60"))
+            seen_good.lock().unwrap().extend(services(raw));
+            Turn::status(200, None)
         })
-    })
-    .await;
-    let house =
-        House::with(&Config { server: server.address.clone(), interval: INTERVAL, ..Config::default() });
+    });
     let windows = HOURLY * u64::from(hours);
     pour(&house, windows).await;
     // What waited is there soon after: no pause but one that was asked for is longer than the interval.
@@ -77,7 +81,8 @@ async fn pass(hours: u32, weather: impl Fn(Duration) -> Option<Reply> + Send + '
     assert_eq!(sorted, all, "each once");
     let (outcome, meters) = house.finish(MINUTE).await;
     super::check(&outcome, all.iter().sum(), &[]);
-    Weathered { accepted, asked: server.record().seen.iter().map(|seen| seen.at - begun).collect(), meters }
+    let asked = asked.lock().unwrap().clone();
+    Weathered { accepted, asked, meters }
 }
 
 /// One window after the other, each of one service, and each of another weight.
@@ -90,20 +95,26 @@ async fn pour(house: &House, windows: u64) {
 
 #[tokio::test(start_paused = true)]
 async fn six_hours_without_a_server() {
-    let address = nowhere();
-    let house = House::with(&Config { server: address.clone(), interval: INTERVAL, ..Config::default() });
+    let (back, came) = (Arc::new(Mutex::new(false)), Arc::new(Mutex::new(Vec::new())));
+    let (is_back, seen) = (Arc::clone(&back), Arc::clone(&came));
+    let house = House::of(&config(), move |raw| {
+        if !*is_back.lock().unwrap() {
+            return Turn::Failed(FailureKind::Connect);
+        }
+        seen.lock().unwrap().extend(services(raw));
+        Turn::status(200, None)
+    });
     pour(&house, 6 * HOURLY).await;
     let tried = attempts(&house.meters, "connect");
     assert!((2_160.0..=4_400.0).contains(&tried), "each pause is five to ten seconds: {tried}");
-    let listener = tokio::net::TcpListener::bind(address.strip_prefix("http://").unwrap()).await.unwrap();
-    let server = Server::on(listener, |_, _| Reply::Bytes(answer(200, "Keep-Alive: timeout=60")));
-    let back = Instant::now();
-    super::check(&house.finish(5 * MINUTE).await.0, (1..=6 * HOURLY).sum(), &[]);
-    assert!(back.elapsed() <= MINUTE, "{:?}", back.elapsed());
-    let record = server.record();
-    let came: Vec<u64> = record.seen.iter().flat_map(|seen| services(&seen.raw())).collect();
+    *back.lock().unwrap() = true;
+    let begun = Instant::now();
+    let (outcome, meters) = house.finish(5 * MINUTE).await;
+    super::check(&outcome, (1..=6 * HOURLY).sum(), &[]);
+    assert!(begun.elapsed() <= MINUTE, "{:?}", begun.elapsed());
+    let came = came.lock().unwrap().clone();
     assert_eq!(came, (1..=6 * HOURLY).collect::<Vec<_>>(), "each once, the oldest first");
-    assert!(record.seen.len() < 2_200 && record.connections == 1, "{}", record.connections);
+    assert_eq!(over(&meters), (tried + 1.0, 2_159.0), "over one connection");
 }
 
 #[tokio::test(start_paused = true)]
@@ -111,7 +122,7 @@ async fn an_hour_of_proxies_without_a_server_behind_them() {
     let statuses = [502, 503, 504, 503];
     let passed = check(2, move |at| {
         let status = statuses[usize::try_from(at.as_secs() / 60).unwrap() % statuses.len()];
-        (at < HOUR).then(|| Reply::Bytes(answer_with(status, "Content-Type: text/html", "<html>")))
+        (at < HOUR).then(|| Turn::Answered(Answer { status, html: true, ..Answer::default() }))
     })
     .await;
     let asked = passed.asked_in(Duration::ZERO, HOUR);
@@ -120,9 +131,7 @@ async fn an_hour_of_proxies_without_a_server_behind_them() {
 
 /// An hour of refusals with that wish, which is one for 90 s. The refused go behind the others, as it may be theirs alone.
 async fn check_wish(wish: impl Fn() -> String + Send + 'static) {
-    let refuse =
-        move || Reply::Bytes(answer(429, &format!("Retry-After: {}\nKeep-Alive: timeout=60", wish())));
-    let passed = pass(2, move |at| (at < HOUR).then(&refuse)).await;
+    let passed = pass(2, move |at| (at < HOUR).then(|| Turn::status(429, Some(&wish())))).await;
     let gap = passed.shortest_gap(HOUR);
     // A date is of whole seconds.
     assert!(gap >= Duration::from_secs(89), "{gap:?}");
@@ -143,8 +152,7 @@ async fn an_hour_of_too_many_requests_with_a_wish_by_the_clock() {
 
 #[tokio::test(start_paused = true)]
 async fn two_hours_of_too_many_requests_without_a_wish() {
-    let passed =
-        pass(3, |at| (at < 2 * HOUR).then(|| Reply::Bytes(answer(429, "Keep-Alive: timeout=60")))).await;
+    let passed = pass(3, |at| (at < 2 * HOUR).then(|| Turn::status(429, None))).await;
     let asked = passed.asked_in(Duration::ZERO, 2 * HOUR);
     assert!((720..=1_460).contains(&asked), "each pause is five to ten seconds: {asked}");
 }
@@ -154,17 +162,14 @@ async fn two_hours_in_which_one_in_ten_is_over_a_limit_of_its_own() {
     let is_over = |window: &u64| window.is_multiple_of(10);
     let taken = Arc::new(Mutex::new(HashMap::new()));
     let (seen, begun) = (Arc::clone(&taken), Instant::now());
-    let server = Server::start(move |_, request| {
-        let windows = services(&request.raw());
+    let house = House::of(&config(), move |raw| {
+        let windows = services(raw);
         if windows.iter().any(is_over) {
-            return Reply::Bytes(answer(429, "Keep-Alive: timeout=60"));
+            return Turn::status(429, None);
         }
-        seen.lock().unwrap().extend(windows.into_iter().map(|window| (window, request.at - begun)));
-        Reply::Bytes(answer(200, "Keep-Alive: timeout=60"))
-    })
-    .await;
-    let house =
-        House::with(&Config { server: server.address.clone(), interval: INTERVAL, ..Config::default() });
+        seen.lock().unwrap().extend(windows.into_iter().map(|window| (window, begun.elapsed())));
+        Turn::status(200, None)
+    });
     pour(&house, 2 * HOURLY).await;
     // The others do not wait for them.
     let taken = taken.lock().unwrap().clone();
@@ -180,28 +185,26 @@ async fn two_hours_in_which_one_in_ten_is_over_a_limit_of_its_own() {
 
 #[tokio::test(start_paused = true)]
 async fn an_hour_of_a_wish_to_be_left_alone_for_a_year() {
-    let passed = check(2, |at| (at < HOUR).then(|| Reply::Bytes(answer(503, "Retry-After: 31536000")))).await;
+    let passed = check(2, |at| (at < HOUR).then(|| Turn::status(503, Some("31536000")))).await;
     assert_eq!(passed.asked_in(Duration::ZERO, HOUR), 12, "it is asked each five minutes all the same");
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_hour_of_a_server_that_is_up_every_other_minute() {
-    let passed = check(1, |at| (at.as_secs() / 60 % 2 == 1).then_some(Reply::Reset)).await;
+    let passed =
+        check(1, |at| (at.as_secs() / 60 % 2 == 1).then_some(Turn::Failed(FailureKind::Reset))).await;
     assert!(attempts(&passed.meters, "rst") >= 30.0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_hour_of_a_server_that_drops_every_other_connection_after_one_answer() {
-    let passed = check(1, |at| {
-        (at.as_secs() / 10 % 2 == 1).then_some(Reply::Last(b"HTTP/1.1 503 X\r\nContent-Le".to_vec()))
-    })
-    .await;
+async fn an_hour_of_a_server_that_hangs_up_every_other_ten_seconds() {
+    let passed = check(1, |at| (at.as_secs() / 10 % 2 == 1).then_some(Turn::Failed(FailureKind::Eof))).await;
     assert!((720..1_500).contains(&passed.asked.len()), "{}", passed.asked.len());
 }
 
 #[tokio::test(start_paused = true)]
 async fn two_hours_of_a_server_that_swallows_everything() {
-    let passed = check(3, |at| (at < 2 * HOUR).then_some(Reply::Silence)).await;
+    let passed = check(3, |at| (at < 2 * HOUR).then_some(Turn::Silent)).await;
     // Ten seconds of waiting for an answer, five to ten of pause.
     let asked = passed.asked_in(Duration::ZERO, 2 * HOUR);
     assert!((360..=490).contains(&asked), "{asked}");
@@ -210,9 +213,7 @@ async fn two_hours_of_a_server_that_swallows_everything() {
 
 #[tokio::test(start_paused = true)]
 async fn an_hour_of_a_server_that_speaks_something_else() {
-    let passed = check(1, |at| {
-        (at.as_secs() / 600 % 2 == 0).then(|| Reply::Last(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()))
-    })
-    .await;
+    let garbage = Turn::Failed(FailureKind::Garbage);
+    let passed = check(1, move |at| (at.as_secs() / 600 % 2 == 0).then(|| garbage.clone())).await;
     assert!(attempts(&passed.meters, "garbage") >= 180.0);
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, HOST, HeaderName, HeaderValue, SERVER, USER_AGENT, VIA};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -32,7 +32,7 @@ use tokio_rustls::TlsConnector;
 use super::Event;
 use super::address::Address;
 use super::seen::{Answer, Ending, Opened, Seen};
-use crate::deliver::keep_alive::KeepAlive;
+use crate::deliver::keep_alive::{KeepAlive, closes, contains};
 use crate::socket::{self, Closed, End, How};
 
 /// How long each step may take: a name, a connection, an answer. As long as a push may.
@@ -457,13 +457,8 @@ async fn read(mut response: Response<Incoming>, first_byte: Duration, asked: &As
         let values: Vec<String> = headers.get_all(name).iter().map(|value| plain(value.as_bytes())).collect();
         (!values.is_empty()).then(|| values.join(", "))
     };
-    let says = |wanted: &str| contains(headers, CONNECTION, wanted);
     let advertised = KeepAlive::read(headers.get_all(KEEP_ALIVE).iter().map(HeaderValue::as_bytes));
-    let closes = match response.version() {
-        Version::HTTP_09 => true,
-        Version::HTTP_10 => !says("keep-alive"),
-        _ => says("close"),
-    };
+    let closes = closes(response.version(), headers);
     Answer {
         method: if asked.method == Method::HEAD { "HEAD" } else { "GET" },
         status: response.status().as_u16(),
@@ -489,15 +484,6 @@ fn pushable(status: StatusCode, headers: &HeaderMap) -> Option<bool> {
         401 | 403 | 407 | 408 | 429 | 500.. => None,
         _ => Some(false),
     }
-}
-
-/// True if one of the header's comma-separated tokens is `wanted`.
-fn contains(headers: &HeaderMap, name: HeaderName, wanted: &str) -> bool {
-    headers
-        .get_all(name)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
-        .any(|token| token.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes()))
 }
 
 fn is_io(error: &hyper::Error) -> bool {
