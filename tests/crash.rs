@@ -72,6 +72,8 @@ struct Life {
     handed_over: u64,
     /// The machine had time for all of it.
     calm: bool,
+    /// What it said of samples that it had not handed over: those it lost, and where the others were.
+    said: String,
 }
 
 impl Life {
@@ -93,7 +95,11 @@ impl Life {
         let lost = sum(&page, "profiler_samples_lost_total{");
         let captured = value("profiler_samples_captured_total ").saturating_sub(lost);
         let handed_over = left.saturating_sub(recovered);
-        Self { begun, sampling, asked, killed, captured, handed_over, calm }
+        let of_samples = |line: &&str| {
+            line.starts_with("profiler_samples_lost_total{") || line.starts_with("profiler_samples_waiting{")
+        };
+        let said = page.lines().filter(of_samples).collect::<Vec<_>>().join(", ");
+        Self { begun, sampling, asked, killed, captured, handed_over, calm, said }
     }
 }
 
@@ -185,7 +191,16 @@ fn what_was_captured_survives_every_kill_and_arrives_once() {
     let captured = books.captured - (books.lost - books.lost_by_us);
     let ended = now();
     let handed_over = captured;
-    lives.push(Life { begun, sampling, asked: ended, killed: ended, captured, handed_over, calm: true });
+    lives.push(Life {
+        begun,
+        sampling,
+        asked: ended,
+        killed: ended,
+        captured,
+        handed_over,
+        calm: true,
+        said: String::new(),
+    });
     check(&server.pushed(), &lives, kills, in_push);
 }
 
@@ -215,7 +230,7 @@ fn check(pushed: &[Pushed], lives: &[Life], kills: u64, in_push: u64) {
     let once: Vec<&Pushed> = once.collect();
     let (mut samples, mut windows, mut unfinished, mut untold) = (0, 0, Vec::new(), Vec::new());
     for (number, life) in lives.iter().enumerate() {
-        let Life { begun, sampling, asked, killed, captured, handed_over, calm } = life;
+        let Life { begun, sampling, asked, killed, captured, handed_over, calm, said } = life;
         let own: Vec<&Pushed> =
             once.iter().copied().filter(|pushed| (begun..killed).contains(&&pushed.start_ns)).collect();
         let arrived: u64 = own.iter().map(|pushed| pushed.profile.samples()).sum();
@@ -230,7 +245,10 @@ fn check(pushed: &[Pushed], lives: &[Life], kills: u64, in_push: u64) {
         windows += told.len();
         for ((start, length), next) in told.iter().zip(told.keys().skip(1)) {
             if start + length != *next {
-                faults.push(format!("life {number}: {} ms are missing", (next - start - length) / 1_000_000));
+                faults.push(format!(
+                    "life {number}: {} ms are missing; {said}",
+                    (next - start - length) / 1_000_000
+                ));
             }
         }
         // From the first moment that is told to the last there is no hole. Nor is anything missing before or behind but
@@ -238,7 +256,10 @@ fn check(pushed: &[Pushed], lives: &[Life], kills: u64, in_push: u64) {
         let first = told.first_key_value().map_or(*sampling, |(start, _)| *start);
         let told = told.last_key_value().map_or(*sampling, |(start, length)| start + length);
         if first > *sampling {
-            faults.push(format!("life {number}: the first {:?} are missing", between(*sampling, first)));
+            faults.push(format!(
+                "life {number}: the first {:?} are missing; {said}",
+                between(*sampling, first)
+            ));
         }
         let behind = between(told, *killed);
         if *calm && behind > INTERVAL + NAMED_MAX {
@@ -249,7 +270,9 @@ fn check(pushed: &[Pushed], lives: &[Life], kills: u64, in_push: u64) {
         let missing = captured.saturating_sub(arrived);
         unfinished.push(missing);
         if *calm && missing > samples_max(between(told, *asked) + READ_LATE_MAX) {
-            faults.push(format!("life {number}: {missing} samples are missing, of its last {behind:?}"));
+            faults.push(format!(
+                "life {number}: {missing} samples are missing, of its last {behind:?}; {said}"
+            ));
         }
     }
     if samples != once.iter().map(|pushed| pushed.profile.samples()).sum::<u64>() {
