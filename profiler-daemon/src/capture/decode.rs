@@ -10,8 +10,8 @@ use profiler_common::sample::{HAS_STACK, STACK_REGS_WORDS, SampleHeader, WANTS_T
 use profiler_common::unwind::{End, Regs};
 
 use crate::model::{
-    BuildId, Comm, Cpu, KernelAddr, Mapping, Pid, ProcessChange, ProcessEvent, RawSample, RawStack,
-    Task, Tid, UserAddr, Weight,
+    BuildId, Comm, Cpu, KernelAddr, Mapping, Pid, ProcessChange, ProcessEvent, RawSample, RawStack, Task,
+    Tid, UserAddr, Weight,
 };
 use crate::time::MonoNs;
 
@@ -212,6 +212,18 @@ mod tests {
         record[39] = 0x80;
         let (sample, wants_tables) = sample(&record).expect("a whole record");
         assert_eq!((sample.ended, wants_tables), (End::Root, true));
+    }
+
+    #[test]
+    fn a_stack_that_was_brought_along_follows_the_frames() {
+        let mut record = ring_record();
+        record[39] = 0x40;
+        assert_eq!(sample(&record), None, "no registers");
+        record.extend(words(&[0x40_1000, 0x7000, 0x7010, 5, 6]));
+        record.push(7); // not a whole word
+        let (sample, wants_tables) = sample(&record).expect("a whole record");
+        let stack = RawStack { regs: Regs { ip: 0x40_1000, sp: 0x7000, fp: 0x7010 }, words: vec![5, 6] };
+        assert_eq!((sample.stack.as_deref(), sample.ended, wants_tables), (Some(&stack), End::Root, false));
     }
 
     #[test]
