@@ -1,20 +1,25 @@
 //! The daemon's children as a program of this package, so that cargo builds it before the tests that start it.
 //!
 //! `namer` is the product's. The `try-…` ones confine themselves like a child of ours, then try what they must not
-//! be able to do, and say how that went, one line each.
+//! be able to do, and say how that went, one line each. `filtered` becomes what a service manager would start.
 
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use profiler_daemon::children::{Confinement, Handed, Writes, confine, enter};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
+    if std::env::args().nth(1).as_deref() == Some("filtered") {
+        return filtered(&std::env::args().skip(2).collect::<Vec<_>>());
+    }
     match (args.next().as_deref(), args.next()) {
         (Some("namer"), None) => profiler_daemon::cli::main(),
         (Some("try-namer"), Some(folder)) => try_namer(Path::new(&folder)),
@@ -22,6 +27,18 @@ fn main() -> ExitCode {
         (Some("serve"), None) => serve(),
         _ => ExitCode::from(2),
     }
+}
+
+/// Becomes another program, to which only some system calls are allowed: their numbers, the program, its arguments.
+fn filtered(words: &[String]) -> ExitCode {
+    let [calls, program, arguments @ ..] = words else { return ExitCode::from(2) };
+    let calls = calls.split(',').map(|call| (call.parse().expect("a number"), Vec::new())).collect();
+    let refused = SeccompAction::Errno(u32::try_from(libc::EPERM).expect("it is small"));
+    let arch = std::env::consts::ARCH.try_into().expect("an architecture of ours");
+    let filter = SeccompFilter::new(calls, refused, SeccompAction::Allow, arch).expect("a filter");
+    let filter: BpfProgram = filter.try_into().expect("a filter");
+    seccompiler::apply_filter(&filter).expect("the privilege not to gain any was given up");
+    panic!("{program}: {}", Command::new(program).args(arguments).exec())
 }
 
 fn say(what: &str, outcome: Result<impl Sized, impl Display>) {

@@ -26,7 +26,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::net::sockopt::socket_type;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-pub use self::confine::{ConfineError, Confinement, Report, Writes, confine};
+pub use self::confine::{ConfineError, Confinement, Report, Writes, confine, hand_over};
 pub use self::keeper::{Keeper, Spawned};
 
 /// This very binary, even if the file at its path was replaced meanwhile.

@@ -9,13 +9,19 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::deliver::{Ambiguous, SinkConfig, WhenShort};
+use crate::deliver::{AccessConfig, Ambiguous, SinkConfig, WhenShort};
+
+mod keys;
+
+use keys::{KEYS, Kind};
 
 /// What `run` is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Base URL of the Pyroscope server; `None` starts the embedded one.
     pub server: Option<String>,
+    /// What that server asks of those who push to it.
+    pub access: AccessConfig,
     /// Where to push beside that.
     pub sinks: Vec<SinkConfig>,
     /// Time between two pushes.
@@ -46,6 +52,8 @@ pub struct Config {
     pub inlines: bool,
     /// The value of the label `hostname`.
     pub hostname: Option<String>,
+    /// While there is such a file, nothing is profiled.
+    pub off_file: PathBuf,
     /// The kernel side's own diagnostics, 0 off … 5 trace.
     pub kernel_log_level: u8,
 }
@@ -54,6 +62,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             server: None,
+            access: AccessConfig::default(),
             sinks: Vec::new(),
             interval: Duration::from_secs(10),
             keepalive_timeout: None,
@@ -72,145 +81,11 @@ impl Default for Config {
             reject_older_than: Duration::from_secs(3600),
             inlines: true,
             hostname: None,
+            off_file: PathBuf::from("/etc/profiler-daemon/disabled"),
             kernel_log_level: 0,
         }
     }
 }
-
-/// One key: its name in the file and as a flag, what it accepts, and how a text becomes a value of it.
-struct Key {
-    name: &'static str,
-    accepted: &'static str,
-    set: fn(&mut Config, &str) -> Option<()>,
-}
-
-/// Puts `value` in its place, if there is one.
-fn put<T>(place: &mut T, value: Option<T>) -> Option<()> {
-    *place = value?;
-    Some(())
-}
-
-/// Every key there is.
-const KEYS: &[Key] = &[
-    Key {
-        name: "server",
-        accepted: "an http:// or https:// URL",
-        set: |config, text| {
-            let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"))?;
-            (!host.is_empty() && !host.starts_with('/') && !text.contains(char::is_whitespace))
-                .then(|| config.server = Some(text.to_owned()))
-        },
-    },
-    Key {
-        name: "sinks",
-        accepted: "a list such as pyroscope=http://one:4040, ingest=http://older:4040, directory=/srv/profiles",
-        set: |config, text| put(&mut config.sinks, text.split(',').map(SinkConfig::parse).collect()),
-    },
-    Key {
-        name: "interval",
-        accepted: "a duration from 1s to 1h, such as 10s or 1500ms",
-        set: |config, text| {
-            let interval = duration(text)?;
-            (Duration::from_secs(1)..=Duration::from_secs(3600))
-                .contains(&interval)
-                .then(|| config.interval = interval)
-        },
-    },
-    Key {
-        name: "keepalive_timeout",
-        accepted: "a duration from 1s to 24h, such as 75s, or auto",
-        set: |config, text| match text.trim() {
-            "auto" => put(&mut config.keepalive_timeout, Some(None)),
-            text => {
-                let believable = Duration::from_secs(1)..=Duration::from_hours(24);
-                let timeout = duration(text).filter(|timeout| believable.contains(timeout));
-                put(&mut config.keepalive_timeout, timeout.map(Some))
-            }
-        },
-    },
-    Key {
-        name: "keepalive_policy",
-        accepted: "retire or trim",
-        set: |config, text| {
-            let policy = match text.trim() {
-                "retire" => Some(WhenShort::Retire),
-                "trim" => Some(WhenShort::Trim),
-                _ => None,
-            };
-            put(&mut config.keepalive_policy, policy)
-        },
-    },
-    Key {
-        name: "delivery",
-        accepted: "at-least-once or at-most-once",
-        set: |config, text| {
-            let delivery = match text.trim() {
-                "at-least-once" => Some(Ambiguous::AtLeastOnce),
-                "at-most-once" => Some(Ambiguous::AtMostOnce),
-                _ => None,
-            };
-            put(&mut config.delivery, delivery)
-        },
-    },
-    Key {
-        name: "http2",
-        accepted: "true or false",
-        set: |config, text| put(&mut config.http2, text.parse().ok()),
-    },
-    Key {
-        name: "frequency",
-        accepted: "a whole number of Hz from 1 to 999",
-        set: |config, text| put(&mut config.frequency_hz, frequency(text)),
-    },
-    Key {
-        name: "listen",
-        accepted: "an address and a port, such as 127.0.0.1:4040",
-        set: |config, text| put(&mut config.listen, text.parse().ok()),
-    },
-    Key {
-        name: "admin_listen",
-        accepted: "an address and a port, such as 127.0.0.1:4041",
-        set: |config, text| put(&mut config.admin_listen, text.parse().ok()),
-    },
-    Key {
-        name: "data_dir",
-        accepted: "a path",
-        set: |config, text| (!text.is_empty()).then(|| config.data_dir = Some(PathBuf::from(text))),
-    },
-    Key {
-        name: "spool_bytes_max",
-        accepted: "a size, such as 512MiB",
-        set: |config, text| put(&mut config.spool_bytes_max, size(text)),
-    },
-    Key {
-        name: "spool_free_bytes_min",
-        accepted: "a size, such as 256MiB, or 0",
-        set: |config, text| put(&mut config.spool_free_bytes_min, size(text)),
-    },
-    Key {
-        name: "reject_older_than",
-        accepted: "a duration, such as 1h, or 0 for no limit",
-        set: |config, text| {
-            let age = if text.trim() == "0" { Some(Duration::ZERO) } else { duration(text) };
-            put(&mut config.reject_older_than, age)
-        },
-    },
-    Key {
-        name: "inlines",
-        accepted: "true or false",
-        set: |config, text| put(&mut config.inlines, text.parse().ok()),
-    },
-    Key {
-        name: "hostname",
-        accepted: "a name",
-        set: |config, text| (!text.is_empty()).then(|| config.hostname = Some(text.to_owned())),
-    },
-    Key {
-        name: "kernel_log_level",
-        accepted: "a number from 0 (off) to 5 (trace)",
-        set: |config, text| put(&mut config.kernel_log_level, text.parse().ok().filter(|level| *level <= 5)),
-    },
-];
 
 /// A duration as people write it: `10s`, `500ms`, `1m 30s`.
 pub fn duration(text: &str) -> Option<Duration> {
@@ -251,6 +126,10 @@ pub fn frequency(text: &str) -> Option<u32> {
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
+    /// Nobody said anything.
+    Default,
+    /// A file of systemd's credentials.
+    Credential(PathBuf),
     /// A line of the configuration file.
     File(PathBuf),
     /// An environment variable.
@@ -262,6 +141,8 @@ pub enum Place {
 impl fmt::Display for Place {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Default => out.write_str("default"),
+            Self::Credential(path) => write!(out, "credential {}", path.display()),
             Self::File(path) => write!(out, "{}", path.display()),
             Self::Environment(variable) => write!(out, "environment {variable}"),
             Self::Flag(flag) => write!(out, "flag {flag}"),
@@ -274,14 +155,66 @@ impl fmt::Display for Place {
 #[error("{}", .0.join("\n"))]
 pub struct Problems(pub Vec<String>);
 
+/// A configuration, and where each value of it came from.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The values.
+    pub config: Config,
+    places: BTreeMap<&'static str, Place>,
+}
+
+impl Resolved {
+    /// A TOML file that would give the same configuration but for its secrets, each value with its place.
+    pub fn show(&self) -> String {
+        let line = |key: &keys::Key| {
+            let place = self.places.get(key.name).unwrap_or(&Place::Default);
+            match (key.show)(&self.config) {
+                Some(value) => format!("{} = {value}  # {place}\n", key.name),
+                None => format!("# {} is not set\n", key.name),
+            }
+        };
+        KEYS.iter().map(line).collect()
+    }
+}
+
+/// What a new file means for a daemon that runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Keys whose new value waits for the next start.
+    pub at_start: Vec<&'static str>,
+}
+
+/// What `newer` changes.
+pub fn change(older: &Config, newer: &Config) -> Change {
+    let differs = |key: &&keys::Key| (key.show)(older) != (key.show)(newer);
+    let waits = KEYS.iter().filter(|key| key.kind == Kind::AtStart).filter(differs);
+    Change { at_start: waits.map(|key| key.name).collect() }
+}
+
+/// A file with every key, what it accepts and its default, all of them comments.
+pub fn default_file() -> String {
+    let config = Config::default();
+    let mut file = String::from(
+        "# Configuration of profiler-daemon, TOML. The environment (PROFILER_KEY) wins over this file, flags over both.\n\
+         # `profiler-daemon config check` tells everything that is wrong, `config show` what comes of it.\n",
+    );
+    for key in KEYS.iter().filter(|key| key.kind != Kind::Secret) {
+        let value = (key.show)(&config).unwrap_or_else(|| "…".to_owned());
+        let live = if key.kind == Kind::Live { "; read again at a reload" } else { "" };
+        file += &format!("\n# {}{live}\n# {} = {value}\n", key.accepted, key.name);
+    }
+    file
+}
+
 /// Puts the layers together. `flags` are pairs of key (with underscores) and text, as given.
 pub fn resolve(
     file: Option<&Path>,
     environment: impl Iterator<Item = (String, String)>,
     flags: &[(&'static str, String)],
-) -> Result<Config, Problems> {
+) -> Result<Resolved, Problems> {
     let mut problems = Vec::new();
     let mut config = Config::default();
+    let mut places = BTreeMap::new();
     let mut layers: Vec<(String, String, Place)> = Vec::new();
     if let Some(path) = file {
         match read_file(path) {
@@ -297,6 +230,23 @@ pub fn resolve(
             && let Some(folder) = text.split(':').next().filter(|folder| !folder.is_empty())
         {
             config.data_dir = Some(PathBuf::from(folder));
+            places.insert("data_dir", Place::Environment(variable.clone()));
+        }
+        // Secrets that systemd's `LoadCredential=` put there.
+        if variable == "CREDENTIALS_DIRECTORY" {
+            let access = &mut config.access;
+            let known = [
+                ("password", "password_file", &mut access.password_file),
+                ("bearer-token", "bearer_token_file", &mut access.bearer_token_file),
+                ("client-key", "client_key_file", &mut access.client_key_file),
+            ];
+            for (name, key, place) in known {
+                let file = Path::new(&text).join(name);
+                if file.exists() {
+                    *place = Some(file.clone());
+                    places.insert(key, Place::Credential(file));
+                }
+            }
         }
         // `PROFILER_CONFIG` names the file, `PROFILER_LOG` the log's level: neither is a key.
         if let Some(key) = variable.strip_prefix("PROFILER_")
@@ -311,10 +261,16 @@ pub fn resolve(
     for (key, text, place) in layers {
         match KEYS.iter().find(|known| known.name == key) {
             None => problems.push(format!("{place}: unknown key {key:?}; known are {}", names())),
+            Some(known) if known.kind == Kind::Secret && !matches!(place, Place::Environment(_)) => {
+                problems
+                    .push(format!("{place}: {key} is a secret: give a file that has it, with {key}_file"));
+            }
             Some(known) if (known.set)(&mut config, &text).is_none() => {
                 problems.push(format!("{place}: {key} = {text:?} is not {}", known.accepted));
             }
-            Some(_) => {}
+            Some(known) => {
+                places.insert(known.name, place);
+            }
         }
     }
     if config.server.is_none() && !config.listen.ip().is_loopback() {
@@ -329,7 +285,7 @@ pub fn resolve(
             config.listen
         ));
     }
-    if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
+    if problems.is_empty() { Ok(Resolved { config, places }) } else { Err(Problems(problems)) }
 }
 
 fn names() -> String {
@@ -368,7 +324,71 @@ mod tests {
         std::fs::write(&path, file).unwrap();
         let environment = environment.iter().map(|&(key, value)| (key.to_owned(), value.to_owned()));
         let flags: Vec<_> = flags.iter().map(|&(key, value)| (key, value.to_owned())).collect();
-        resolve(Some(&path), environment, &flags)
+        resolve(Some(&path), environment, &flags).map(|resolved| resolved.config)
+    }
+
+    #[test]
+    fn what_is_shown_has_places_and_no_secrets() {
+        let environment = [
+            ("PROFILER_PASSWORD", "sesame"),
+            ("PROFILER_SERVER", "http://a:sesame@b"),
+            ("PROFILER_USER", "me"),
+        ];
+        let environment = environment.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let shown = resolve(None, environment, &[("frequency", "49".to_owned())]).unwrap().show();
+        for line in [
+            "frequency = 49  # flag --frequency",
+            "password = \"(hidden)\"  # environment PROFILER_PASSWORD",
+            "server = \"http://b\"  # environment PROFILER_SERVER",
+            "interval = \"10s\"  # default",
+            "# tenant is not set",
+        ] {
+            assert!(shown.contains(&format!("{line}\n")), "{line} is not in:\n{shown}");
+        }
+        assert!(!shown.contains("sesame"), "{shown}");
+    }
+
+    #[test]
+    fn what_is_shown_is_a_file_that_says_the_same() {
+        let config = resolve_all("interval = \"30s\"\nsinks = \"ingest=http://a\"\n", &[], &[]).unwrap();
+        let shown = Resolved { config: config.clone(), places: BTreeMap::new() }.show();
+        assert_eq!(resolve_all(&shown, &[], &[]).unwrap(), config, "{shown}");
+    }
+
+    #[test]
+    fn the_default_file_changes_nothing_with_or_without_its_comments() {
+        let file = default_file();
+        assert_eq!(resolve_all(&file, &[], &[]).unwrap(), Config::default());
+        let values = |line: &&str| KEYS.iter().any(|key| line.starts_with(&format!("{} = ", key.name)));
+        let lines = file.lines().map(|line| line.trim_start_matches("# "));
+        let set: Vec<_> = lines.filter(values).filter(|line| !line.contains('…')).collect();
+        assert!(set.len() > 10, "{file}");
+        assert_eq!(resolve_all(&set.join("\n"), &[], &[]).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn secrets_come_from_the_environment_or_from_files() {
+        check_problems("password = \"sesame\"", &[], &[], &["password is a secret: give a file"]);
+        check_problems(
+            "",
+            &[],
+            &[("bearer_token", "sesame")],
+            &["flag --bearer-token: bearer_token is a secret"],
+        );
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("bearer-token"), "sesame").unwrap();
+        let environment = [("CREDENTIALS_DIRECTORY", folder.path().to_str().unwrap())];
+        let config = resolve_all("headers = { X-A = \"b\" }", &environment, &[]).unwrap();
+        assert_eq!(config.access.bearer_token_file, Some(folder.path().join("bearer-token")));
+        assert_eq!(config.access.headers[0].0, "X-A");
+    }
+
+    #[test]
+    fn a_change_says_what_waits_for_the_next_start() {
+        let older = resolve_all("tenant = \"a\"", &[], &[]).unwrap();
+        let newer = resolve_all("tenant = \"b\"\nfrequency = 49\ninterval = \"1s\"", &[], &[]).unwrap();
+        assert_eq!(change(&older, &newer).at_start, ["interval", "frequency"]);
+        assert_eq!(change(&older, &older), Change::default());
     }
 
     #[test]

@@ -17,6 +17,8 @@ use crate::servers::{LONG, Program, Protocol, Setting};
 const INTERVAL: Duration = Duration::from_secs(1);
 /// The interval of the world outside, and what every server written in Go in ten minutes has for a timeout.
 const INTERVAL_REAL: Duration = Duration::from_secs(10);
+/// The longest interval by timeout at which `trim` keeps connections.
+const TRIMMED_MAX: f64 = 1.08;
 
 /// The least guard, to scale and in the world outside.
 const GUARD: Duration = Duration::from_millis(15);
@@ -145,6 +147,15 @@ pub(crate) fn all() -> Vec<Cell> {
         at_most_once: false,
     };
     cells.extend(POLICIES.map(|policy| Cell { unit: INTERVAL_REAL, policy, ..plain }));
+    // A guard of 15 ms is too large a share of a second to show it to scale.
+    let limit = Cell {
+        unit: INTERVAL_REAL.mul_f64(TRIMMED_MAX),
+        ratio: TRIMMED_MAX.recip(),
+        policy: Policy::Trim,
+        ..plain
+    };
+    cells.push(limit);
+    cells.push(Cell { program: Program::Nginx, header: Header::True, rtt_ms: 2, ..limit });
     let once = [Fault::Reset, Fault::AnswerReset, Fault::AnswerLost, Fault::AnswerHalf];
     cells.extend(once.map(|fault| Cell { ratio: 2.0, fault, at_most_once: true, ..plain }));
     cells.sort_by_key(|cell| std::cmp::Reverse(cell.interval() * cell.pushes(1)));
@@ -180,7 +191,9 @@ impl Cell {
     fn is_possible(&self) -> bool {
         let Self { program, header, protocol, fault, ratio, .. } = *self;
         let speaks = match program {
-            Program::Hyper | Program::Embedded => protocol == Protocol::Http1,
+            // It speaks nothing else; whoever wants that puts another before it.
+            Program::Embedded => protocol == Protocol::Http1,
+            Program::EmbeddedBehind => protocol != Protocol::Http1,
             _ => true,
         };
         let says = match (program, protocol) {
@@ -188,12 +201,12 @@ impl Cell {
             (_, Protocol::Http2) => header == Header::Silent,
             // They always tell the truth.
             (Program::Apache | Program::ApacheBefore | Program::Embedded, _) => header == Header::True,
-            (Program::NginxBefore | Program::HaProxyBefore, _) => header == Header::Silent,
+            (Program::NginxBefore | Program::HaProxyBefore | Program::EmbeddedBehind, _) => {
+                header == Header::Silent
+            }
             _ => true,
         };
         let breaks = match fault {
-            Fault::Storm => !matches!(program, Program::Embedded),
-            Fault::Restart => program.is_process(),
             // For 30 intervals of a length that a test can wait for.
             Fault::Outage => self.interval() <= INTERVAL * 3 / 2,
             // Only a connection that would be kept otherwise falls into the hole.
@@ -204,9 +217,10 @@ impl Cell {
     }
 
     /// The scale in time is that of the idle timeout, because that is in whole seconds.
-    const fn is_in_seconds(&self) -> bool {
-        matches!(self.program, Program::Node)
-            || matches!((self.header, self.program.is_proxy()), (Header::True, false))
+    fn is_in_seconds(&self) -> bool {
+        !self.is_real()
+            && (matches!(self.program, Program::Node)
+                || matches!((self.header, self.program.is_proxy()), (Header::True, false)))
     }
 
     /// How long the server in question keeps idle connections.
@@ -238,7 +252,12 @@ impl Cell {
 
     /// At the scale of the world outside, and therefore with few pushes.
     fn is_real(&self) -> bool {
-        self.unit == INTERVAL_REAL
+        self.unit >= INTERVAL_REAL
+    }
+
+    /// Pushes may just be moved far enough to keep the connection.
+    pub(crate) fn is_at_limit(&self) -> bool {
+        self.unit > INTERVAL_REAL
     }
 
     /// Over how long the agents' moments of pushing are spread. What a proxy keeps it keeps for all who push through
@@ -337,11 +356,21 @@ impl Cell {
 
 impl fmt::Display for Cell {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { program, unit, ratio, beside_ms, header, protocol, rtt_ms, fault, policy, at_most_once } =
-            self;
+        let Self {
+            program,
+            unit: _,
+            ratio,
+            beside_ms,
+            header,
+            protocol,
+            rtt_ms,
+            fault,
+            policy,
+            at_most_once,
+        } = self;
         let beside = if *beside_ms == 0 { String::new() } else { format!("{beside_ms:+}ms") };
         let once = if *at_most_once { " once" } else { "" };
-        let unit = if *unit == INTERVAL_REAL { " real" } else { "" };
+        let unit = if self.is_real() { " real" } else { "" };
         write!(
             out,
             "{program:?}{unit} {ratio}{beside} {header:?} {protocol:?} rtt={rtt_ms} {fault:?} {policy:?}{once}"

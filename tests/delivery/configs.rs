@@ -27,7 +27,8 @@ impl Site<'_> {
         self.idle_timeout.as_millis()
     }
 
-    /// One process; only the second number of `keepalive_timeout` is told to clients.
+    /// One process; only the second number of `keepalive_timeout` is told to clients. The embedded server answers none
+    /// who calls it by another name than this machine's.
     pub(crate) fn nginx(&self) -> String {
         let Self { folder, port, origin, certificates, .. } = self;
         let (folder, certificates, idle_ms) = (folder.display(), certificates.display(), self.idle_ms());
@@ -47,7 +48,7 @@ impl Site<'_> {
              \x20 server {{\n    listen 127.0.0.1:{port}{listen};\n    ssl_certificate {certificates}/certificate.pem;\n\
              \x20   ssl_certificate_key {certificates}/key.pem;\n    keepalive_timeout {idle_ms}ms{says};\n    keepalive_requests 1000000;\n\
              \x20   client_body_buffer_size 1m;\n    location / {{ proxy_pass http://origin; proxy_http_version 1.1; \
-             proxy_set_header Connection \"\"; proxy_next_upstream off; }}\n  }}\n}}\n"
+             proxy_set_header Connection \"\"; proxy_set_header Host localhost; proxy_next_upstream off; }}\n  }}\n}}\n"
         )
     }
 

@@ -201,6 +201,13 @@ impl Seen {
         sum(&self.end, "profiler_push_attempts_total{", "conn=\"reused\"")
     }
 
+    /// Attempts on a connection that was kept and that nobody answered on.
+    pub(crate) fn fell_silent(&self) -> u64 {
+        let of_reused = self.end.iter().filter(|(name, _)| name.contains("conn=\"reused\""));
+        let meters = of_reused.map(|(name, &count)| (name.clone(), count)).collect();
+        sum(&meters, "profiler_push_attempts_total{", "result=\"timeout\"")
+    }
+
     /// Attempts after others that the server may have carried out.
     pub(crate) fn ambiguous(&self) -> u64 {
         sum(&self.end, "profiler_push_retries_total{", "class=\"ambiguous\"")

@@ -29,7 +29,7 @@ use crate::table::Line;
 use crate::weather::Weather;
 
 /// Experiments of one test that run at the same time.
-const LANES: usize = 30;
+const LANES: usize = 34;
 /// How often an experiment is done at most, where the machine was too busy to say anything.
 const TIMES_MAX: u32 = 4;
 /// Pushes of each agent in the table.

@@ -7,19 +7,29 @@ use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::SocketAddr;
+use std::path::Path;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::server::conn::http1;
+use hyper::rt::{Read, Write};
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use profiler_daemon::pprof::{self, Message};
 use profiler_daemon::server::wire::PushRequest;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep_until};
+use tokio_rustls::TlsAcceptor;
+
+use crate::servers::LONG;
 
 /// Bytes of a request at most, unpacked.
 const REQUEST_BYTES_MAX: usize = 1 << 20;
@@ -93,31 +103,95 @@ pub(crate) struct Manners {
     pub(crate) keep_alive: Option<String>,
     /// Requests that are answered by a 429, by their number.
     pub(crate) refused: std::ops::Range<u64>,
+    /// How encryption is set up, if it is: and which protocol is spoken then.
+    pub(crate) tls: Option<Arc<ServerConfig>>,
+}
+
+const HTTP2: &[u8] = b"h2";
+
+/// TLS with the certificate in `folder`, for HTTP/2 or for HTTP/1.1.
+pub(crate) fn tls(folder: &Path, http2: bool) -> Arc<ServerConfig> {
+    let certificate =
+        CertificateDer::from_pem_file(folder.join("certificate.pem")).expect("it was made before");
+    let key = PrivateKeyDer::from_pem_file(folder.join("key.pem")).expect("it was made before");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider has them")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .expect("they belong together");
+    config.alpn_protocols = vec![if http2 { HTTP2 } else { b"http/1.1" }.to_vec()];
+    Arc::new(config)
 }
 
 /// Serves on a port of its own for as long as the runtime runs.
 pub(crate) async fn serve(books: Arc<Books>, manners: Manners) -> SocketAddr {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let address = listener.local_addr().expect("it has one");
-    tokio::spawn(async move {
-        loop {
-            let Ok((socket, _)) = listener.accept().await else { continue };
-            tokio::spawn(converse(socket, Arc::clone(&books), manners.clone()));
-        }
-    });
+    tokio::spawn(accept(listener, books, manners));
     address
+}
+
+/// Serves on `listener`.
+pub(crate) async fn accept(listener: std::net::TcpListener, books: Arc<Books>, manners: Manners) {
+    listener.set_nonblocking(true).expect("a socket's option");
+    let listener = TcpListener::from_std(listener).expect("a runtime that knows sockets");
+    loop {
+        let Ok((socket, _)) = listener.accept().await else { continue };
+        tokio::spawn(converse(socket, Arc::clone(&books), manners.clone()));
+    }
 }
 
 async fn converse(socket: TcpStream, books: Arc<Books>, manners: Manners) {
     let _ = socket.set_nodelay(true);
+    let Some(tls) = manners.tls.clone() else {
+        return converse1(TokioIo::new(socket), &books, &manners).await;
+    };
+    let Ok(stream) = TlsAcceptor::from(tls).accept(socket).await else { return };
+    if stream.get_ref().1.alpn_protocol() == Some(HTTP2) {
+        converse2(TokioIo::new(stream), &books, &manners).await;
+    } else {
+        converse1(TokioIo::new(stream), &books, &manners).await;
+    }
+}
+
+async fn converse1(io: impl Read + Write + Unpin, books: &Books, manners: &Manners) {
     let mut http = http1::Builder::new();
     match manners.idle_timeout {
         Some(timeout) => http.timer(TokioTimer::new()).header_read_timeout(timeout),
         None => http.header_read_timeout(None),
     };
-    let answer = service_fn(|request| answer(request, &books, &manners));
     // However a connection ends, the other side has noticed.
-    let _ = http.serve_connection(TokioIo::new(socket), answer).await;
+    let _ = http.serve_connection(io, service_fn(|request| answer(request, books, manners))).await;
+}
+
+/// hyper has no timer for idle connections of HTTP/2: a server asks it to say goodbye when nothing was asked for so long.
+async fn converse2(io: impl Read + Write + Unpin, books: &Arc<Books>, manners: &Manners) {
+    let last = Arc::new(Mutex::new(Instant::now()));
+    let answer = service_fn(|request| {
+        let (books, manners, last) = (Arc::clone(books), manners.clone(), Arc::clone(&last));
+        async move {
+            let answered = answer(request, &books, &manners).await;
+            *lock(&last) = Instant::now();
+            answered
+        }
+    });
+    let mut connection = pin!(http2::Builder::new(TokioExecutor::new()).serve_connection(io, answer));
+    let timeout = manners.idle_timeout.unwrap_or(LONG);
+    let mut goes_on = true;
+    loop {
+        let until = *lock(&last) + timeout;
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = sleep_until(until), if goes_on => {
+                if *lock(&last) + timeout <= Instant::now() {
+                    connection.as_mut().graceful_shutdown();
+                    goes_on = false;
+                }
+            }
+        }
+    }
 }
 
 async fn answer(

@@ -12,14 +12,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use profiler_daemon::meters::Meters;
 use profiler_daemon::server;
-use profiler_tests::harness::gate::Missing;
+use profiler_tests::harness::gate::{self, Missing, find};
+use profiler_tests::harness::go_server;
 use serde_json::json;
+use tokio::sync::oneshot;
 
 use crate::configs;
 use crate::receiver::{self, Books, Manners, Received};
@@ -29,6 +32,9 @@ use crate::relay::{Mischief, Relay};
 const START_MAX: Duration = Duration::from_secs(20);
 /// Longer than any cell runs: what a server gets that is not to close.
 pub(crate) const LONG: Duration = Duration::from_secs(600);
+
+/// What all requests may take that arrive at the embedded server: more than the agents ever push at once.
+const ROOM_BYTES: usize = 64 << 10;
 
 /// How far the server behind a proxy is: the proxy's pushes are in danger for as long before its timeout.
 const ORIGIN_RTT: Duration = Duration::from_millis(4);
@@ -52,6 +58,8 @@ pub(crate) enum Program {
     Hyper,
     /// The embedded server.
     Embedded,
+    /// nginx, which never closes, before the embedded server, which does: so it is put behind TLS.
+    EmbeddedBehind,
     /// nginx, which never closes, before a Go server that does.
     NginxBefore,
     /// Apache, likewise.
@@ -61,7 +69,7 @@ pub(crate) enum Program {
 }
 
 impl Program {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Nginx,
         Self::Apache,
         Self::HaProxy,
@@ -70,6 +78,7 @@ impl Program {
         Self::GoIdle,
         Self::Hyper,
         Self::Embedded,
+        Self::EmbeddedBehind,
         Self::NginxBefore,
         Self::ApacheBefore,
         Self::HaProxyBefore,
@@ -77,12 +86,7 @@ impl Program {
 
     /// It stands before the server whose connections are in question: those are not ours.
     pub(crate) const fn is_proxy(self) -> bool {
-        matches!(self, Self::NginxBefore | Self::ApacheBefore | Self::HaProxyBefore)
-    }
-
-    /// It runs in a process of its own, which can be killed.
-    pub(crate) const fn is_process(self) -> bool {
-        !matches!(self, Self::Hyper | Self::Embedded)
+        matches!(self, Self::NginxBefore | Self::ApacheBefore | Self::HaProxyBefore | Self::EmbeddedBehind)
     }
 }
 
@@ -119,36 +123,38 @@ pub(crate) struct Server {
     /// What goes before the address.
     pub(crate) scheme: &'static str,
     books: Arc<Books>,
-    /// Where the embedded server counts.
-    meters: Option<Meters>,
-    command: Option<Launch>,
-    running: Option<Child>,
+    /// Where the embedded server counts, each life of it. None for the others.
+    meters: Vec<Meters>,
+    launch: Option<Launch>,
+    running: Option<Running>,
     /// What stands behind it.
-    _origin: Option<Box<Self>>,
+    origin: Option<Box<Self>>,
     _folder: Option<tempfile::TempDir>,
 }
 
-/// How a process is started, again if need be.
+/// How a server is started, again if need be.
+#[derive(Clone, Debug)]
+enum Launch {
+    Process {
+        words: Vec<String>,
+        /// Its standard output is the bodies it was pushed, after its address.
+        counts: bool,
+    },
+    Hyper(Box<Manners>),
+    Embedded(Box<server::Config>),
+}
+
+/// What can be killed.
 #[derive(Debug)]
-struct Launch {
-    words: Vec<String>,
-    /// Its standard output is the bodies it was pushed, after its address.
-    counts: bool,
+enum Running {
+    Process(Child),
+    /// A thread with a runtime of its own. When that goes, the kernel closes its sockets as those of a process.
+    Thread(oneshot::Sender<()>, JoinHandle<()>),
 }
 
-/// Programs that the grid needs, with what is missing.
+/// What is missing of the programs that the grid needs.
 pub(crate) fn missing() -> Option<Missing> {
-    let missing =
-        ["go", "node", "nginx", "apache2", "haproxy"].into_iter().find(|name| find(name).is_none())?;
-    Some(Missing { required_by: "TEST_REQUIRE_SERVERS", what: format!("no program called {missing}") })
-}
-
-fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    // Debian keeps servers where only root looks.
-    let folders =
-        std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/go/bin")]);
-    folders.map(|folder| folder.join(program)).find(|file| file.is_file())
+    ["go", "node", "nginx", "apache2", "haproxy"].into_iter().find_map(|name| gate::server(name).err())
 }
 
 /// The folder with the certificate that every server shows.
@@ -156,29 +162,13 @@ pub(crate) fn certificates() -> &'static Path {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
     MADE.get_or_init(|| {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("certificates");
-        std::fs::create_dir_all(&folder).expect("a folder");
-        let made = Command::new(go_server()).arg("-make-certificates").arg(&folder).status();
-        assert!(made.is_ok_and(|status| status.success()), "no certificate was made");
+        go_server::make_certificates(&folder);
         folder
     })
 }
 
 fn programs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("delivery/programs")
-}
-
-/// The Go server, built.
-fn go_server() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("delivery-server");
-        let go = find("go").expect("go is there");
-        let mut build = Command::new(go);
-        build.args(["build", "-o"]).args([&program, Path::new(".")]).current_dir(programs());
-        let built = build.env("GOTOOLCHAIN", "local").status();
-        assert!(built.is_ok_and(|status| status.success()), "the Go server does not build");
-        program
-    })
 }
 
 /// A port that nobody has, outside of those that connections get.
@@ -201,29 +191,38 @@ impl Server {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             scheme,
             books: Arc::clone(&books),
-            meters: None,
-            command: None,
+            meters: Vec::new(),
+            launch: None,
             running: None,
-            _origin: None,
+            origin: None,
             _folder: None,
         };
         match setting.program {
             Program::Hyper => {
-                let manners = Manners {
+                let tls = (setting.protocol != Protocol::Http1)
+                    .then(|| receiver::tls(certificates(), setting.protocol == Protocol::Http2));
+                server.launch(Launch::Hyper(Box::new(Manners {
                     idle_timeout: Some(setting.idle_timeout),
                     keep_alive: says,
                     refused: setting.refused.clone(),
-                };
-                server.address = receiver::serve(books, manners).await;
+                    tls,
+                })));
             }
             Program::Embedded => {
-                let meters = Meters::default();
-                server.address = embedded(setting.idle_timeout, &meters);
-                server.meters = Some(meters);
+                server.launch(Launch::Embedded(Box::new(server::Config {
+                    idle_timeout: setting.idle_timeout,
+                    bodies_bytes_max: ROOM_BYTES,
+                    ..server::Config::default()
+                })));
+                server.fill_room(setting.refused.clone());
             }
-            Program::Node => server.launch(Launch { words: node(setting, says), counts: true }),
+            Program::EmbeddedBehind => {
+                let behind = Setting { program: Program::Embedded, says: None, ..setting.clone() };
+                server.start_before(setting, &behind).await;
+            }
+            Program::Node => server.launch(Launch::Process { words: node(setting, says), counts: true }),
             Program::GoRead | Program::GoIdle => {
-                server.launch(Launch { words: go(setting, says), counts: true });
+                server.launch(Launch::Process { words: go(setting, says), counts: true });
             }
             Program::Nginx | Program::Apache | Program::HaProxy => {
                 let manners = Manners { refused: setting.refused.clone(), ..Manners::default() };
@@ -231,20 +230,21 @@ impl Server {
                 server.launch_before(setting, origin);
             }
             Program::NginxBefore | Program::ApacheBefore | Program::HaProxyBefore => {
-                let behind = Setting {
-                    program: Program::GoIdle,
-                    protocol: Protocol::Http1,
-                    says: None,
-                    ..setting.clone()
-                };
-                let origin = Box::pin(Self::start(&behind, books)).await;
-                let before = Setting { idle_timeout: LONG, ..setting.clone() };
-                let wire = Relay::start(origin.address, ORIGIN_RTT / 2, Mischief::None).await;
-                server.launch_before(&before, wire.address);
-                server._origin = Some(Box::new(origin));
+                let behind = Setting { program: Program::GoIdle, says: None, ..setting.clone() };
+                server.start_before(setting, &behind).await;
             }
         }
         server
+    }
+
+    /// Starts a server that never closes before one that does.
+    async fn start_before(&mut self, before: &Setting, behind: &Setting) {
+        let behind = Setting { protocol: Protocol::Http1, ..behind.clone() };
+        let origin = Box::pin(Self::start(&behind, Arc::clone(&self.books))).await;
+        let before = Setting { idle_timeout: LONG, ..before.clone() };
+        let wire = Relay::start(origin.address, ORIGIN_RTT / 2, Mischief::None).await;
+        self.launch_before(&before, wire.address);
+        self.origin = Some(Box::new(origin));
     }
 
     /// Starts a server that passes on to `origin`.
@@ -261,7 +261,9 @@ impl Server {
             says: setting.says,
         };
         let (name, text, words): (_, _, &[&str]) = match setting.program {
-            Program::Nginx | Program::NginxBefore => ("nginx", site.nginx(), &["-e", "stderr", "-c"]),
+            Program::Nginx | Program::NginxBefore | Program::EmbeddedBehind => {
+                ("nginx", site.nginx(), &["-e", "stderr", "-c"])
+            }
             Program::Apache | Program::ApacheBefore => ("apache2", site.apache(), &["-X", "-f"]),
             Program::HaProxy | Program::HaProxyBefore => ("haproxy", site.haproxy(), &["-db", "-f"]),
             other => unreachable!("{other:?} passes nothing on"),
@@ -276,20 +278,48 @@ impl Server {
             .collect();
         self.address.set_port(port);
         self._folder = Some(folder);
-        self.launch(Launch { words, counts: false });
+        self.launch(Launch::Process { words, counts: false });
     }
 
+    /// Starts what `launch` says where the server was before, or at a port of its own.
     fn launch(&mut self, launch: Launch) {
-        let output = if launch.counts { Stdio::piped() } else { Stdio::null() };
-        let mut child = Command::new(&launch.words[0])
-            .args(&launch.words[1..])
+        let running = match &launch {
+            Launch::Process { words, counts } => Running::Process(self.process(words, *counts)),
+            Launch::Hyper(manners) => {
+                let (listener, books, manners) =
+                    (self.listen(), Arc::clone(&self.books), (**manners).clone());
+                on_thread(move || receiver::accept(listener, books, manners))
+            }
+            Launch::Embedded(config) => {
+                let (listener, meters) = (self.listen(), Meters::default());
+                self.meters.push(meters.clone());
+                let config = server::Config { listen: self.address, ..(**config).clone() };
+                on_thread(move || async move {
+                    let served = server::serve(listener, config, &meters, std::future::pending()).await;
+                    served.expect("it serves");
+                })
+            }
+        };
+        self.running = Some(running);
+        self.launch = Some(launch);
+    }
+
+    fn listen(&mut self) -> TcpListener {
+        let listener = TcpListener::bind(self.address).expect("a port");
+        self.address = listener.local_addr().expect("it has one");
+        listener
+    }
+
+    fn process(&mut self, words: &[String], counts: bool) -> Child {
+        let mut child = Command::new(&words[0])
+            .args(&words[1..])
             .stdin(Stdio::piped())
-            .stdout(output)
+            .stdout(if counts { Stdio::piped() } else { Stdio::null() })
             // What it says of connections that break is what we ask for.
             .stderr(Stdio::null())
             .spawn()
             .expect("a server starts");
-        if launch.counts {
+        if counts {
             let mut lines = BufReader::new(child.stdout.take().expect("it was piped")).lines();
             let address = lines.next().expect("a server says its address").expect("as text");
             self.address = address.parse().expect("an address");
@@ -301,48 +331,104 @@ impl Server {
                 }
             });
         }
-        self.running = Some(child);
-        self.command = Some(launch);
         let begun = Instant::now();
         while TcpStream::connect(self.address).is_err() {
             assert!(begun.elapsed() < START_MAX, "{self} does not listen");
             std::thread::sleep(Duration::from_millis(5));
         }
+        child
     }
 
     /// Kills it and starts it again where it was.
     pub(crate) fn restart(&mut self) {
-        let Some(mut launch) = self.command.take() else { return };
+        let Some(mut launch) = self.launch.take() else { return };
         self.kill();
-        if launch.counts {
+        if let Launch::Process { words, counts: true } = &mut launch {
             let port = self.address.port();
-            launch.words = launch.words.iter().map(|word| configs::with_port(word, port)).collect();
+            words.iter_mut().for_each(|word| *word = configs::with_port(word, port));
         }
         self.launch(launch);
     }
 
     fn kill(&mut self) {
-        if let Some(mut child) = self.running.take() {
-            let _ = child.kill();
-            let _ = child.wait();
+        match self.running.take() {
+            Some(Running::Process(mut child)) => {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            Some(Running::Thread(stop, ended)) => {
+                // It is told by the loss of the other end.
+                drop(stop);
+                let _ = ended.join();
+            }
+            None => {}
         }
+    }
+
+    /// Once the embedded server has taken as many profiles as come before the first of `refused`, another client's
+    /// request fills its room until it has refused as many.
+    fn fill_room(&self, refused: Range<u64>) {
+        let (address, meters) = (self.address, self.meters.clone());
+        let wait_for = move |name: &str, least: u64| {
+            while count(&meters, name) < least {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        if refused.is_empty() {
+            return;
+        }
+        std::thread::spawn(move || {
+            wait_for("profiler_server_profiles_total ", refused.start);
+            let mut socket = TcpStream::connect(address).expect("it listens");
+            let head = format!(
+                "POST /push.v1.PusherService/Push HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/proto\r\n\
+                 Content-Length: {ROOM_BYTES}\r\n\r\n"
+            );
+            let all_but_one = vec![0; ROOM_BYTES - 1];
+            socket.write_all(&[head.as_bytes(), &all_but_one].concat()).expect("there is room for that");
+            wait_for("profiler_server_requests_total{code=\"429\"} ", refused.end - refused.start);
+        });
     }
 
     /// What came.
     pub(crate) fn received(&self) -> Received {
-        let Some(meters) = &self.meters else { return self.books.received() };
-        let text = meters.render();
-        let count = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-            line.unwrap_or_default()
+        let meters = match &self.origin {
+            Some(origin) => &origin.meters,
+            None => &self.meters,
         };
+        if meters.is_empty() {
+            return self.books.received();
+        }
         Received {
-            profiles: count("profiler_server_profiles_total "),
+            profiles: count(meters, "profiler_server_profiles_total "),
             // It counts profiles, of which a request has one, mostly.
-            repeats: count("profiler_server_profiles_duplicate_total "),
+            repeats: count(meters, "profiler_server_profiles_duplicate_total "),
             doubles: 0,
         }
     }
+}
+
+/// The sum of a count over the lives of a server.
+fn count(meters: &[Meters], name: &str) -> u64 {
+    let of = |meters: &Meters| -> Option<u64> {
+        meters.render().lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    };
+    meters.iter().filter_map(of).sum()
+}
+
+/// Does `work`, which is a server's, on a thread with a runtime of its own until it is killed.
+fn on_thread<F: Future<Output = ()>>(work: impl FnOnce() -> F + Send + 'static) -> Running {
+    let (stop, stopped) = oneshot::channel();
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            tokio::select! {
+                () = work() => {}
+                _ = stopped => {}
+            }
+        });
+    });
+    Running::Thread(stop, thread)
 }
 
 impl Drop for Server {
@@ -355,20 +441,6 @@ impl fmt::Display for Server {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}://{}", self.scheme, self.address)
     }
-}
-
-/// The embedded server on a thread of its own, for as long as the test runs.
-fn embedded(idle_timeout: Duration, meters: &Meters) -> SocketAddr {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-    let address = listener.local_addr().expect("it has one");
-    let config = server::Config { listen: address, idle_timeout, ..server::Config::default() };
-    let meters = meters.clone();
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let served = runtime.block_on(server::serve(listener, config, &meters, std::future::pending()));
-        served.expect("it serves");
-    });
-    address
 }
 
 fn node(setting: &Setting, says: Option<String>) -> Vec<String> {
@@ -425,7 +497,7 @@ fn go(setting: &Setting, says: Option<String>) -> Vec<String> {
     let idle_us = setting.idle_timeout.as_micros();
     let idle = if setting.program == Program::GoRead { "read" } else { "idle" };
     let mut words = vec![
-        go_server().display().to_string(),
+        go_server::program().display().to_string(),
         "-listen=127.0.0.1:0".to_owned(),
         format!("-{idle}={idle_us}us"),
         format!("-refused-from={}", setting.refused.start),

@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use profiler_tests::harness::agent::Spoken;
 use profiler_tests::harness::daemon::binary;
 use profiler_tests::harness::gate;
+use profiler_tests::harness::go_server;
 use profiler_tests::need;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use servers::{Server, answer, find, keep, request, reset, serve, serve_on, unused};
+use servers::{Server, answer, keep, request, reset, serve, serve_on, unused};
 
 /// How long the longest check may take: ten seconds for each step that gets no answer.
 const CHECK_MAX: Duration = Duration::from_secs(40);
@@ -96,7 +97,7 @@ fn check_words(found: &Value, key: &str, words: &str) {
 #[test]
 fn a_go_server_with_read_timeouts_only_closes_at_the_interval() {
     need!(gate::go());
-    let server = Server::go(&["-timeout=1s"]);
+    let server = Server::go(&["-read=1s"]);
     let url = format!("http://{}", server.address);
     let found = check(&url, 1, "race");
     check_closed(&found, "fin", 1_000);
@@ -131,8 +132,12 @@ fn a_go_server_without_timeouts_keeps_everything() {
 fn tls_is_measured_where_the_certificate_is_trusted_and_refused_where_it_is_not() {
     need!(gate::go());
     let folder = tempfile::tempdir().expect("a folder");
-    let certificate = folder.path().join("certificate.pem");
-    let server = Server::go(&["-timeout=1s", &format!("-certificate={}", certificate.display())]);
+    let [certificate, another] = ["one", "another"].map(|name| {
+        go_server::make_certificates(&folder.path().join(name));
+        folder.path().join(name).join("certificate.pem")
+    });
+    let certificates = format!("-certificates={}", folder.path().join("one").display());
+    let server = Server::go(&["-read=1s", &certificates]);
     let url = format!("https://{}", server.address);
     let mut trusting = doctor(&url, &[]);
     trusting.env("SSL_CERT_FILE", &certificate).env_remove("SSL_CERT_DIR");
@@ -140,8 +145,6 @@ fn tls_is_measured_where_the_certificate_is_trusted_and_refused_where_it_is_not(
     check_closed(&found, "fin", 1_000);
     assert!(found["tls_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{found}");
 
-    let another = folder.path().join("another.pem");
-    let _other = Server::go(&[&format!("-certificate={}", another.display())]);
     let mut distrusting = doctor(&url, &[]);
     distrusting.env("SSL_CERT_FILE", &another).env_remove("SSL_CERT_DIR");
     let found = check_command(&mut distrusting, 2, "tls_failure");
@@ -152,8 +155,8 @@ fn tls_is_measured_where_the_certificate_is_trusted_and_refused_where_it_is_not(
 
 #[test]
 fn nodes_header_is_believed_though_it_closes_later() {
-    need!(find("node").map(drop));
-    let server = Server::node(&find("node").expect("it is there"), 1_000);
+    need!(gate::server("node").map(drop));
+    let server = Server::node(&gate::server("node").expect("it is there"), 1_000);
     let found = check(&format!("http://{}", server.address), 1, "no_reuse");
     assert_eq!(found["advertised_timeout_ms"], 1_000, "{found}");
     check_words(&found, "advice", "server.keepAliveTimeout = 2000");
@@ -161,8 +164,8 @@ fn nodes_header_is_believed_though_it_closes_later() {
 
 #[test]
 fn nginx_advertises_its_second_number_only() {
-    need!(find("nginx").map(drop));
-    let program = find("nginx").expect("it is there");
+    need!(gate::server("nginx").map(drop));
+    let program = gate::server("nginx").expect("it is there");
     for (timeout, advertised) in [("1s", Value::Null), ("1s 1s", Value::from(1_000))] {
         let server = Server::nginx(&program, timeout);
         let found = check(&format!("http://{}", server.address), 1, "race");
@@ -178,8 +181,8 @@ fn nginx_advertises_its_second_number_only() {
 
 #[test]
 fn apache_advertises_to_those_who_ask_for_it() {
-    need!(find("apache2").map(drop));
-    let server = Server::apache(&find("apache2").expect("it is there"), 1);
+    need!(gate::server("apache2").map(drop));
+    let server = Server::apache(&gate::server("apache2").expect("it is there"), 1);
     let found = check(&format!("http://{}", server.address), 1, "race");
     check_closed(&found, "fin", 1_000);
     assert_eq!(found["advertised_timeout_ms"], 1_000, "{found}");
@@ -189,8 +192,8 @@ fn apache_advertises_to_those_who_ask_for_it() {
 
 #[test]
 fn haproxy_says_nothing_of_itself() {
-    need!(find("haproxy").map(drop));
-    let server = Server::haproxy(&find("haproxy").expect("it is there"), "1s");
+    need!(gate::server("haproxy").map(drop));
+    let server = Server::haproxy(&gate::server("haproxy").expect("it is there"), "1s");
     let found = check(&format!("http://{}", server.address), 1, "race");
     check_closed(&found, "fin", 1_000);
     check_words(&found, "advice", "timeout http-keep-alive 2s");
@@ -511,9 +514,25 @@ fn the_configured_server_and_interval_are_the_defaults() {
 }
 
 #[test]
+fn this_machine_is_looked_at() {
+    let mut command = Command::new(binary());
+    command.args(["doctor", "--json"]).env_remove("PROFILER_CONFIG");
+    command.env("PROFILER_SERVER", format!("http://127.0.0.1:{}", unused().port()));
+    let output = run(&mut command);
+    assert_eq!(output.status.code(), Some(1), "a server that is not there is to be changed");
+    let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let checks = found["checks"].as_array().expect("a list");
+    let health =
+        |name: &str| checks.iter().find(|check| check["check"] == name).map(|check| &check["health"]);
+    assert_eq!(health("server"), Some(&Value::from("change")));
+    assert_eq!(health("kernel"), Some(&Value::from("ok")));
+    assert!(health("sampling").is_some() && checks.len() == 8, "{found}");
+}
+
+#[test]
 fn wrong_usage_is_told() {
     for (arguments, words) in [
-        (&["doctor"][..], "connection"),
+        (&["doctor", "--config", "/nowhere.toml"][..], "/nowhere.toml cannot be read"),
         (&["doctor", "connection", "localhost:4040"], "give one like http://127.0.0.1:4040"),
         (&["doctor", "connection", "--interval", "soon"], "such as 10s"),
         (&["doctor", "connection", "--patience", "0s"], "such as 30s"),

@@ -2,12 +2,11 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use profiler_tests::harness::gate::Missing;
+use profiler_tests::harness::go_server;
 
 /// How long a server may take to listen.
 const START_MAX: Duration = Duration::from_secs(20);
@@ -26,31 +25,10 @@ impl Drop for Server {
     }
 }
 
-/// Where a program is, or that it is missing.
-pub(crate) fn find(program: &str) -> Result<PathBuf, Missing> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    // Debian keeps servers where only root looks.
-    let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
-    folders.map(|folder| folder.join(program)).find(|file| file.is_file()).ok_or_else(|| Missing {
-        required_by: "TEST_REQUIRE_SERVERS",
-        what: format!("no program called {program}"),
-    })
-}
-
 impl Server {
     /// One of Go's; needs `go`.
     pub(crate) fn go(arguments: &[&str]) -> Self {
-        static BUILT: OnceLock<PathBuf> = OnceLock::new();
-        let program = BUILT.get_or_init(|| {
-            let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("doctor-server");
-            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("doctor/server");
-            let mut build = Command::new("go");
-            build.args(["build", "-o"]).args([&program, Path::new(".")]).current_dir(source);
-            let built = build.env("GOTOOLCHAIN", "local").status();
-            assert!(built.is_ok_and(|status| status.success()), "the Go server does not build");
-            program
-        });
-        Self::that_says_where(Command::new(program).args(arguments))
+        Self::that_says_where(Command::new(go_server::program()).args(arguments))
     }
 
     /// One of Node's, with a keep-alive timeout.

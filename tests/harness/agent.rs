@@ -228,7 +228,16 @@ impl Agent {
     pub fn start(arguments: &[&str]) -> Self {
         let mut command = Command::new(binary());
         command.args(["run", "--admin-listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"]).args(arguments);
-        let process = Spoken::start(&mut command);
+        Self::of(Spoken::start(&mut command))
+    }
+
+    /// The agent that `process` is, once it samples.
+    ///
+    /// # Panics
+    ///
+    /// When it does not.
+    #[track_caller]
+    pub fn of(process: Spoken) -> Self {
         process.wait_until_said("metrics: http://");
         let admin = address(&process.said(), "metrics: http://");
         Self { process, admin }

@@ -2,7 +2,7 @@
 //! fails instead.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::thread::{CapabilitySet, capabilities};
 
@@ -30,12 +30,12 @@ pub fn bpf() -> Result<(), Missing> {
 
 /// A Go compiler.
 pub fn go() -> Result<(), Missing> {
-    program("go", "TEST_REQUIRE_GO")
+    program("go", "TEST_REQUIRE_GO").map(drop)
 }
 
 /// A browser without a window.
 pub fn browser() -> Result<(), Missing> {
-    program("chromium", "TEST_REQUIRE_BROWSER")
+    program("chromium", "TEST_REQUIRE_BROWSER").map(drop)
 }
 
 /// The address of a real Pyroscope, from `PYROSCOPE_URL`.
@@ -46,13 +46,22 @@ pub fn pyroscope() -> Result<String, Missing> {
     })
 }
 
-fn program(name: &str, required_by: &'static str) -> Result<(), Missing> {
+/// Where a program is.
+pub fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    if std::env::split_paths(&path).any(|folder| folder.join(name).is_file()) {
-        Ok(())
-    } else {
-        Err(Missing { required_by, what: format!("no program called {name}") })
-    }
+    // Debian keeps servers where only root looks, and Go's own installer puts it beside.
+    let beside = [PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/go/bin")];
+    std::env::split_paths(&path).chain(beside).map(|folder| folder.join(name)).find(|file| file.is_file())
+}
+
+/// Where the program of a server is.
+pub fn server(name: &str) -> Result<PathBuf, Missing> {
+    program(name, "TEST_REQUIRE_SERVERS")
+}
+
+/// Where a program on the path is.
+pub fn program(name: &str, required_by: &'static str) -> Result<PathBuf, Missing> {
+    find(name).ok_or_else(|| Missing { required_by, what: format!("no program called {name}") })
 }
 
 /// Says aloud that `test` skips because of what is `missing`, or fails where that is required.

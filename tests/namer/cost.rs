@@ -121,3 +121,31 @@ fn cost() {
         eprintln!("{line}");
     }
 }
+
+/// What ten thousand places of a Go program cost, from the first question on: `cargo test --release -p profiler-tests --test namer --
+/// --ignored --nocapture cost_of_go`.
+#[test]
+#[ignore = "a measurement"]
+fn cost_of_go() {
+    let root = run(Command::new("go").args(["env", "GOROOT"]));
+    let path = Path::new(root.trim()).join("bin/go");
+    let folder = tempfile::tempdir().unwrap();
+    let stripped = folder.path().join("go");
+    run(Command::new("strip").arg("-o").arg(&stripped).arg(&path));
+    for path in [path, stripped] {
+        let mut rig = Rig::new(Config::default());
+        let module = module(&path);
+        let frames = code(&module, &path, 10_000);
+        let names = rig.functions(&frames);
+        let functions: usize = names.iter().map(Vec::len).sum();
+        let named = names.iter().flatten().filter(|function| function.line > 0).count();
+        let namer = rig.pid().to_string();
+        eprintln!(
+            "{}: namer {:.1} ms, {} kB, {} started; {functions} functions, {named} of them with lines",
+            path.display(),
+            cpu_ms(&namer),
+            memory_kb(&namer),
+            rig.started(),
+        );
+    }
+}

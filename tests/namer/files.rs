@@ -124,6 +124,7 @@ fn the_vdso_is_named() {
         build_id: None,
         identity: None,
         file: None,
+        root: None,
     });
     let frames = (0..0x1000).map(|at| Frame::User { module: vdso.clone(), offset: FileOffset(at) });
     let names = Rig::new(Config::default()).names(&frames.collect::<Vec<_>>());

@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod cost;
+mod debug_files;
 mod files;
+mod go;
 mod hostile;
 mod rig;
 mod tables;

@@ -112,6 +112,7 @@ pub(crate) fn module_of(file: File, path: &Path) -> Arc<Module> {
             ctime_ns: is.ctime() * 1_000_000_000 + is.ctime_nsec(),
         }),
         file: Some(file.into()),
+        root: Some(Arc::new(File::open("/").unwrap().into())),
     })
 }
 

@@ -28,6 +28,25 @@ fn the_c_library_has_a_table() {
 }
 
 #[test]
+fn a_table_on_disk_needs_no_namer() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = std::path::Path::new("/lib/x86_64-linux-gnu/libc.so.6");
+    let mut tables = Vec::new();
+    for starts in [1, 0] {
+        let mut rig = Rig::new(Config::default());
+        rig.symbolizer.keep_tables(folder.path(), &rig.meters).unwrap();
+        let began = Instant::now();
+        // A copy of the file is the same file here.
+        let copy = tempfile::NamedTempFile::new().unwrap();
+        std::fs::copy(library, copy.path()).unwrap();
+        tables.push(rig.symbolizer.table(&module(copy.path())).unwrap());
+        println!("{starts} namers started: {:?}", began.elapsed());
+        assert_eq!(rig.started(), starts);
+    }
+    assert_eq!(tables[0], tables[1]);
+}
+
+#[test]
 fn the_vdso_has_a_table() {
     let vdso = Arc::new(Module {
         id: 1,
@@ -36,6 +55,7 @@ fn the_vdso_has_a_table() {
         build_id: None,
         identity: None,
         file: None,
+        root: None,
     });
     sound(&Rig::new(Config::default()).symbolizer.table(&vdso).unwrap());
 }

@@ -10,8 +10,10 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod build_ebpf;
 mod build_ui;
+mod dist;
 mod fuzz;
 mod host;
+mod install;
 mod kernels;
 mod run;
 mod test;
@@ -43,6 +45,12 @@ enum Verb {
     Bench(bench::Options),
     /// Boot other kernels in an emulator and profile there: minutes per kernel, not part of `test`
     Kernels(kernels::Options),
+    /// Install the daemon as a service of this machine, or below a folder
+    Install(install::Options),
+    /// Remove what `install` installed
+    Uninstall(install::Removal),
+    /// Make what can be given to others: a Debian package, an archive and their checksums
+    Dist(dist::Options),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +62,9 @@ fn main() -> ExitCode {
         Verb::Fuzz(options) => fuzz::run(&options),
         Verb::Bench(options) => bench::run(&options),
         Verb::Kernels(options) => kernels::run(&options),
+        Verb::Install(options) => install::install(&options),
+        Verb::Uninstall(removal) => install::uninstall(&removal),
+        Verb::Dist(options) => dist::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -46,14 +46,25 @@ pub(super) fn symbolizer(inlines: bool, patience: Patience, meters: &Meters) -> 
         Patience::Window => (Duration::from_secs(5), Duration::from_secs(8)),
         Patience::Recording => (Duration::from_secs(30), Duration::from_secs(300)),
     };
-    let config =
-        symbolize::Config { inlines, request_timeout, batch_timeout, ..symbolize::Config::default() };
+    let config = symbolize::Config {
+        inlines,
+        request_timeout,
+        batch_timeout,
+        find_debug_files: processes::find_debug_files,
+        ..symbolize::Config::default()
+    };
     Symbolizer::new(config, namer(), meters)
 }
 
-/// Another one, for unwind tables.
-pub(super) fn unwinder(symbolizer: &Symbolizer) -> Symbolizer {
-    symbolizer.beside(namer())
+/// Another one, for unwind tables, which are kept below `data_dir`. Without them on disk they are made again after a start.
+pub(super) fn unwinder(symbolizer: &Symbolizer, data_dir: Option<&Path>, meters: &Meters) -> Symbolizer {
+    let mut unwinder = symbolizer.beside(namer());
+    if let Some(folder) = data_dir.map(|folder| folder.join("unwind"))
+        && let Err(error) = unwinder.keep_tables(&folder, meters)
+    {
+        tracing::warn!("unwind tables are not kept in {}: {error}", folder.display());
+    }
+    unwinder
 }
 
 fn namer() -> Spawner {

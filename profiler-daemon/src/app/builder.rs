@@ -132,7 +132,15 @@ mod tests {
         for &size in asked {
             let identity = Some(FileIdentity { device: 1, inode: size, size, ctime_ns: 0 });
             let path = b"/bin/new".as_slice().into();
-            let module = Module { id: 1, kind: ModuleKind::File, path, build_id: None, identity, file: None };
+            let module = Module {
+                id: 1,
+                kind: ModuleKind::File,
+                path,
+                build_id: None,
+                identity,
+                file: None,
+                root: None,
+            };
             wanted.try_send(Arc::new(module)).expect("it has room");
         }
         drop(wanted);

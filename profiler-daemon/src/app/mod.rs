@@ -14,8 +14,10 @@ mod ports;
 mod quality;
 mod reader;
 pub mod record;
+mod reload;
 pub mod replay;
 pub mod run;
+mod service;
 mod signals;
 mod stacks;
 mod usage;
@@ -24,11 +26,24 @@ pub use books::Books;
 pub use ports::{PortError, listen};
 pub use signals::Signals;
 
-use crate::capture::AttachError;
+use std::os::fd::AsFd;
+
 use crate::capture::recording::RecordingError;
+use crate::capture::{self, AttachError, Kernel};
+use crate::meters::Meters;
+
+/// Where the embedded server keeps history, in the data directory.
+pub const STORE: &str = "store";
 
 /// Windows between reader and workshop at most; then the reader waits, and the ring takes the slack.
 const BATCHES_WAITING_MAX: usize = 2;
+
+/// Loads and attaches what `run` would, and takes it away again: whether that works is known by doing it.
+pub fn try_sampling() -> Result<(), Failure> {
+    let (waker, _held) = std::os::unix::net::UnixStream::pair().map_err(Failure::other("making a socket"))?;
+    Kernel::open(capture::Config::default(), waker.as_fd(), &Meters::default())?;
+    Ok(())
+}
 
 /// Why a command cannot start, or failed: each with its exit code.
 #[derive(Debug, thiserror::Error)]

@@ -9,9 +9,36 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use crate::time::MonoNs;
+
 /// We sample.
 pub(super) fn ready() {
     tell("READY=1");
+}
+
+/// We read the configuration again; [`ready`] follows.
+pub(super) fn reloading() {
+    // The manager tells an answer to this reload from one to the last by the moment.
+    tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", MonoNs::now().0 / 1_000));
+}
+
+/// We make progress: the manager waits on.
+pub(super) fn alive() {
+    tell("WATCHDOG=1");
+}
+
+/// How it goes, in a line.
+pub(super) fn status(line: &str) {
+    tell(&format!("STATUS={}", line.replace('\n', " ")));
+}
+
+/// How long the manager waits for a sign of life, if it does.
+pub(super) fn patience() -> Option<Duration> {
+    let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
+    // Where it names a process, another one than we is meant to give it.
+    let ours = std::env::var_os("WATCHDOG_PID").is_none()
+        || number("WATCHDOG_PID") == Some(u64::from(std::process::id()));
+    number("WATCHDOG_USEC").filter(|usec| ours && *usec > 0).map(Duration::from_micros)
 }
 
 /// We end, and it may take so long from now.

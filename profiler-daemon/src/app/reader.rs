@@ -62,7 +62,8 @@ impl Heartbeat {
         MonoNs::now().since(MonoNs(self.0.load(Ordering::Relaxed)))
     }
 
-    fn beat(&self) {
+    /// A window was closed, or is waited for with nothing to be blamed.
+    pub(super) fn beat(&self) {
         self.0.store(MonoNs::now().0, Ordering::Relaxed);
     }
 }

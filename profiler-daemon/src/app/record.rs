@@ -110,7 +110,7 @@ pub fn record(options: &Options) -> Result<ExitCode, Failure> {
     let progress = std::io::stderr().is_terminal();
     let window = Duration::from_secs(if progress { 1 } else { 10 });
     let plan = Plan { first: window, cadence: Cadence::new(window), total: options.duration };
-    let builder = Builder::start(build::unwinder(&symbolizer))?;
+    let builder = Builder::start(build::unwinder(&symbolizer, None, &meters))?;
     let (q1, batches) = sync_channel(super::BATCHES_WAITING_MAX);
     let workshop = {
         let books = books.clone();

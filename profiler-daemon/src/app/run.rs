@@ -1,5 +1,6 @@
 //! `run`: the resident. Samples everything, pushes every interval, until told to stop.
 
+use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
@@ -12,13 +13,16 @@ use super::builder::Builder;
 use super::intake::Intake;
 use super::quality::QualityMeters;
 use super::reader::{Heartbeat, Plan, Reader};
-use super::{Failure, Signals, build, notify, ports, usage};
+use super::reload::Reload;
+use super::service::{Progress, Service};
+use super::signals::Hangup;
+use super::{Failure, Signals, build, notify, ports, service, usage};
 use crate::admin::{self, Admin};
 use crate::aggregate::{Grain, aggregate};
 use crate::capture::{self, Kernel};
 use crate::children::{self, Keeper};
 use crate::config::Config;
-use crate::deliver::{self, Uploader};
+use crate::deliver::{self, Access, Uploader};
 use crate::encode::{self, Limits};
 use crate::meters::Meters;
 use crate::model::{Payload, Profile, SampleKind, TraceBatch, Weight};
@@ -33,10 +37,19 @@ const GRACE: Duration = Duration::from_secs(8);
 /// How long the embedded server may take to stop after the last push.
 const SERVER_GRACE: Duration = Duration::from_secs(3);
 
-/// Runs until SIGINT or SIGTERM.
-pub fn run(config: &Config) -> Result<(), Failure> {
+/// Runs until SIGINT or SIGTERM. At a SIGHUP, `again` gives the configuration as it is then.
+pub fn run(
+    config: &Config,
+    again: impl Fn() -> Result<Config, Failure> + Send + 'static,
+) -> Result<(), Failure> {
     let signals = Signals::install().map_err(Failure::other("taking over signals"))?;
+    let hangup = Hangup::install().map_err(Failure::other("taking over signals"))?;
+    if service::is_switched_off(&config.off_file) {
+        notify::ready();
+        return Ok(());
+    }
     raise_open_files();
+    let access = Access::read(&config.access).map_err(|problems| Failure::Usage(problems.join("\n")))?;
     let meters = Meters::default();
     let admin_listener = ports::listen(config.admin_listen, "--admin-listen")?;
     let embedded = match &config.server {
@@ -59,7 +72,8 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         None => None,
         Some(listener) => Some(listener.local_addr().map_err(Failure::other("asking for the port"))?),
     };
-    let server = embedded.map(|listener| start_server(listener, &meters)).transpose()?;
+    let server =
+        embedded.map(|listener| start_server(listener, config.data_dir.as_deref(), &meters)).transpose()?;
     let url = match (&config.server, address) {
         (Some(url), _) => url.clone(),
         (None, Some(address)) => format!("http://{address}"),
@@ -67,6 +81,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     };
     let upload = deliver::Config {
         server: url.clone(),
+        access: access.clone(),
         sinks: config.sinks.clone(),
         interval: config.interval,
         keepalive_timeout: config.keepalive_timeout,
@@ -92,11 +107,16 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     let pushes = format!("pushing every {} to {url}", humantime::format_duration(config.interval));
     let standing = uploader.standing();
     let status = move || format!("{pushes}\n{standing}\n");
-    let admin_address = start_admin(admin_listener, &meters, heartbeat.clone(), config.interval, status)?;
+    let progress = Progress::new(heartbeat.clone(), config.interval, uploader.pulses());
+    let admin_address = start_admin(admin_listener, &meters, progress.clone(), status)?;
     say_what_runs(config, &kernel, &url, address, admin_address);
     notify::ready();
+    let stopper = signals.stopper().map_err(Failure::other("watching over the work"))?;
+    let reload = Reload::new(config.clone(), access, Box::new(again), &meters);
+    let off_file = config.off_file.clone();
+    Service { hangup, reload, progress, books: books.clone(), off_file, stopper }.start()?;
 
-    let builder = Builder::start(build::unwinder(&symbolizer))?;
+    let builder = Builder::start(build::unwinder(&symbolizer, config.data_dir.as_deref(), &meters))?;
     let (q1, batches) = sync_channel(super::BATCHES_WAITING_MAX);
     let workshop = {
         let (books, quality) = (books.clone(), QualityMeters::new(&meters));
@@ -150,16 +170,21 @@ fn raise_open_files() {
 
 /// The embedded server, a child of the same binary; the socket stays ours, so that nobody is refused while it is
 /// started again.
-fn start_server(listener: TcpListener, meters: &Meters) -> Result<Keeper, Failure> {
-    let spawn = move || children::spawn_server(Path::new(children::SELF), ["serve", "--handed"], &listener);
+fn start_server(listener: TcpListener, data_dir: Option<&Path>, meters: &Meters) -> Result<Keeper, Failure> {
+    let mut arguments: Vec<OsString> = ["serve", "--handed"].map(Into::into).into();
+    if let Some(folder) = data_dir {
+        let store = folder.join(super::STORE);
+        children::hand_over(&store).map_err(Failure::other(store.display().to_string()))?;
+        arguments.extend(["--data-dir".into(), folder.into()]);
+    }
+    let spawn = move || children::spawn_server(Path::new(children::SELF), &arguments, &listener);
     Keeper::start("server", spawn, meters).map_err(Failure::other("starting the embedded server"))
 }
 
 fn start_admin(
     listener: TcpListener,
     meters: &Meters,
-    heartbeat: Heartbeat,
-    interval: Duration,
+    progress: Progress,
     status: impl Fn() -> String + Send + Sync + 'static,
 ) -> Result<SocketAddr, Failure> {
     let address = listener.local_addr().map_err(Failure::other("asking for the port"))?;
@@ -167,13 +192,7 @@ fn start_admin(
     let admin = Admin {
         meters: meters.clone(),
         refresh: Arc::new(move || usage.refresh()),
-        healthy: Arc::new(move || {
-            let age = heartbeat.age();
-            if age <= interval * 3 + Duration::from_secs(5) {
-                return Ok(());
-            }
-            Err(format!("no window was closed for {:.0} s", age.as_secs_f64()))
-        }),
+        healthy: Arc::new(move || progress.check()),
         status: Arc::new(status),
     };
     admin::spawn(listener, admin).map_err(Failure::other("serving the admin port"))?;

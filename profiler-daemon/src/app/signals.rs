@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::time::MonoNs;
 
@@ -74,6 +74,31 @@ fn end_at_second(mut bell: UnixStream) {
         if now.since(*first.get_or_insert(now)) >= SECOND_AFTER {
             signal_hook::low_level::exit(EXIT_SECOND);
         }
+    }
+}
+
+/// Becomes readable at each SIGHUP, which then ends nobody.
+#[derive(Debug)]
+pub(super) struct Hangup(UnixStream);
+
+impl Hangup {
+    /// Takes SIGHUP over.
+    pub(super) fn install() -> io::Result<Self> {
+        let (reader, writer) = UnixStream::pair()?;
+        reader.set_nonblocking(true)?;
+        signal_hook::low_level::pipe::register(SIGHUP, writer)?;
+        Ok(Self(reader))
+    }
+
+    /// Waits for one, at most so long. Several that came meanwhile are one.
+    pub(super) fn wait(&self, limit: Duration) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut reader = [PollFd::new(&self.0, PollFlags::IN)];
+        let limit = Timespec::try_from(limit).ok();
+        // An interruption is an early turn.
+        let came = poll(&mut reader, limit.as_ref()).is_ok_and(|count| count > 0);
+        while came && (&self.0).read(&mut [0; 64]).is_ok_and(|read| read > 0) {}
+        came
     }
 }
 

@@ -176,6 +176,7 @@ mod tests {
             build_id: None,
             identity: None,
             file: Some(file.into()),
+            root: None,
         };
         let mapping = Mapping {
             start: UserAddr(CODE),

@@ -57,6 +57,7 @@ fn mapping(id: u32, path: &str, start: u64, file_offset: u64) -> Mapping {
         build_id: None,
         identity: None,
         file: None,
+        root: None,
     };
     let (start, end) = (UserAddr(start), UserAddr(start + 1000));
     Mapping { start, end, file_offset, path, build_id: None, module: (id > 0).then(|| Arc::new(module)) }

@@ -396,6 +396,7 @@ impl ModuleLine {
             id: self.id,
             kind: if self.vdso { ModuleKind::Vdso } else { ModuleKind::File },
             file: identity.and_then(|identity| same_file(&path, identity)).map(Into::into),
+            root: None,
             path: path.into(),
             build_id: self.build_id.as_deref().map(to_build_id).transpose()?,
             identity,

@@ -12,6 +12,7 @@ fn module() -> Arc<Module> {
         build_id: BuildId::new(&[1, 2, 0xab]),
         identity: Some(FileIdentity { device: 1, inode: 2, size: 3, ctime_ns: 4 }),
         file: None,
+        root: None,
     })
 }
 

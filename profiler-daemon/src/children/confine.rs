@@ -7,8 +7,10 @@
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::fmt;
+use std::fs::Permissions;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::{PermissionsExt, lchown as chown};
+use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr,
@@ -148,6 +150,20 @@ impl fmt::Display for Level {
 
 /// A user without rights, by convention on every Linux.
 const NOBODY: u32 = 65534;
+
+/// Makes `folder`, and lets a child write in it which `confine` turns into another user. If that cannot be, because there
+/// is no such user here, our group may write too.
+pub fn hand_over(folder: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    if geteuid().is_root() {
+        std::fs::set_permissions(folder, Permissions::from_mode(0o770))?;
+        chown(folder, Some(NOBODY), None)?;
+        for file in std::fs::read_dir(folder)? {
+            chown(file?.path(), Some(NOBODY), None)?;
+        }
+    }
+    Ok(())
+}
 
 /// Confines the calling thread, and so every thread it will start.
 pub fn confine(confinement: &Confinement) -> Result<Report, ConfineError> {

@@ -1,4 +1,4 @@
-//! `doctor`: checks of this machine and its surroundings, one subcommand each.
+//! `doctor`: checks of this machine and its surroundings; those that take their time are subcommands.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -8,20 +8,28 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use tokio::time::Instant;
 
-use crate::app::Failure;
+use crate::app::{self, Failure};
 use crate::config;
 use crate::doctor::Health;
 use crate::doctor::connection::{Address, Doctor, Question, report};
+use crate::doctor::machine::{self, Finding};
 
-/// Find out what is wrong, without any privilege.
+/// Find out what is wrong: of this machine, and whether its programs can be loaded by who asks. Run it as the user of the
+/// service, or as root.
 #[derive(Debug, Args)]
 #[command(
-    arg_required_else_help = true,
+    args_conflicts_with_subcommands = true,
     after_help = "Exit codes: 0 all is well, 1 something is to be changed, 2 it could not be found out."
 )]
 pub(super) struct Arguments {
     #[command(subcommand)]
-    check: Check,
+    check: Option<Check>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Configuration file, TOML [default: PROFILER_CONFIG, else none]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -56,8 +64,33 @@ struct ConnectionArguments {
 
 pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
     match arguments.check {
-        Check::Connection(arguments) => connection(arguments),
+        Some(Check::Connection(arguments)) => connection(arguments),
+        None => machine(arguments.json, arguments.config),
     }
+}
+
+/// Everything that is known at once.
+fn machine(json: bool, file: Option<PathBuf>) -> Result<ExitCode, Failure> {
+    let config = super::configuration(file, &[])?;
+    let place = machine::Place {
+        root: PathBuf::from("/"),
+        data_dir: config.data_dir,
+        free_bytes_min: config.spool_free_bytes_min,
+        server: config.server,
+    };
+    let mut findings = machine::examine(&place);
+    findings.push(match app::try_sampling() {
+        Ok(()) => Finding::fits("sampling", "programs were loaded and attached"),
+        Err(failure) => Finding::does_not_fit("sampling", "programs cannot be loaded", failure.to_string()),
+    });
+    let health = machine::health(&findings);
+    if json {
+        let findings: Vec<_> = findings.iter().map(Finding::json).collect();
+        say(&serde_json::json!({ "checks": findings }).to_string());
+    } else {
+        findings.iter().for_each(|finding| say(&finding.text()));
+    }
+    Ok(ExitCode::from(health.exit_code()))
 }
 
 fn connection(arguments: ConnectionArguments) -> Result<ExitCode, Failure> {

@@ -3,6 +3,8 @@
 //! In: arguments. Out: an exit code. The only place that names clap.
 
 mod bench_kernel;
+mod completions;
+mod config;
 mod doctor;
 mod namer;
 mod record;
@@ -17,7 +19,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::app::Failure;
-use crate::config::{self, Config};
+use crate::config::{Config, Resolved, resolve};
 
 /// A system-wide eBPF profiler that is light enough to leave on.
 #[derive(Debug, Parser)]
@@ -44,6 +46,12 @@ enum Command {
     Serve(serve::Arguments),
     Replay(replay::Arguments),
     Doctor(doctor::Arguments),
+    Config(config::Arguments),
+    #[command(hide = true)]
+    Completions(completions::Arguments),
+    /// Print the manual page, in the form that `man` reads.
+    #[command(hide = true)]
+    Man,
     /// Print the version of this program and of the kernel, for bug reports.
     Version,
     #[command(hide = true)]
@@ -62,6 +70,9 @@ pub fn main() -> ExitCode {
         Command::Serve(arguments) => serve::main(arguments),
         Command::Replay(arguments) => replay::main(&arguments),
         Command::Doctor(arguments) => doctor::main(arguments),
+        Command::Config(arguments) => config::main(arguments),
+        Command::Completions(arguments) => completions::main(&arguments),
+        Command::Man => completions::man(),
         Command::Version => version::main(),
         Command::Namer(arguments) => Ok(namer::main(&arguments)),
         Command::BenchKernel(arguments) => bench_kernel::main(&arguments),
@@ -74,11 +85,15 @@ pub fn main() -> ExitCode {
 
 /// The configuration, from `file` or that which `PROFILER_CONFIG` names, the environment and `flags`.
 fn configuration(file: Option<PathBuf>, flags: &[(&'static str, String)]) -> Result<Config, Failure> {
+    resolved(file, flags).map(|resolved| resolved.config)
+}
+
+/// [`configuration`], with the place of each value.
+fn resolved(file: Option<PathBuf>, flags: &[(&'static str, String)]) -> Result<Resolved, Failure> {
     let file = file.or_else(|| std::env::var_os("PROFILER_CONFIG").map(PathBuf::from));
     let environment = std::env::vars_os()
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.to_string_lossy().into_owned())));
-    config::resolve(file.as_deref(), environment, flags)
-        .map_err(|problems| Failure::Usage(problems.to_string()))
+    resolve(file.as_deref(), environment, flags).map_err(|problems| Failure::Usage(problems.to_string()))
 }
 
 /// Log lines are changes of state and go to stderr, with time unless the journal adds it.

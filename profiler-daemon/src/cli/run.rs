@@ -17,6 +17,32 @@ pub(super) struct Arguments {
     /// Pyroscope server to push to, such as http://pyroscope:4040 [default: none, the embedded server is started]
     #[arg(long, value_name = "URL")]
     server: Option<String>,
+    /// User to push as, by basic authentication; the password is in PROFILER_PASSWORD, a file, or the credential `password`
+    /// of the unit [default: none]
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// File with that user's password [default: none]
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<String>,
+    /// File with a token to push with; else it is in PROFILER_BEARER_TOKEN or the credential `bearer-token` of the unit
+    /// [default: none]
+    #[arg(long, value_name = "FILE")]
+    bearer_token_file: Option<String>,
+    /// Tenant to push for, sent as X-Scope-OrgID [default: none]
+    #[arg(long, value_name = "NAME")]
+    tenant: Option<String>,
+    /// More headers of each push, a TOML table such as { X-Team = "profiling" } [default: none]
+    #[arg(long, value_name = "TABLE")]
+    headers: Option<String>,
+    /// Certificates of authorities to trust beside the machine's own, PEM [default: none]
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<String>,
+    /// Our certificate, for servers that ask for one, PEM [default: none]
+    #[arg(long, value_name = "FILE")]
+    client_certificate_file: Option<String>,
+    /// The key of that certificate, PEM [default: the credential `client-key` of the unit, else none]
+    #[arg(long, value_name = "FILE")]
+    client_key_file: Option<String>,
     /// Where to deliver beside that, each with a queue of its own: a list such as pyroscope=http://one:4040,
     /// ingest=http://older:4040 (Pyroscope before 1.0), directory=/srv/profiles (pprof files, never removed by us)
     /// [default: none]
@@ -72,6 +98,10 @@ pub(super) struct Arguments {
     /// Value of the label `hostname` [default: this machine's]
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
+    /// While this file exists nothing is profiled: who makes it ends the daemon, within seconds, and it does not start
+    /// [default: /etc/profiler-daemon/disabled]
+    #[arg(long, value_name = "FILE")]
+    off_file: Option<String>,
     /// Diagnostics of the eBPF programs themselves, 0 (off) to 5 (trace) [default: 0]
     #[arg(long, value_name = "LEVEL")]
     kernel_log_level: Option<String>,
@@ -83,6 +113,14 @@ pub(super) struct Arguments {
 pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
     let Arguments {
         server,
+        user,
+        password_file,
+        bearer_token_file,
+        tenant,
+        headers,
+        ca_file,
+        client_certificate_file,
+        client_key_file,
         sinks,
         interval,
         keepalive_timeout,
@@ -98,11 +136,20 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         reject_older_than,
         inlines,
         hostname,
+        off_file,
         kernel_log_level,
         config: file,
     } = arguments;
     let flags: Vec<(&'static str, String)> = [
         ("server", server),
+        ("user", user),
+        ("password_file", password_file),
+        ("bearer_token_file", bearer_token_file),
+        ("tenant", tenant),
+        ("headers", headers),
+        ("ca_file", ca_file),
+        ("client_certificate_file", client_certificate_file),
+        ("client_key_file", client_key_file),
         ("sinks", sinks),
         ("interval", interval),
         ("keepalive_timeout", keepalive_timeout),
@@ -118,12 +165,13 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         ("reject_older_than", reject_older_than),
         ("inlines", inlines),
         ("hostname", hostname),
+        ("off_file", off_file),
         ("kernel_log_level", kernel_log_level),
     ]
     .into_iter()
     .filter_map(|(key, text)| Some((key, text?)))
     .collect();
-    let config = super::configuration(file, &flags)?;
-    app::run::run(&config)?;
+    let config = super::configuration(file.clone(), &flags)?;
+    app::run::run(&config, move || super::configuration(file.clone(), &flags))?;
     Ok(ExitCode::SUCCESS)
 }

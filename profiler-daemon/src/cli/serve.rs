@@ -3,39 +3,61 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 
 use crate::app::{Failure, Signals};
-use crate::children::{Confinement, Writes, confine, enter};
+use crate::children::{Confinement, Writes, confine, enter, hand_over};
 use crate::meters::Meters;
 use crate::{app, server};
 
-/// The embedded Pyroscope-compatible server alone: takes pushes, keeps the last hour in memory, serves the page.
+/// The embedded Pyroscope-compatible server alone: takes pushes, keeps history, serves the page.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Where to listen; loopback only
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4040")]
     listen: SocketAddr,
-    /// Where history is kept; created if missing. This version keeps everything in memory and writes nothing there
+    /// Where history is kept, in a folder `store`; created if missing. Without it the last hour is kept in memory
     /// [default: none]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// How long history is kept on disk, such as 12h or 30d
+    #[arg(long, value_name = "TIME", default_value = "7d", requires = "data_dir", value_parser = humantime::parse_duration)]
+    keep: Duration,
+    /// Bytes of history on disk; when there are more, the oldest goes
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30, requires = "data_dir")]
+    store_bytes_max: u64,
     /// Serve on the socket handed over as standard input
     #[arg(long, hide = true)]
     handed: bool,
 }
 
 pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
-    let Arguments { listen, data_dir, handed } = arguments;
+    let Arguments { listen, data_dir, keep, store_bytes_max, handed } = arguments;
     if !listen.ip().is_loopback() {
         return Err(Failure::Usage(server::ServeError::NotLoopback(listen).to_string()));
     }
-    if let Some(folder) = &data_dir {
-        std::fs::create_dir_all(folder).map_err(Failure::other(folder.display().to_string()))?;
+    let mut config = server::Config {
+        listen,
+        keep_on_disk: keep,
+        disk_bytes_max: store_bytes_max,
+        ..server::Config::default()
+    };
+    let mut writes = Writes::Nowhere;
+    if let Some(store) = data_dir.as_ref().map(|folder| folder.join(app::STORE)) {
+        // Who we become may not be allowed to walk there: from now on the folder is where we are.
+        hand_over(&store)
+            .and_then(|()| std::env::set_current_dir(&store))
+            .map_err(Failure::other(store.display().to_string()))?;
+        config.store = Some(PathBuf::from("."));
+        writes = Writes::Beneath(vec![PathBuf::from(".")]);
     }
-    let confinement =
-        Confinement::server(data_dir.map_or(Writes::Nowhere, |folder| Writes::Beneath(vec![folder])));
+    let kept = match &data_dir {
+        Some(folder) => format!("history in {}", folder.join(app::STORE).display()),
+        None => "the last hour, in memory".to_owned(),
+    };
+    let confinement = Confinement::server(writes);
     let (listener, lifeline) = if handed {
         let (handed, report) = enter(&confinement).map_err(|error| Failure::Other {
             what: "confining the embedded server".to_owned(),
@@ -51,7 +73,7 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         })?;
         tracing::debug!("server: {report}");
         let address = listener.local_addr().map_err(Failure::other("asking for the port"))?;
-        println!("serving http://{address}/ (page and push; the last hour, in memory)   stop: Ctrl-C");
+        println!("serving http://{address}/ (page and push; {kept})   stop: Ctrl-C");
         (listener, None)
     };
     let signals = Signals::install().map_err(Failure::other("taking over signals"))?;
@@ -62,13 +84,7 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         .map_err(Failure::other("starting the server"))?;
     let served = runtime.block_on(async {
         let stop = stop(&signals, lifeline);
-        server::serve(
-            listener,
-            server::Config { listen, ..server::Config::default() },
-            &Meters::default(),
-            stop,
-        )
-        .await
+        server::serve(listener, config, &Meters::default(), stop).await
     });
     served.map_err(|error| Failure::Usage(error.to_string()))?;
     Ok(ExitCode::SUCCESS)

@@ -24,6 +24,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::StartError;
+use super::access::Access;
 use super::answer::{Answer, Evidence, Failure, FailureKind, quotable};
 use super::connect_error::{BODY_BYTES_MAX, ConnectError};
 use super::connection::{ConnectionId, Said};
@@ -60,6 +61,7 @@ struct Settings {
     tls: ClientConfig,
     proxied: bool,
     http2: bool,
+    access: Access,
 }
 
 /// Sends to one address.
@@ -101,13 +103,14 @@ impl Client {
         content_type: &'static str,
         timeout: Duration,
         http2: bool,
+        access: Access,
     ) -> Result<Self, StartError> {
         // A proxy has no business between us and this very machine.
         let proxied = !is_loopback(&address);
         let encrypted = address.scheme() == "https" || (proxied && proxy_is_set());
-        let tls = tls(encrypted, http2)?;
+        let tls = tls(encrypted, http2, &access)?;
         let (closed_by, closed) = unbounded_channel();
-        let settings = Settings { address, content_type, timeout, tls, proxied, http2 };
+        let settings = Settings { address, content_type, timeout, tls, proxied, http2, access };
         // What cannot be built at all is known now.
         settings.lease(Noting::default())?;
         Ok(Self { settings, leases: Vec::new(), closed, closed_by })
@@ -218,8 +221,11 @@ impl Settings {
         if !query.is_empty() {
             address.query_pairs_mut().extend_pairs(query);
         }
-        let mut request =
-            client.post(address).body(body).header(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+        let mut request = client
+            .post(address)
+            .body(body)
+            .headers(self.access.headers())
+            .header(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
         if gzip {
             request = request.header(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
@@ -366,22 +372,30 @@ fn proxy_is_set() -> bool {
 
 /// TLS settings that all leases share, sessions included. The machine's certificates are read only where they
 /// are needed: that takes milliseconds and stays in memory.
-pub(crate) fn tls(encrypted: bool, http2: bool) -> Result<ClientConfig, StartError> {
+pub(crate) fn tls(encrypted: bool, http2: bool, access: &Access) -> Result<ClientConfig, StartError> {
     let mut roots = RootCertStore::empty();
     if encrypted {
         let found = rustls_native_certs::load_native_certs();
         roots.add_parsable_certificates(found.certs);
+        for authority in access.authorities.iter() {
+            roots.add(authority.clone()).map_err(StartError::Identity)?;
+        }
         if roots.is_empty() {
             let cause = found.errors.first().map_or("none is installed".to_owned(), ToString::to_string);
             return Err(StartError::Certificates { cause });
         }
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut tls = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("ring has the ciphers of the default versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let mut tls = match &access.identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => builder
+            .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
+            .map_err(StartError::Identity)?,
+    };
     let versions: &[&[u8]] = if http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
     tls.alpn_protocols = versions.iter().map(|version| version.to_vec()).collect();
     Ok(tls)
@@ -414,7 +428,9 @@ mod tests {
     #[test]
     fn a_lease_costs_next_to_nothing() {
         let address = Url::parse("http://127.0.0.1:4040").unwrap();
-        let mut client = Client::new(address, "application/proto", Duration::from_secs(3), false).unwrap();
+        let mut client =
+            Client::new(address, "application/proto", Duration::from_secs(3), false, Access::default())
+                .unwrap();
         let mut keeper = Keeper::new(Config {
             interval: Duration::from_secs(10),
             guard_min: Duration::ZERO,

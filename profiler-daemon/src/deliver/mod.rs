@@ -6,6 +6,7 @@
 //! The promise is that no push fails because of how we hold the connection ([`connection`] says how that is
 //! kept), and that a push which fails for another reason is tried again with the same bytes, in bounded memory.
 
+mod access;
 mod answer;
 mod client;
 pub mod connect_error;
@@ -17,6 +18,7 @@ pub mod keep_alive;
 mod outlets;
 mod pace;
 mod parcel;
+mod pulse;
 mod pusher;
 mod quarantine;
 mod retry;
@@ -38,8 +40,10 @@ use std::time::Duration;
 
 use tokio::runtime;
 
+pub use access::{Access, AccessConfig, Secret};
 pub(crate) use client::tls;
 pub use connection::WhenShort;
+pub use pulse::Pulse;
 pub use pusher::{Cadence, Outbox, Pusher};
 pub use retry::Ambiguous;
 pub use sinks::SinkConfig;
@@ -53,10 +57,12 @@ use crate::model::Payload;
 const RESOLVER_KEEP: Duration = Duration::from_millis(100);
 
 /// Where and how to push.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Address of the server: http or https, host, and perhaps port, path, and `user:password@`.
     pub server: String,
+    /// What goes with each push to that server, and to no other.
+    pub access: Access,
     /// Where to push beside that.
     pub sinks: Vec<SinkConfig>,
     /// How often payloads come. A request may take as long, but three seconds at least and ten at most: longer
@@ -92,6 +98,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             server: "http://127.0.0.1:4040".to_owned(),
+            access: Access::default(),
             sinks: Vec::new(),
             interval: Duration::from_secs(10),
             keepalive_timeout: None,
@@ -141,6 +148,9 @@ pub enum StartError {
         /// What went wrong with the first.
         cause: String,
     },
+    /// A certificate cannot be used.
+    #[error("ca_file, client_certificate_file or client_key_file cannot be used: {0}")]
+    Identity(#[source] rustls::Error),
     /// The HTTP client cannot be set up.
     #[error(
         "the HTTP client cannot be set up: check the environment's proxy settings (HTTP_PROXY, HTTPS_PROXY)"
@@ -213,6 +223,11 @@ impl Uploader {
     /// How often payloads should come, kept up to date.
     pub fn cadence(&self) -> Cadence {
         self.outbox.cadence()
+    }
+
+    /// Whether each of the sinks is served, kept up to date.
+    pub fn pulses(&self) -> Vec<Pulse> {
+        self.others.iter().chain([&self.outbox]).map(Outbox::pulse).collect()
     }
 
     /// Pushes what waits, for as long as the configured grace, and says what became of everything, as the first sink has

@@ -41,8 +41,8 @@ pub(super) fn open(
             SinkConfig::Directory { folder } => (Sink::Directory, folder.display().to_string()),
         };
         // What was set for the connection to the first says nothing of another, and only one can be followed.
-        let Config { keepalive_timeout, when_short, .. } = Config::default();
-        sinks.push((kind, Config { server, keepalive_timeout, when_short, ..config.clone() }));
+        let Config { access, keepalive_timeout, when_short, .. } = Config::default();
+        sinks.push((kind, Config { server, access, keepalive_timeout, when_short, ..config.clone() }));
     }
     let names = names(sinks.iter().map(|(sink, _)| *sink));
     let others = (names.len() > 1).then(|| SinkMeters::new(meters));

@@ -23,6 +23,7 @@ use super::journal::Journal;
 use super::outlets::{self, Outlet};
 use super::pace::Pace;
 use super::parcel::Parcel;
+use super::pulse::Pulse;
 use super::quarantine::Quarantine;
 use super::retry::{Ambiguous, Backoff, Class, Step, step};
 use super::sinks::{Sink, pyroscope};
@@ -58,6 +59,8 @@ pub struct Pusher {
     /// It is the server's fault.
     in_trouble: bool,
     interval: Cadence,
+    pulse: Pulse,
+    push_time: Duration,
     standing: Standing,
     journal: Journal,
     quarantine: Option<Quarantine>,
@@ -101,6 +104,7 @@ pub struct Outbox {
     waiting: Arc<Waiting>,
     closing: watch::Sender<Option<Duration>>,
     interval: Cadence,
+    pulse: Pulse,
     standing: Standing,
 }
 
@@ -109,6 +113,9 @@ impl Outbox {
     /// the disk, within reason. Where there is no room, the oldest go and are counted.
     pub fn send(&self, payloads: Vec<Payload>) {
         let (parcels, useless) = self.sink.pack(payloads);
+        if !parcels.is_empty() {
+            self.pulse.asked();
+        }
         self.waiting.put(parcels, useless);
     }
 
@@ -120,6 +127,11 @@ impl Outbox {
     /// How often payloads should come.
     pub fn cadence(&self) -> Cadence {
         self.interval.clone()
+    }
+
+    /// Whether the pusher serves it.
+    pub(super) fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// Asks the pusher to send what is there and end, within `grace`.
@@ -153,6 +165,7 @@ impl Pusher {
         });
         let (closing, closing_seen) = watch::channel(None);
         let interval = Cadence::new(config.interval);
+        let pulse = Pulse::default();
         let standing = Standing::default();
         let (hints, hint) = match &config.hint_file {
             Some(path) => {
@@ -182,6 +195,8 @@ impl Pusher {
             pause_until: None,
             in_trouble: false,
             interval: interval.clone(),
+            pulse: pulse.clone(),
+            push_time: config.request_timeout(),
             standing: standing.clone(),
             journal: Journal::new(shown),
             quarantine: quarantine.map(|folder| Quarantine::new(folder, sink, quarantine_meters)),
@@ -191,7 +206,7 @@ impl Pusher {
             refused_in_a_row: 0,
             refusing: false,
         };
-        Ok((pusher, Outbox { sink, waiting, closing, interval, standing }))
+        Ok((pusher, Outbox { sink, waiting, closing, interval, pulse, standing }))
     }
 
     /// Pushes until its other end is closed and nothing waits, or the grace given for that is over.
@@ -230,6 +245,10 @@ impl Pusher {
     /// connections are closed by the other end, or have to be by us. The end of the daemon ends a pause too: this may
     /// be the last chance.
     async fn rest(&mut self) {
+        match self.pause_until {
+            Some(until) => self.pulse.busy(until.saturating_duration_since(Instant::now())),
+            None => self.pulse.rest(),
+        }
         let Self { waiting, closing, way, keeper, pause_until, .. } = self;
         tokio::select! {
             () = moment(*pause_until) => *pause_until = None,
@@ -296,6 +315,7 @@ impl Pusher {
 
     async fn push(&mut self, mut parcel: Parcel) {
         let in_hand = parcel.weight();
+        self.pulse.busy(self.push_time);
         self.look_at_connections().await;
         let carrier = self.keeper.begin(Instant::now().into_std());
         self.settle_connections();

@@ -4,6 +4,7 @@
 //! here. Not here: the command line; that anything is changed. Nothing here needs a privilege.
 
 pub mod connection;
+pub mod machine;
 
 /// What a check comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ mod table;
 mod trace;
 
 pub use labels::Labels;
-pub use module::{BuildId, FileIdentity, Module, ModuleKind};
+pub use module::{BuildId, DebugFile, FileIdentity, Module, ModuleKind};
 pub use named::{Function, Known, NamedBatch, NamedTrace};
 pub use payload::{Format, Payload};
 pub use process::{Mapping, ProcessChange, ProcessEvent, ProcessFacts};

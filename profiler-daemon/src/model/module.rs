@@ -78,6 +78,28 @@ pub struct Module {
     pub identity: Option<FileIdentity>,
     /// The file, held open from first sight; `None` in a replay, and where it could not be opened.
     pub file: Option<OwnedFd>,
+    /// The root of the process that mapped it first, as a handle that only names it: other files that belong to it are looked for there.
+    pub root: Option<Arc<OwnedFd>>,
+}
+
+/// The file with the debug information of another, by what that one says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DebugFile {
+    /// The build id that both have.
+    pub build_id: Option<BuildId>,
+    /// Its name, without a folder.
+    pub name: Option<Box<[u8]>>,
+}
+
+impl DebugFile {
+    /// From what a file says, any bytes; a name that is more than a name is none.
+    pub fn new(build_id: &[u8], name: &[u8]) -> Self {
+        const NAME_BYTES_MAX: usize = 255;
+        let is_name = !matches!(name, b"" | b"." | b"..")
+            && name.len() <= NAME_BYTES_MAX
+            && !name.iter().any(|byte| matches!(byte, 0 | b'/'));
+        Self { build_id: BuildId::new(build_id), name: is_name.then(|| Box::from(name)) }
+    }
 }
 
 impl Module {
@@ -94,7 +116,7 @@ impl Module {
 
 impl PartialEq for Module {
     fn eq(&self, other: &Self) -> bool {
-        let Self { id, kind, path, build_id, identity, file: _ } = self;
+        let Self { id, kind, path, build_id, identity, file: _, root: _ } = self;
         (*id, *kind, path, *build_id, *identity)
             == (other.id, other.kind, &other.path, other.build_id, other.identity)
     }

@@ -239,6 +239,7 @@ mod tests {
                     build_id: None,
                     identity: None,
                     file: None,
+                    root: None,
                 }));
             }
             made.iter().find(|module| *module.path == *name.as_bytes()).cloned()

@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+mod debug_files;
 mod files;
 mod mappings;
 mod modules;
@@ -21,6 +22,7 @@ mod live_tests;
 #[cfg(test)]
 mod replay_tests;
 
+pub use debug_files::find_debug_files;
 pub use mappings::{Mapped, Mappings};
 pub use present::Present;
 pub use process::Process;

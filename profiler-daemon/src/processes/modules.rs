@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use super::Config;
+use super::debug_files::Roots;
 use super::files::{Sighting, by_path, by_range, is_elf};
 use crate::meters::Meters;
 use crate::meters::prometheus_client::metrics::counter::Counter;
@@ -98,6 +99,7 @@ pub(super) struct Modules {
     by_name: FxHashMap<Name, Option<FileIdentity>>,
     unopened: FxHashMap<Name, Arc<Module>>,
     vdso: Option<Arc<Module>>,
+    roots: Roots,
     next_id: u32,
     open: usize,
     swept: MonoNs,
@@ -114,6 +116,7 @@ impl Modules {
             by_name: FxHashMap::default(),
             unopened: FxHashMap::default(),
             vdso: None,
+            roots: Roots::default(),
             next_id: 1,
             open: 0,
             swept: MonoNs::default(),
@@ -151,12 +154,12 @@ impl Modules {
         match Backing::of(&mapping.path) {
             Backing::Nothing => None,
             Backing::Vdso => self.vdso(mapping),
-            Backing::Memory => self.module_of(by_range()?, mapping, now, is_elf),
+            Backing::Memory => self.module_of((procfs, pid), by_range()?, mapping, now, is_elf),
             Backing::File => {
                 let sighting = by_range().or_else(|| by_path(procfs, pid, &mapping.path, inode));
                 match sighting {
                     Some(sighting) => self
-                        .module_of(sighting, mapping, now, |_| true)
+                        .module_of((procfs, pid), sighting, mapping, now, |_| true)
                         .or_else(|| self.unopened(&name_of(mapping))),
                     None => self.recognise(mapping).or_else(|| self.unopened(&name_of(mapping))),
                 }
@@ -176,6 +179,7 @@ impl Modules {
     /// The module of a file that was found; `None` if it cannot be opened or `is_wanted` refuses it.
     fn module_of(
         &mut self,
+        process: (&Procfs, u32),
         sighting: Sighting,
         mapping: &Mapping,
         now: MonoNs,
@@ -210,12 +214,13 @@ impl Modules {
             self.meters.over_open_max.inc();
             (sighted, None)
         };
-        self.remember(identity, file, mapping)
+        self.remember(process, identity, file, mapping)
     }
 
     /// Makes the module of a file, or gives the known one its file back.
     fn remember(
         &mut self,
+        (procfs, pid): (&Procfs, u32),
         identity: FileIdentity,
         file: Option<OwnedFd>,
         mapping: &Mapping,
@@ -239,8 +244,16 @@ impl Modules {
         let build_id = build_id.or(mapping.build_id);
         self.open += usize::from(file.is_some());
         self.show_open();
-        let module =
-            Arc::new(Module { id, kind: ModuleKind::File, path, build_id, identity: Some(identity), file });
+        let root = self.roots.of(procfs, pid);
+        let module = Arc::new(Module {
+            id,
+            kind: ModuleKind::File,
+            path,
+            build_id,
+            identity: Some(identity),
+            file,
+            root,
+        });
         let known = Known { module: Arc::clone(&module), build_id, idle_since: None };
         self.known.insert(identity, known);
         self.learn_name(mapping, identity);
@@ -290,6 +303,7 @@ impl Modules {
             build_id: name.build_id,
             identity: None,
             file: None,
+            root: None,
         });
         self.unopened.insert(name.clone(), Arc::clone(&module));
         Some(module)
@@ -309,6 +323,7 @@ impl Modules {
                 build_id: None,
                 identity: None,
                 file: None,
+                root: None,
             }));
         }
         self.vdso.clone()
@@ -329,6 +344,7 @@ impl Modules {
             if let Some(module) = Arc::get_mut(&mut known.module)
                 && module.file.take().is_some()
             {
+                module.root = None;
                 self.open -= 1;
             }
         }

@@ -45,6 +45,7 @@ impl Replay {
             build_id: None,
             identity: None,
             file: None,
+            root: None,
         });
         self.modules.push(Arc::clone(&module));
         module

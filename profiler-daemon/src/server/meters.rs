@@ -18,7 +18,9 @@ pub(super) struct ServerMeters {
     refusals: Counters,
     samples_dropped: Counters,
     evictions: Counters,
+    partitions_dropped: Counters,
     store_bytes: Gauge,
+    disk_bytes: Gauge,
     connections_open: Gauge,
     connections_ended: Counters,
     /// For `/metrics`.
@@ -41,7 +43,10 @@ impl ServerMeters {
                 "profiler_server_windows_evicted",
                 "Windows of series dropped: age, or memory was short",
             ),
+            partitions_dropped: meters
+                .counters("profiler_server_partitions_dropped", "Partitions of history that went, by reason"),
             store_bytes: meters.gauge("profiler_server_store_bytes", "Memory of the store"),
+            disk_bytes: meters.gauge("profiler_server_disk_bytes", "Partitions of history on disk"),
             connections_open: meters.gauge("profiler_server_connections_open", "Connections open"),
             connections_ended: meters
                 .counters("profiler_server_connections_ended", "Connections that ended, by how"),
@@ -69,15 +74,24 @@ impl ServerMeters {
     }
 
     pub(super) fn evicted(&self, evicted: Evicted) {
-        for (reason, count) in [("age", evicted.by_age), ("memory_bytes_max", evicted.by_bytes)] {
+        let Evicted { by_age, by_bytes, files_by_age, files_by_bytes, files_by_free, files_damaged } =
+            evicted;
+        let count = |counters: &Counters, reason, count| {
             if count > 0 {
-                self.evictions.get_or_create(&label("reason", reason)).inc_by(count);
+                counters.get_or_create(&label("reason", reason)).inc_by(count);
             }
-        }
+        };
+        count(&self.evictions, "age", by_age);
+        count(&self.evictions, "memory_bytes_max", by_bytes);
+        count(&self.partitions_dropped, "age", files_by_age);
+        count(&self.partitions_dropped, "disk_bytes_max", files_by_bytes);
+        count(&self.partitions_dropped, "disk_free_bytes_min", files_by_free);
+        count(&self.partitions_dropped, "damaged", files_damaged);
     }
 
-    pub(super) fn store_bytes(&self, bytes: usize) {
-        self.store_bytes.set(bytes as f64);
+    pub(super) fn store_bytes(&self, memory: usize, disk: u64) {
+        self.store_bytes.set(memory as f64);
+        self.disk_bytes.set(disk as f64);
     }
 
     pub(super) fn connection_opened(&self) {

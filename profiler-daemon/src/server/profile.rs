@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
-use super::refusal::Refusal;
+use super::refusal::{Code, Refusal};
 use super::store::{FunctionId, Labels, ProfileType, ROOT, Segment, Series, StackId, Store, Written};
 use super::wire;
 use crate::pprof::{GunzipError, Message, Profile, ValueType, gunzip, is_gzip};
@@ -85,8 +85,8 @@ pub(super) fn take(
     let profile = decode(&bytes, limits)?;
     let window = window(&profile, labels, limits, now)?;
     // Without a time of its own a profile is of now, and no two are of the same now.
-    let digest = (profile.time_nanos != 0).then(|| store.digest(labels, profile.time_nanos, &bytes));
-    if digest.is_some_and(|digest| store.holds(digest)) {
+    let digest = (profile.time_nanos != 0).then(|| Store::digest(labels, profile.time_nanos, &bytes));
+    if digest.is_some_and(|digest| store.holds(&digest)) {
         return Ok(Taken { duplicate: true, ..Taken::default() });
     }
     let checked = Checked::new(&profile, limits)?;
@@ -94,12 +94,16 @@ pub(super) fn take(
     if !store.has_room_for(groups.iter().flat_map(|group| &group.series)) {
         return Err(Refusal::exhausted("series", "too many series: use fewer label values"));
     }
-    let negative = checked.put(&groups, window, limits, store.open(now));
+    if store.is_stuck() {
+        return Err(Refusal::new(Code::Unavailable, "disk", "history cannot be written: not stored"));
+    }
+    let negative = checked.put(&groups, window, limits, store.open_segment(now));
     let evicted = store.close(digest, window, now);
     Ok(Taken { duplicate: false, negative, evicted })
 }
 
-fn decompressed<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Cow<'a, [u8]>, Refusal> {
+/// The profile's bytes as they were before they were compressed, if they were.
+pub(super) fn decompressed<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Cow<'a, [u8]>, Refusal> {
     let too_large = || {
         let max = limits.profile_bytes_max;
         Refusal::invalid("size", format!("uncompressed profile payload size exceeds limit of {max} bytes"))
@@ -120,7 +124,8 @@ fn malformed(what: impl std::fmt::Display) -> Refusal {
     Refusal::invalid("malformed", format!("malformed profile: {what}"))
 }
 
-fn decode(bytes: &[u8], limits: &Limits) -> Result<Profile, Refusal> {
+/// A pprof; its references may lead nowhere.
+pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Profile, Refusal> {
     /// Samples and locations: the messages of a profile that hold messages.
     const NESTING: &[u64] = &[2, 4];
     let parts = wire::parts(bytes, NESTING).ok_or_else(|| malformed("not a whole protobuf message"))?;
@@ -308,6 +313,8 @@ impl<'a> Checked<'a> {
         let mut stack = Vec::new();
         let mut pairs: Vec<Vec<(StackId, u64)>> = vec![Vec::new(); self.profile.sample_type.len()];
         for group in groups {
+            // One for all groups: the labels of the request win, and they name the service.
+            let tree = segment.tree(group.series.first().map_or("", |series| series.service()));
             for &index in &group.samples {
                 let sample = &self.profile.sample[index];
                 if sample.value.iter().any(|&value| value < 0) {
@@ -324,7 +331,7 @@ impl<'a> Checked<'a> {
                 if stack.len() > limits.frames_max {
                     stack[limits.frames_max] = too_deep;
                 }
-                let node = stack.iter().fold(ROOT, |parent, &function| segment.call(parent, function));
+                let node = stack.iter().fold(ROOT, |parent, &function| segment.call(tree, parent, function));
                 for (pairs, &value) in pairs.iter_mut().zip(&sample.value) {
                     if let Ok(value @ 1..) = u64::try_from(value) {
                         pairs.push((node, value));

@@ -13,6 +13,8 @@ pub(super) enum Code {
     Unimplemented,
     /// From another site.
     PermissionDenied,
+    /// It could not be stored: the disk.
+    Unavailable,
 }
 
 impl Code {
@@ -23,6 +25,7 @@ impl Code {
             Self::ResourceExhausted => "resource_exhausted",
             Self::Unimplemented => "unimplemented",
             Self::PermissionDenied => "permission_denied",
+            Self::Unavailable => "unavailable",
         }
     }
 
@@ -33,6 +36,7 @@ impl Code {
             Self::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
             Self::Unimplemented => StatusCode::NOT_IMPLEMENTED,
             Self::PermissionDenied => StatusCode::FORBIDDEN,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }

@@ -11,7 +11,8 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ETAG, HOST, HeaderValue, IF_NONE_MATCH, ORIGIN,
+    ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HOST,
+    HeaderValue, IF_NONE_MATCH, ORIGIN, VARY,
 };
 use http::uri::Authority;
 use http::{HeaderMap, Method, Response, StatusCode, Uri};
@@ -58,10 +59,37 @@ pub(super) fn method_not_allowed(allowed: &'static str) -> Answer {
 pub(super) fn refused(refusal: &Refusal) -> Answer {
     let body = serde_json::json!({ "code": refusal.code.as_str(), "message": refusal.message });
     let mut answer = json(refusal.code.status(), body.to_string());
-    if refusal.code == Code::ResourceExhausted {
-        answer.headers_mut().insert("retry-after", HeaderValue::from_static("1"));
+    let later = match refusal.code {
+        Code::ResourceExhausted => Some("1"),
+        Code::Unavailable => Some("10"),
+        Code::InvalidArgument | Code::Unimplemented | Code::PermissionDenied => None,
+    };
+    if let Some(seconds) = later {
+        answer.headers_mut().insert("retry-after", HeaderValue::from_static(seconds));
     }
     answer
+}
+
+/// Shorter answers are sent as they are, bytes.
+const COMPRESSED_BYTES_MIN: usize = 1024;
+
+/// `answer`, compressed if the client takes that and it is long.
+pub(super) async fn compressed(answer: Answer, headers: &HeaderMap) -> Answer {
+    let takes = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let mut names =
+        takes.flat_map(|value| value.split(',')).map(|name| name.split(';').next().unwrap_or("").trim());
+    if !names.any(|name| name.eq_ignore_ascii_case("gzip")) {
+        return answer;
+    }
+    let (mut head, body) = answer.into_parts();
+    let body =
+        body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_else(|never| match never {});
+    if body.len() < COMPRESSED_BYTES_MIN {
+        return Response::from_parts(head, Full::new(body));
+    }
+    head.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    head.headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+    Response::from_parts(head, Full::new(crate::pprof::gzip(&body).into()))
 }
 
 /// Adds what every answer carries; `idle_s` is how long the connection will be kept, if it will.

@@ -4,7 +4,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use prost::Message;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// What is pushed: profiles of several series.
 #[derive(Clone, PartialEq, Eq, Message, Deserialize)]
@@ -28,7 +28,7 @@ pub struct RawProfileSeries {
 }
 
 /// A label.
-#[derive(Clone, PartialEq, Eq, Message, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LabelPair {
     /// Its name.

@@ -182,6 +182,7 @@ mod tests {
             build_id: BuildId::new(b"the same"),
             identity: inode.map(|inode| FileIdentity { device: 1, inode, size: 1, ctime_ns: 1 }),
             file: None,
+            root: None,
         }
     }
 

@@ -7,7 +7,6 @@
 //! the next batch asks, and what it read is read by then. Every question waits for a bounded time and every batch asks for a bounded time, so
 //! strangers' files cannot hold up the stream. Not here: how a namer is started; that closure is `app`'s gift.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,11 +18,12 @@ use profiler_common::unwind::table::{SLAB_WORDS, STARTS_WORDS, TABLE_PAGES_MAX};
 use super::Config;
 use super::protocol::{
     ANSWER_BYTES_MAX, Answer, DebugInfo, Found, Names, Outcome, Place, REQUEST_BYTES_MAX, Refusal, Request,
-    Rows, Subject, TalkError, is_over, receive, send,
+    Rows, Sought, Subject, TalkError, is_over, receive, send,
 };
+use super::troubles::{Subjected, Troubles};
 use crate::meters::prometheus_client::metrics::counter::Counter;
 use crate::meters::{Counters, Meters, label};
-use crate::model::FileIdentity;
+use crate::model::{DebugFile, FileIdentity, Module};
 use crate::time::MonoNs;
 
 /// A namer that was started.
@@ -46,6 +46,8 @@ pub(super) enum Asked<'a> {
         slot: u32,
         identity: FileIdentity,
         file: BorrowedFd<'a>,
+        /// Where its debug information is looked for if it is in another file.
+        module: Option<&'a Module>,
     },
     /// The unwind table of a file.
     Table {
@@ -166,14 +168,10 @@ impl Client {
             let names_only = failures > 0 || !self.config.inlines;
             let exchanged = match asked {
                 Asked::Kernel => self.ask_kernel(addresses, now),
-                Asked::File { slot, identity, file } => {
+                Asked::File { slot, identity, file, module } => {
                     let debug_bytes_max = (!names_only).then_some(self.config.debug_bytes_max);
                     let subject = Subject::File { slot, size: identity.size, debug_bytes_max };
-                    self.exchange(asked, subject, Some(file), addresses).map(|outcome| match outcome {
-                        Outcome::Names(names) => Reply::Names { names, settled: true },
-                        Outcome::Rows(_) => Reply::Unavailable, // no sense, and counted as such
-                        Outcome::Refused(refusal) => self.refused(refusal, Reply::Refused),
-                    })
+                    self.ask_file(asked, subject, (file, module), addresses)
                 }
                 Asked::Table { .. } => return Reply::Unavailable, // has no names
             };
@@ -193,6 +191,53 @@ impl Client {
                 }
             }
         }
+    }
+
+    fn ask_file(
+        &mut self,
+        asked: Asked<'_>,
+        subject: Subject,
+        (file, module): (BorrowedFd<'_>, Option<&Module>),
+        addresses: &[u64],
+    ) -> Result<Reply, Failure> {
+        let mut outcome = self.exchange(asked, subject, Some(file), addresses)?;
+        if let (Outcome::Names(Names { sought: Some(sought), .. }), Some(module)) = (&outcome, module)
+            && let Some(debug) = self.hand_debug_file(asked, module, sought)?
+        {
+            outcome = self.exchange(asked, subject, Some(file), addresses)?;
+            if let Outcome::Names(names) = &mut outcome {
+                names.debug = Some(debug);
+            }
+        }
+        Ok(match outcome {
+            Outcome::Names(names) => Reply::Names { names, settled: true },
+            Outcome::Rows(_) | Outcome::Taken(_) => Reply::Unavailable, // no sense, and counted as such
+            Outcome::Refused(refusal) => self.refused(refusal, Reply::Refused),
+        })
+    }
+
+    /// Looks for the file with the debug information of `module`, which its own says is `sought`, and hands it to the namer.
+    fn hand_debug_file(
+        &mut self,
+        asked: Asked<'_>,
+        module: &Module,
+        sought: &Sought,
+    ) -> Result<Option<DebugInfo>, Failure> {
+        let Asked::File { slot, .. } = asked else { return Ok(None) };
+        let mut result = "none";
+        let found = (self.config.find_debug_files)(module, &DebugFile::new(&sought.build_id, &sought.name));
+        for file in found {
+            match self.exchange(asked, Subject::DebugFile { slot }, Some(file.as_fd()), &[])? {
+                Outcome::Taken(debug) => {
+                    self.meters.debug_files.get_or_create(&label("result", "taken")).inc();
+                    return Ok(Some(debug));
+                }
+                Outcome::Refused(refusal) => result = refusal.as_str(),
+                Outcome::Names(_) | Outcome::Rows(_) => {} // no sense, and counted as such
+            }
+        }
+        self.meters.debug_files.get_or_create(&label("result", result)).inc();
+        Ok(None)
     }
 
     /// Asks for the part of the unwind table of a file that begins with page `from`. Nothing: not now.
@@ -223,7 +268,7 @@ impl Client {
                     self.weigh(asked, true, None);
                     return Some(Err(self.refused(refusal, refusal)));
                 }
-                Ok(Outcome::Names(_)) => return None, // no sense, and counted as such
+                Ok(Outcome::Names(_) | Outcome::Taken(_)) => return None, // no sense, and counted as such
                 Err(failure) => {
                     if self.gives_up(failure) {
                         return None;
@@ -286,7 +331,7 @@ impl Client {
                 self.running()?.has_kallsyms = true;
                 Ok(Reply::Names { names, settled: true })
             }
-            Outcome::Refused(_) | Outcome::Rows(_) => Ok(self.kernel_is_hidden(now)),
+            Outcome::Refused(_) | Outcome::Rows(_) | Outcome::Taken(_) => Ok(self.kernel_is_hidden(now)),
         }
     }
 
@@ -461,7 +506,9 @@ fn makes_sense(subject: Subject, outcome: &Outcome, addresses: usize) -> bool {
         (_, Outcome::Refused(_)) => return true,
         (Subject::Table { from, .. }, Outcome::Rows(rows)) => return rows_make_sense(from, rows),
         (Subject::Kernel | Subject::File { .. }, Outcome::Names(names)) => names,
-        (Subject::Table { .. }, Outcome::Names(_)) | (_, Outcome::Rows(_)) => return false,
+        (Subject::DebugFile { .. }, Outcome::Taken(_)) => return true,
+        (Subject::Table { .. } | Subject::DebugFile { .. }, Outcome::Names(_)) => return false,
+        (_, Outcome::Rows(_) | Outcome::Taken(_)) => return false,
     };
     let text = |index: u32| names.strings.get(usize::try_from(index).ok()?);
     let named =
@@ -501,14 +548,6 @@ enum Failure {
     },
 }
 
-/// What trouble is remembered of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Subjected {
-    Kernel,
-    File(FileIdentity),
-    Table(FileIdentity),
-}
-
 impl From<Asked<'_>> for Subjected {
     fn from(asked: Asked<'_>) -> Self {
         match asked {
@@ -516,38 +555,6 @@ impl From<Asked<'_>> for Subjected {
             Asked::File { identity, .. } => Self::File(identity),
             Asked::Table { identity } => Self::Table(identity),
         }
-    }
-}
-
-/// How often each subject ended a namer, oldest first. Forgotten after a while: a namer may have been ended by
-/// something else.
-struct Troubles {
-    known: VecDeque<(Subjected, u32, MonoNs)>,
-    most: usize,
-    kept_for: Duration,
-}
-
-impl Troubles {
-    fn new(most: usize, kept_for: Duration) -> Self {
-        Self { known: VecDeque::new(), most, kept_for }
-    }
-
-    fn failures(&mut self, subject: Subjected, now: MonoNs) -> u32 {
-        while self.known.front().is_some_and(|(_, _, since)| now.since(*since) >= self.kept_for) {
-            self.known.pop_front();
-        }
-        self.known.iter().find(|(known, ..)| *known == subject).map_or(0, |(_, failures, _)| *failures)
-    }
-
-    /// Counts one more; when there are too many subjects, the oldest is forgotten.
-    fn add(&mut self, subject: Subjected, now: MonoNs) -> u32 {
-        let failures = self.failures(subject, now) + 1;
-        self.known.retain(|(known, ..)| *known != subject);
-        if self.known.len() >= self.most {
-            self.known.pop_front();
-        }
-        self.known.push_back((subject, failures, now));
-        failures
     }
 }
 
@@ -559,6 +566,7 @@ struct ClientMeters {
     set_aside: Counter,
     refused: Counters,
     debug_skipped: Counters,
+    debug_files: Counters,
 }
 
 impl ClientMeters {
@@ -579,6 +587,10 @@ impl ClientMeters {
             debug_skipped: meters.counters(
                 "profiler_namer_debug_info_skipped",
                 "Files opened for names only although they have debug information, by reason",
+            ),
+            debug_files: meters.counters(
+                "profiler_namer_debug_files",
+                "Files whose debug information was looked for in another file, by result",
             ),
         }
     }

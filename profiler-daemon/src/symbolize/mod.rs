@@ -9,8 +9,10 @@ mod cache;
 mod client;
 pub mod namer;
 mod protocol;
+mod shelf;
 mod tables;
 mod text;
+mod troubles;
 mod vdso;
 
 #[cfg(test)]
@@ -18,8 +20,8 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +30,9 @@ use rustc_hash::FxHashMap;
 use self::cache::{Cache, KERNEL, Key, VDSO};
 use self::client::{Asked, Client, Reply};
 pub use self::client::{NamerProcess, Spawner};
+pub use self::namer::go_names_of;
 use self::protocol::{ADDRESSES_MAX, Found, INLINED_MAX, NAME_BYTES_MAX, Place};
+use self::shelf::Shelf;
 use self::tables::RowsMeters;
 pub use self::tables::table_of;
 use self::text::clean;
@@ -36,7 +40,8 @@ use crate::meters::prometheus_client::metrics::counter::Counter;
 use crate::meters::prometheus_client::metrics::gauge::Gauge;
 use crate::meters::{Counters, Meters, label};
 use crate::model::{
-    FileIdentity, Frame, Function, Known, Module, NamedBatch, NamedTrace, Reason, Trace, TraceBatch,
+    DebugFile, FileIdentity, Frame, Function, Known, Module, NamedBatch, NamedTrace, Reason, Trace,
+    TraceBatch,
 };
 
 /// How much naming may cost.
@@ -62,6 +67,8 @@ pub struct Config {
     pub set_aside_for: Duration,
     /// Where the kernel lists its symbols.
     pub kallsyms: PathBuf,
+    /// Finds files that may have the debug information of a module, open, the likeliest first.
+    pub find_debug_files: fn(&Module, &DebugFile) -> Vec<OwnedFd>,
 }
 
 impl Default for Config {
@@ -76,6 +83,7 @@ impl Default for Config {
             set_aside_max: 256,
             set_aside_for: Duration::from_secs(600),
             kallsyms: PathBuf::from("/proc/kallsyms"),
+            find_debug_files: |_, _| Vec::new(),
         }
     }
 }
@@ -89,6 +97,7 @@ pub struct Symbolizer {
     kernel: Arc<str>,
     meters: SymbolizeMeters,
     rows: RowsMeters,
+    shelf: Option<Shelf>,
 }
 
 impl std::fmt::Debug for Symbolizer {
@@ -120,13 +129,14 @@ impl Symbolizer {
             kernel: Arc::from("[kernel]"),
             meters: SymbolizeMeters::new(meters),
             rows: RowsMeters::new(meters),
+            shelf: None,
         }
     }
 
     /// Another one, which asks a namer of its own, started by `spawn`, and counts with this one.
     #[must_use]
     pub fn beside(&self, spawn: Spawner) -> Self {
-        let Self { cache: _, client, vdso: _, empty, kernel, meters, rows } = self;
+        let Self { cache: _, client, vdso: _, empty, kernel, meters, rows, shelf: _ } = self;
         Self {
             cache: Cache::new(client.config().names_bytes_max),
             client: client.beside(spawn),
@@ -135,7 +145,14 @@ impl Symbolizer {
             kernel: Arc::clone(kernel),
             meters: meters.clone(),
             rows: rows.clone(),
+            shelf: None,
         }
+    }
+
+    /// Keeps unwind tables in `folder`, for the next start.
+    pub fn keep_tables(&mut self, folder: &Path, meters: &Meters) -> std::io::Result<()> {
+        self.shelf = Some(Shelf::open(folder, meters)?);
+        Ok(())
     }
 
     /// Ends the namer, if one runs, and gives its memory back; the next question starts another.
@@ -233,14 +250,15 @@ impl Symbolizer {
                     match &self.vdso {
                         Some((file, identity)) => {
                             let (identity, file) = (*identity, file.as_fd());
-                            self.client.ask(Asked::File { slot, identity, file }, &asked)
+                            self.client.ask(Asked::File { slot, identity, file, module: None }, &asked)
                         }
                         None => Reply::Refused,
                     }
                 }
                 (Some(module), _) => match (&module.file, module.identity) {
                     (Some(file), Some(identity)) => {
-                        self.client.ask(Asked::File { slot, identity, file: file.as_fd() }, &asked)
+                        let (file, module) = (file.as_fd(), Some(&**module));
+                        self.client.ask(Asked::File { slot, identity, file, module }, &asked)
                     }
                     (None, _) | (_, None) => Reply::Refused,
                 },

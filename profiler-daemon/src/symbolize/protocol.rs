@@ -61,6 +61,11 @@ pub(super) enum Subject {
         /// How many bytes of debug information may be read for inlined functions and lines; `None`: names only.
         debug_bytes_max: Option<u64>,
     },
+    /// A file that may have the debug information of another, which was asked about just before; it comes beside. No addresses.
+    DebugFile {
+        /// The agent's number for the other file.
+        slot: u32,
+    },
     /// The unwind table of a file, which comes beside every question; no addresses.
     Table {
         /// The agent's number for it, never used for another.
@@ -92,6 +97,8 @@ pub(super) enum Outcome {
     Names(Names),
     /// A part of an unwind table.
     Rows(Rows),
+    /// It is the file's debug information, and is read from now on.
+    Taken(DebugInfo),
     /// Nothing can be said about this subject.
     Refused(Refusal),
 }
@@ -122,6 +129,17 @@ pub(super) struct Names {
     pub(super) found: Vec<Found>,
     /// Set by the question that opened the file: what became of its debug information.
     pub(super) debug: Option<DebugInfo>,
+    /// Beside it, if there may be debug information in another file: which.
+    pub(super) sought: Option<Sought>,
+}
+
+/// What a file says of the one with its debug information.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Sought {
+    /// The build id of both; empty if unknown.
+    pub(super) build_id: Vec<u8>,
+    /// Its name; empty if unknown.
+    pub(super) name: Vec<u8>,
 }
 
 /// What is at an address.
@@ -155,8 +173,7 @@ pub(super) enum DebugInfo {
     Absent,
     /// More than the question allows: names only.
     TooLarge,
-    /// It is in another file, or refers to one. That one is not opened: its name is the file's word, and
-    /// strangers' files do not choose what we read.
+    /// It refers to another file, shared by several.
     Elsewhere,
     /// It was not wanted.
     Unwanted,
@@ -183,6 +200,8 @@ pub(super) enum Refusal {
     OtherMachine,
     /// Nothing in it says how to unwind.
     NoTable,
+    /// It is not the debug information of that file.
+    OfAnother,
 }
 
 impl Refusal {
@@ -198,6 +217,7 @@ impl Refusal {
             Self::NoKallsyms => "no kallsyms",
             Self::OtherMachine => "for another processor",
             Self::NoTable => "no unwind table",
+            Self::OfAnother => "of another file",
         }
     }
 }

@@ -2,10 +2,10 @@
 //!
 //! In: a module. Out: its table as one value, or that there is none. Not here: who wants it, and where it is put; and how the
 //! namer makes it. A table is made once for each file, so what it costs is waited for here: half a second for the largest library
-//! known, and never longer than one batch may ask.
+//! known, and never longer than one batch may ask; where tables are kept on disk, only the first time.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use profiler_common::unwind::table::TABLE_PAGES_MAX;
 
@@ -14,7 +14,7 @@ use super::namer::{TableBuilder, keeps_frames};
 use super::protocol::Rows;
 use super::{Symbolizer, vdso};
 use crate::meters::{Counters, Meters, label};
-use crate::model::{Module, NoTable, Table};
+use crate::model::{FileIdentity, Module, NoTable, Table};
 
 impl Symbolizer {
     /// The unwind table of `module`.
@@ -32,9 +32,7 @@ impl Symbolizer {
             })
         } else {
             match (&module.file, module.identity) {
-                (Some(file), Some(identity)) => {
-                    gather(|from| self.client.ask_rows(slot, identity, file.as_fd(), from), &self.rows)
-                }
+                (Some(file), Some(identity)) => self.table_in(slot, file.as_fd(), identity),
                 (None, _) | (_, None) => Err(NoTable::Never),
             }
         };
@@ -45,6 +43,28 @@ impl Symbolizer {
         };
         self.rows.tables.get_or_create(&label("tables", counted)).inc();
         made
+    }
+
+    /// The table of a file: from disk, or else from the namer and then kept on disk.
+    fn table_in(
+        &mut self,
+        slot: u32,
+        file: BorrowedFd<'_>,
+        identity: FileIdentity,
+    ) -> Result<Table, NoTable> {
+        let copied = self.shelf.as_mut().and_then(|shelf| shelf.copy(file, identity.size));
+        if let (Some(shelf), Some(copied)) = (&self.shelf, &copied)
+            && let Some(table) = shelf.find(copied)
+        {
+            return Ok(table);
+        }
+        // What is named on disk by the copy has to be made of the copy.
+        let file = copied.as_ref().map_or(file, |copied| copied.file.as_fd());
+        let table = gather(|from| self.client.ask_rows(slot, identity, file, from), &self.rows)?;
+        if let (Some(shelf), Some(copied)) = (&mut self.shelf, &copied) {
+            shelf.keep(copied, &table);
+        }
+        Ok(table)
     }
 }
 

@@ -73,7 +73,7 @@ fn honest(request: &Request) -> Outcome {
 
 fn size(request: &Request) -> u64 {
     match request.subject {
-        Subject::Kernel => 0,
+        Subject::Kernel | Subject::DebugFile { .. } => 0,
         Subject::File { size, .. } | Subject::Table { size, .. } => size,
     }
 }
@@ -91,6 +91,7 @@ fn module(id: u32, size: u64) -> Arc<Module> {
         build_id: None,
         identity: Some(FileIdentity { device: 1, inode: u64::from(id), size, ctime_ns: 0 }),
         file: Some(File::open("/dev/null").unwrap().into()),
+        root: None,
     })
 }
 
@@ -394,7 +395,7 @@ fn rows(pages: &[u32], next: Option<u32>) -> Outcome {
 fn from(request: &Request) -> Option<u32> {
     match request.subject {
         Subject::Table { from, .. } => Some(from),
-        Subject::Kernel | Subject::File { .. } => None,
+        Subject::Kernel | Subject::File { .. } | Subject::DebugFile { .. } => None,
     }
 }
 

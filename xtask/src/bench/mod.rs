@@ -17,10 +17,21 @@ mod kernel;
 mod load;
 mod meter;
 mod peer;
+mod store;
+
+/// Something else to measure.
+#[derive(clap::Subcommand)]
+enum Other {
+    /// What history costs the embedded server: bytes, merging a day, taking in
+    Store,
+}
 
 /// Options of the verb.
 #[derive(clap::Args)]
 pub(crate) struct Options {
+    /// Instead of the agent
+    #[command(subcommand)]
+    other: Option<Other>,
     /// One rate (99 Hz) and shorter runs: three minutes
     #[arg(long)]
     quick: bool,
@@ -44,6 +55,10 @@ const QUICK: Plan = Plan { frequencies_hz: &[99], kernel_rounds: 1, kernel_secon
 
 /// Measures and prints.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    match options.other {
+        Some(Other::Store) => return store::measure(),
+        None => {}
+    }
     let plan = if options.quick { QUICK } else { WHOLE };
     if !host::is_root() {
         bail!("the bench loads eBPF programs and reads other processes: as root, run `cargo xtask bench`");

@@ -15,6 +15,36 @@ pub(super) fn service(facts: &Facts<'_>) -> Option<String> {
     paths(facts.cgroup?).find_map(|path| parts(path).find_map(id_of)).map(str::to_string)
 }
 
+/// The labels of a process in a container: which, and of which engine if that shows.
+pub(super) fn labels(facts: &Facts<'_>) -> Vec<(&'static str, String)> {
+    let found = facts.cgroup.and_then(|cgroup| {
+        paths(cgroup)
+            .find_map(|path| parts(path).find_map(|part| Some((id_of(part)?, runtime_of(path, part)))))
+    });
+    let Some((id, runtime)) = found else { return Vec::new() };
+    let mut labels = vec![("container_id", id.to_owned())];
+    labels.extend(runtime.map(|runtime| ("container_runtime", runtime.to_owned())));
+    labels
+}
+
+/// What each engine puts before an id, and what it is called.
+const DRESSES: [(&str, &str); 6] = [
+    ("docker-", "docker"),
+    ("cri-containerd", "containerd"),
+    ("libpod-", "podman"),
+    ("crio-", "cri-o"),
+    ("lxc.payload.", "lxc"),
+    ("nerdctl-", "containerd"),
+];
+
+/// The engine whose dress `part` of `path` wears. A bare id below `docker` is Docker's; elsewhere it may be anyone's.
+fn runtime_of(path: &str, part: &str) -> Option<&'static str> {
+    // `x.slice:cri-containerd:ID` wears it in the middle.
+    let dressed = DRESSES.iter().find(|(dress, _)| part.split(':').any(|piece| piece.starts_with(dress)));
+    let bare = || path.contains("/docker/").then_some("docker");
+    dressed.map(|(_, runtime)| *runtime).or_else(bare)
+}
+
 /// The short id or the name of the container that a part of a cgroup's path stands for:
 /// `docker-ID.scope`, `cri-containerd-ID.scope`, `libpod-ID.scope`, `crio-ID.scope`; `ID` below `docker` or
 /// `kubepods`; `x.slice:cri-containerd:ID`; `lxc.payload.NAME`.
@@ -69,6 +99,45 @@ mod tests {
     fn lxc_says_its_name() {
         check("/lxc.payload.web", Some("web"));
         check("/lxc.payload.", None);
+    }
+
+    #[track_caller]
+    fn check_labels(cgroup: &str, expected: &[(&str, &str)]) {
+        let cgroup = cgroup.replace("ID", ID);
+        let comm = crate::model::Comm::new(b"x");
+        let facts = Facts { kernel_thread: false, cgroup: Some(&cgroup), executable: None, comm };
+        let labels = labels(&facts);
+        assert_eq!(labels.iter().map(|(name, value)| (*name, value.as_str())).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn engines_are_known_by_their_dress() {
+        let id = ("container_id", "0123456789ab");
+        for (cgroup, runtime) in [
+            ("0::/system.slice/docker-ID.scope", "docker"),
+            ("12:memory:/docker/ID\n1:name=systemd:/docker/ID\n", "docker"),
+            (
+                "0::/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-ID.scope/container",
+                "podman",
+            ),
+            ("0::/kubepods.slice/kubepods-pod1.slice/cri-containerd-ID.scope", "containerd"),
+            (
+                "11:pids:/system.slice/containerd.service/kubepods-pod1.slice:cri-containerd:ID\n",
+                "containerd",
+            ),
+            (
+                "0::/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod1.slice/crio-ID.scope",
+                "cri-o",
+            ),
+        ] {
+            check_labels(cgroup, &[id, ("container_runtime", runtime)]);
+        }
+        check_labels(
+            "0::/lxc.payload.web/init.scope",
+            &[("container_id", "web"), ("container_runtime", "lxc")],
+        );
+        check_labels("4:cpu:/kubepods/burstable/pod1234-5678/ID\n", &[id]);
+        check_labels("0::/system.slice/nginx.service", &[]);
     }
 
     #[test]

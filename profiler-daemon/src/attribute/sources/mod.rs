@@ -1,6 +1,6 @@
-//! Where the name of a service comes from.
+//! Where the labels of a process come from.
 //!
-//! In: the facts of a process. Out: the value of `service_name`. One source per file, asked in the order of one
+//! In: the facts of a process. Out: the value of `service_name`, and whose it is beside that. One source per file, asked in the order of one
 //! list; the first that knows an answer gives it.
 
 use std::sync::Arc;
@@ -44,6 +44,21 @@ pub(super) fn service_name(facts: &Facts<'_>) -> Arc<str> {
         .find(|name| !name.is_empty())
         .unwrap_or_else(|| "unknown".into())
         .into()
+}
+
+/// Says whose a process is, by name and value.
+type Owner = fn(&Facts<'_>) -> Vec<(&'static str, String)>;
+
+/// Who knows more of whom a process belongs to, beside the name of its service.
+const OWNERS: [Owner; 2] = [systemd::labels, container::labels];
+
+/// The labels beside `service_name`, as printable and bounded as that.
+pub(super) fn owner_labels(facts: &Facts<'_>) -> Vec<(&'static str, Arc<str>)> {
+    if facts.kernel_thread {
+        return Vec::new();
+    }
+    let labels = OWNERS.iter().flat_map(|owner| owner(facts));
+    labels.map(|(name, value)| (name, printable(&value).into())).collect()
 }
 
 /// `value` without control characters, and cut where a server would refuse it.

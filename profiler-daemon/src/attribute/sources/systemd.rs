@@ -13,6 +13,22 @@ pub(super) fn service(facts: &Facts<'_>) -> Option<String> {
     paths(facts.cgroup?).find_map(service_of)
 }
 
+/// The labels of a process of a unit: the service, by its whole name, and the innermost slice. A scope is none of them: each
+/// login and each program of a desktop has its own, and each would be a series of its own.
+pub(super) fn labels(facts: &Facts<'_>) -> Vec<(&'static str, String)> {
+    let Some(path) = facts.cgroup.and_then(|cgroup| paths(cgroup).find(|path| path.contains(".slice")))
+    else {
+        return Vec::new();
+    };
+    let mut labels = Vec::new();
+    labels.extend(service_of(path).map(|name| ("systemd_unit", format!("{name}.service"))));
+    // A pod's slice is the pod's, and has its number in its name.
+    let slice = parts(path).filter(|part| !part.contains(':') && !part.starts_with("kubepods-"));
+    let slice = slice.filter_map(|part| part.strip_suffix(".slice")).next();
+    labels.extend(slice.map(|name| ("systemd_slice", format!("{}.slice", unescape(name)))));
+    labels
+}
+
 fn service_of(path: &str) -> Option<String> {
     for part in parts(path).filter(|part| !part.starts_with("libpod-payload-")) {
         if let Some(name) = part.strip_suffix(".service") {
@@ -103,6 +119,29 @@ mod tests {
         let id = "0123456789abcdef".repeat(4);
         check(&format!("/system.slice/web.service/libpod-payload-{id}"), Some("web"));
         check(&format!("/machine.slice/libpod-{id}.scope/container"), None);
+    }
+
+    #[track_caller]
+    fn check_labels(cgroup: &str, expected: &[(&str, &str)]) {
+        let comm = crate::model::Comm::new(b"x");
+        let facts = Facts { kernel_thread: false, cgroup: Some(cgroup), executable: None, comm };
+        let labels = labels(&facts);
+        assert_eq!(labels.iter().map(|(name, value)| (*name, value.as_str())).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_unit_and_its_slice_are_labels() {
+        let nginx = [("systemd_unit", "nginx.service"), ("systemd_slice", "system.slice")];
+        check_labels("0::/system.slice/nginx.service", &nginx);
+        check_labels("3:cpu:/\n1:name=systemd:/system.slice/nginx.service\n", &nginx);
+        let login = "0::/user.slice/user-1000.slice/session-3.scope";
+        check_labels(login, &[("systemd_slice", "user-1000.slice")]);
+        check_labels(
+            "0::/kubepods.slice/kubepods-pod1.slice/x.scope",
+            &[("systemd_slice", "kubepods.slice")],
+        );
+        check_labels("0::/init.scope", &[]);
+        check_labels("0::/", &[]);
     }
 
     #[test]

@@ -28,6 +28,7 @@ fn module() -> Arc<Module> {
         build_id: None,
         identity: None,
         file: Some(file.into()),
+        root: None,
     })
 }
 

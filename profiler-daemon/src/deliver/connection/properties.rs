@@ -397,13 +397,13 @@ fn event(interval: Duration) -> impl Strategy<Value = Event> {
 fn config(interval: Duration) -> impl Strategy<Value = Config> {
     let configured = prop_oneof![5 => Just(None), 1 => timeout(interval).prop_map(Some)];
     let when_short = prop_oneof![Just(WhenShort::Retire), Just(WhenShort::Trim)];
-    (configured, when_short).prop_map(move |(timeout, when_short)| Config {
-        interval,
-        guard_min: Duration::from_millis(50),
-        timeout,
-        when_short,
-        hint: None,
-    })
+    (configured, when_short)
+        .prop_map(move |(timeout, when_short)| Config { timeout, ..untold(interval, when_short) })
+}
+
+/// Nobody has told the keeper anything of the server.
+fn untold(interval: Duration, when_short: WhenShort) -> Config {
+    Config { interval, guard_min: Duration::from_millis(50), timeout: None, when_short, hint: None }
 }
 
 fn settings() -> ProptestConfig {
@@ -443,7 +443,7 @@ proptest! {
         stall in (1..15_usize, milliseconds(0..500)),
         pauses in vec((0..100_usize, 0.0..6.0_f64), 0..5),
     ) {
-        let config = Config { interval, guard_min: Duration::from_millis(50), timeout: None, when_short, hint: None };
+        let config = untold(interval, when_short);
         let server = Server { timeout, says, requests_max, forgotten_after: None };
         let mut world = World::new(config, server, way);
         // One that comes for the first time cannot be foreseen; this one comes with the first push, and again.
@@ -472,13 +472,7 @@ proptest! {
         let timeout = interval + guard + Duration::from_millis(room * 10);
         let says = if silent { Says::Nothing } else { Says::Timeout };
         let server = Server { timeout, says, requests_max: None, forgotten_after: None };
-        let config = Config {
-            interval,
-            guard_min: Duration::from_millis(50),
-            timeout: None,
-            when_short: WhenShort::Retire,
-            hint: None,
-        };
+        let config = untold(interval, WhenShort::Retire);
         let lates: Vec<_> = lates.into_iter().map(|share| jitter.mul_f64(share)).collect();
         let world = steady(config, server, way, &lates);
         prop_assert_eq!(world.raced, 0);
@@ -494,13 +488,7 @@ proptest! {
         way in milliseconds(0..100),
         lates in vec(milliseconds(0..20), 100),
     ) {
-        let config = Config {
-            interval,
-            guard_min: Duration::from_millis(50),
-            timeout: None,
-            when_short: WhenShort::Retire,
-            hint: None,
-        };
+        let config = untold(interval, WhenShort::Retire);
         let mut world = World::new(config, servers[0].0, way);
         for (change, (server, pushes)) in (1..).zip(servers) {
             // It is configured anew without a restart: connections that are there stay.
@@ -517,13 +505,7 @@ proptest! {
         way in milliseconds(0..100),
         lates in vec(milliseconds(0..20), 300),
     ) {
-        let config = Config {
-            interval,
-            guard_min: Duration::from_millis(50),
-            timeout: None,
-            when_short: WhenShort::Retire,
-            hint: None,
-        };
+        let config = untold(interval, WhenShort::Retire);
         let (timeout, requests_max) = (interval * 10, None);
         let server = Server { timeout, says, requests_max, forgotten_after: Some(forgotten_after) };
         let world = steady(config, server, way, &lates);

@@ -40,6 +40,15 @@ pub enum SinkConfig {
 }
 
 impl SinkConfig {
+    /// As people write it, without what stands before an `@`.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::Pyroscope { server } => format!("pyroscope={}", pyroscope::without_secret(server)),
+            Self::Ingest { server } => format!("ingest={}", pyroscope::without_secret(server)),
+            Self::Directory { folder } => format!("directory={}", folder.display()),
+        }
+    }
+
     /// One as people write it: its kind and its address, such as `pyroscope=http://other:4040`.
     pub fn parse(text: &str) -> Option<Self> {
         let (kind, address) = text.trim().split_once('=')?;
@@ -107,7 +116,13 @@ impl Sink {
                 return Ok(Way::Folder(folder));
             }
         };
-        let client = Client::new(address, content_type, config.request_timeout(), config.http2)?;
+        let client = Client::new(
+            address,
+            content_type,
+            config.request_timeout(),
+            config.http2,
+            config.access.clone(),
+        )?;
         Ok(Way::Http(Box::new(client)))
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use flate2::read::GzDecoder;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
@@ -111,7 +111,8 @@ impl Server {
     }
 }
 
-async fn converse(mut stream: TcpStream, connection: usize, mut answer: impl FnMut(Seen) -> Reply) -> Ended {
+async fn converse(stream: TcpStream, connection: usize, mut answer: impl FnMut(Seen) -> Reply) -> Ended {
+    let mut stream = BufReader::new(stream);
     let mut last = Instant::now();
     loop {
         let Some(seen) = request(&mut stream, connection).await else {
@@ -131,7 +132,7 @@ async fn converse(mut stream: TcpStream, connection: usize, mut answer: impl FnM
                 return Ended::ByServer;
             }
             Reply::Reset => {
-                socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+                socket2::SockRef::from(stream.get_ref()).set_linger(Some(Duration::ZERO)).unwrap();
                 return Ended::ByServer;
             }
             Reply::Endless(head, more) => {
@@ -145,10 +146,12 @@ async fn converse(mut stream: TcpStream, connection: usize, mut answer: impl FnM
 }
 
 /// Reads one request; `None` if the connection ends before or in it.
-async fn request(stream: &mut TcpStream, connection: usize) -> Option<Seen> {
+async fn request(stream: &mut BufReader<TcpStream>, connection: usize) -> Option<Seen> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await.ok()?);
+        if stream.read_until(b'\n', &mut head).await.ok()? == 0 {
+            return None;
+        }
     }
     let head = String::from_utf8(head).unwrap();
     let mut lines = head.lines();

@@ -16,8 +16,8 @@ pub struct Address {
     /// TLS is spoken.
     pub(super) encrypted: bool,
     /// Name or number, without brackets.
-    pub(super) host: String,
-    pub(super) port: u16,
+    pub(in crate::doctor) host: String,
+    pub(in crate::doctor) port: u16,
     /// What goes into the `Host` header.
     pub(super) authority: String,
     pub(super) push_path: String,

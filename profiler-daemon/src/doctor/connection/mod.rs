@@ -120,7 +120,11 @@ pub struct Doctor {
 impl Doctor {
     /// Reads the machine's certificates, where they are needed.
     pub fn new(question: Question) -> Result<Self, StartError> {
-        let tls = question.address.encrypted.then(|| deliver::tls(true, false)).transpose()?;
+        let tls = question
+            .address
+            .encrypted
+            .then(|| deliver::tls(true, false, &deliver::Access::default()))
+            .transpose()?;
         let proxied = !is_loopback(&question.address.host) && proxy_is_set(question.address.encrypted);
         Ok(Self { question, tls: tls.map(Arc::new), proxied })
     }

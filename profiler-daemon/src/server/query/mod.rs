@@ -1,10 +1,12 @@
+//! Questions. Here those of the page; in `api` and `render` those that a Pyroscope answers.
+//!
 //! What the page asks: who used the CPU, and where in their code.
 //!
 //! In: a time range and perhaps a service. Out: JSON in columns, made of one merged tree, so that graph and table
 //! never disagree. Ranges that end "now" end with the newest whole window, so that the last bar is not half of one.
 //! Not here: HTTP.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -13,9 +15,16 @@ use super::refusal::Refusal;
 use super::store::{ProfileType, Selection, Store, end};
 use crate::time::{WallNs, Window};
 
+pub(super) mod api;
 mod flamegraph;
+mod merged;
+mod messages;
+mod pprof_json;
+pub(super) mod render;
+mod selector;
 
 pub(super) use flamegraph::flamegraph;
+pub(super) use selector::Matcher;
 
 /// What a question may ask for.
 #[derive(Debug, Default, Deserialize)]
@@ -50,6 +59,8 @@ pub(super) struct Resolved {
 const LAST_S: u32 = 900;
 /// A range may be this long: no more is kept anyway.
 const RANGE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Where the newest window is looked for first.
+const RECENT: Duration = Duration::from_secs(300);
 /// Points of a time series.
 const POINTS_MAX: usize = 500;
 const POINTS: usize = 120;
@@ -89,10 +100,13 @@ impl Resolved {
     }
 
     fn selection(&self) -> Selection<'_> {
+        // A window belongs to the range that its middle lies in.
+        let half = self.newest.map_or(0, |window| span(window.duration_ns / 2));
         Selection {
-            profile_type: self.question.profile_type(),
+            profile_type: Some(self.question.profile_type()),
             service: self.question.service.as_deref(),
-            range: self.from..self.until,
+            matchers: &[],
+            range: WallNs(self.from.0.saturating_sub(half))..WallNs(self.until.0.saturating_sub(half)),
         }
     }
 }
@@ -116,14 +130,25 @@ fn span_of(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// The window of that type that ended last; a window of the future, by a clock that is ahead, is not it.
+/// The window of that type that ended last, of those of the last day; a window of the future, by a clock that is ahead,
+/// is not it.
 fn newest(store: &Store, profile_type: &str, now: WallNs) -> Option<Window> {
     let horizon = now.0.saturating_add(1_000 * MS);
-    (store.windows())
-        .filter(|(_, series, _)| series.profile_type().as_str() == profile_type)
-        .map(|(window, _, _)| window)
-        .filter(|&window| end(window).0 <= horizon)
-        .max_by_key(|&window| end(window))
+    let mut newest: Option<Window> = None;
+    // Mostly it is minutes old: what is older is looked at where there is nothing else.
+    for back in [RECENT, RANGE_MAX] {
+        let range = WallNs(now.0.saturating_sub(span_of(back)))..WallNs(horizon);
+        let selection = Selection { profile_type: Some(profile_type), service: None, matchers: &[], range };
+        store.windows(&selection, |window, _, _| {
+            if end(window).0 <= horizon && newest.is_none_or(|newest| end(newest) < end(window)) {
+                newest = Some(window);
+            }
+        });
+        if newest.is_some() {
+            break;
+        }
+    }
+    newest
 }
 
 /// Who used how much.
@@ -140,18 +165,18 @@ struct Services<'a> {
     newest_ms: Option<i64>,
     /// CPUs of this machine, if all that is shown was measured on it.
     cpus: Option<usize>,
-    /// All types in the store.
-    types: Vec<&'a str>,
+    /// All types in that range, and perhaps some of its neighbours.
+    types: BTreeSet<String>,
     r#type: &'a str,
     total: u64,
-    services: Vec<Service<'a>>,
+    services: Vec<Service>,
     /// The rest.
     others: Others,
 }
 
 #[derive(Debug, Serialize)]
-struct Service<'a> {
-    name: &'a str,
+struct Service {
+    name: String,
     total: u64,
     /// One value for each step.
     points: Vec<u64>,
@@ -197,27 +222,28 @@ pub(super) fn services(asked: &Resolved, now: WallNs, host: &Host, store: &Store
     let origin = until - step * i64::try_from(steps).unwrap_or(1);
 
     let selection = asked.selection();
-    let mut by_name: HashMap<&str, Service<'_>> = HashMap::new();
-    let mut types: Vec<&str> = Vec::new();
+    let mut types = BTreeSet::new();
+    let any = Selection { profile_type: None, service: None, matchers: &[], range: selection.range.clone() };
+    store.series(&any, |series| {
+        if !types.contains(series.profile_type().as_str()) {
+            types.insert(series.profile_type().as_str().to_owned());
+        }
+    });
+    let mut by_name: HashMap<String, Service> = HashMap::new();
     let mut local = true;
-    for (window, series, value) in store.windows() {
-        let profile_type = series.profile_type().as_str();
-        if !types.contains(&profile_type) {
-            types.push(profile_type);
-        }
-        if !selection.wants(window, series) {
-            continue;
-        }
+    store.windows(&selection, |window, series, value| {
         local &= series.label("hostname") == Some(host.name.as_str());
         let name = series.service();
-        let service =
-            by_name.entry(name).or_insert_with(|| Service { name, total: 0, points: vec![0; steps] });
+        if !by_name.contains_key(name) {
+            let new = Service { name: name.to_owned(), total: 0, points: vec![0; steps] };
+            by_name.insert(name.to_owned(), new);
+        }
+        let service = by_name.get_mut(name).expect("it was put there if it was not");
         service.total = service.total.saturating_add(value);
         spread(&mut service.points, origin, step, from..until, window, value);
-    }
-    types.sort_unstable();
+    });
     let mut services: Vec<_> = by_name.into_values().collect();
-    services.sort_by(|a, b| b.total.cmp(&a.total).then(a.name.cmp(b.name)));
+    services.sort_by(|a, b| b.total.cmp(&a.total).then_with(|| a.name.cmp(&b.name)));
     let total = services.iter().fold(0_u64, |sum, service| sum.saturating_add(service.total));
     let mut others = Others { services: 0, total: 0, points: vec![0; steps] };
     for service in services.drain(SERVICES_MAX.min(services.len())..) {

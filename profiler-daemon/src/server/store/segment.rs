@@ -1,101 +1,115 @@
-//! A few minutes of profiles with everything they name, dropped whole.
+//! Profiles that arrived one after another, with everything they name: what grows in memory.
 //!
 //! In: functions, stacks and values of the profiles that arrived while the segment was the newest. Out: the same,
-//! each kept once: texts and functions in a dictionary, stacks as a tree of parent pointers, values as
-//! (stack, value) pairs per window.
+//! each kept once: texts and functions in a dictionary, the stacks of each service as a tree of parent pointers, values
+//! as coded rows per window and series. Everything is appended, so a `Mark` says how much there was at some moment:
+//! what came since is what a journal writes, and can be taken back.
 //! Not here: when a segment begins and ends (the store decides), and what may be in a profile (`profile`).
 
 use std::collections::HashMap;
 use std::mem::size_of;
+use std::ops::Range;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
 
+use super::rows::{self, Damaged};
 use super::series::Series;
-use crate::time::Window;
-
-/// A text of a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(in crate::server) struct TextId(u32);
+use super::tree::{Tree, TreeFunction};
+use super::{Digest, Selection};
+use crate::time::{WallNs, Window};
 
 /// A function of a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(in crate::server) struct FunctionId(pub(super) u32);
 
-/// A stack of a segment: a node of its tree, which stands for itself and all above it.
+/// The stacks of one service in a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(in crate::server) struct TreeId(pub(super) u32);
+
+/// A stack of a service: a node of its tree, which stands for itself and all above it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(in crate::server) struct StackId(pub(super) u32);
 
 /// The stack without frames.
 pub(in crate::server) const ROOT: StackId = StackId(0);
 
-/// A function; texts are the segment's.
-#[derive(Clone, Copy, Debug)]
+/// A function; name, file and module are texts of the segment, the line is the first one that was known, or zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Function {
-    pub(super) name: TextId,
-    pub(super) file: TextId,
-    pub(super) module: TextId,
-    /// The first line that was known of it, or zero.
+    pub(super) name: u32,
+    pub(super) file: u32,
+    pub(super) module: u32,
     pub(super) line: u32,
 }
 
-/// A node of the tree; its parent came before it.
-#[derive(Clone, Copy, Debug)]
+/// A node of a tree; its parent came before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Node {
-    pub(super) parent: StackId,
-    pub(super) function: FunctionId,
+    pub(super) parent: u32,
+    pub(super) function: u32,
+}
+
+/// The node that every tree begins with. Its function means nothing.
+pub(super) const ROOT_NODE: Node = Node { parent: 0, function: 0 };
+
+/// The stacks of one service.
+#[derive(Debug)]
+pub(super) struct ServiceTree {
+    pub(super) service: Arc<str>,
+    pub(super) nodes: Vec<Node>,
+    children: FxHashMap<Node, u32>,
+}
+
+impl std::hash::Hash for Node {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        state.write_u64(u64::from(self.parent) << 32 | u64::from(self.function));
+    }
 }
 
 /// What one series weighed in one window.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Stored {
     pub(super) window: Window,
     pub(super) series: u32,
     /// Sum of its values.
     pub(super) total: u64,
-    first: usize,
-    end: usize,
+    /// Where its rows are.
+    pub(super) rows: Range<usize>,
 }
 
-/// A few minutes of profiles.
-#[derive(Debug)]
+/// How much of a segment there was at some moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) texts: usize,
+    pub(super) functions: usize,
+    /// Nodes of each tree.
+    pub(super) trees: Vec<usize>,
+    pub(super) series: usize,
+    pub(super) stored: usize,
+    pub(super) digests: usize,
+}
+
+/// Profiles with everything they name.
+#[derive(Debug, Default)]
 pub(in crate::server) struct Segment {
-    texts: Vec<Arc<str>>,
-    text_ids: HashMap<Arc<str>, TextId>,
+    pub(super) texts: Vec<Arc<str>>,
+    text_ids: HashMap<Arc<str>, u32>,
     text_bytes: usize,
-    functions: Vec<Function>,
-    function_ids: FxHashMap<(u32, u32, u32), FunctionId>,
-    nodes: Vec<Node>,
-    children: FxHashMap<(u32, u32), StackId>,
-    series: Vec<Series>,
+    pub(super) functions: Vec<Function>,
+    function_ids: FxHashMap<(u32, u32, u32), u32>,
+    pub(super) trees: Vec<ServiceTree>,
+    tree_ids: HashMap<Arc<str>, TreeId>,
+    pub(super) series: Vec<Series>,
     series_ids: HashMap<Series, u32>,
     series_bytes: usize,
-    stored: Vec<Stored>,
-    value_stacks: Vec<StackId>,
-    values: Vec<u64>,
-}
-
-impl Default for Segment {
-    fn default() -> Self {
-        let mut segment = Self {
-            texts: Vec::new(),
-            text_ids: HashMap::new(),
-            text_bytes: 0,
-            functions: Vec::new(),
-            function_ids: FxHashMap::default(),
-            nodes: Vec::new(),
-            children: FxHashMap::default(),
-            series: Vec::new(),
-            series_ids: HashMap::new(),
-            series_bytes: 0,
-            stored: Vec::new(),
-            value_stacks: Vec::new(),
-            values: Vec::new(),
-        };
-        let nameless = segment.function("", "", "", 0);
-        segment.nodes.push(Node { parent: ROOT, function: nameless });
-        segment
-    }
+    pub(super) stored: Vec<Stored>,
+    pub(super) rows: Vec<u8>,
+    /// What was pushed: labels, time and bytes of each profile.
+    pub(super) digests: Vec<Digest>,
+    /// First start and last end of its windows.
+    span: Option<(WallNs, WallNs)>,
 }
 
 /// The next index of a list that memory keeps far shorter than four billion.
@@ -104,11 +118,12 @@ fn next(len: usize) -> u32 {
 }
 
 impl Segment {
-    fn text(&mut self, text: &str) -> TextId {
+    /// The text's number.
+    pub(super) fn text(&mut self, text: &str) -> u32 {
         if let Some(&id) = self.text_ids.get(text) {
             return id;
         }
-        let id = TextId(next(self.texts.len()));
+        let id = next(self.texts.len());
         let text: Arc<str> = text.into();
         self.text_bytes += text.len();
         self.texts.push(Arc::clone(&text));
@@ -116,7 +131,7 @@ impl Segment {
         id
     }
 
-    /// The function of that name, file and module. Its line is the first one that is known.
+    /// The function of that name, file and module. Its line is the one it was first seen with.
     pub(in crate::server) fn function(
         &mut self,
         name: &str,
@@ -125,22 +140,39 @@ impl Segment {
         line: u32,
     ) -> FunctionId {
         let (name, file, module) = (self.text(name), self.text(file), self.text(module));
-        let id = *self.function_ids.entry((name.0, file.0, module.0)).or_insert_with(|| {
-            self.functions.push(Function { name, file, module, line: 0 });
-            FunctionId(next(self.functions.len() - 1))
-        });
-        let known = &mut self.functions[id.0 as usize].line;
-        if *known == 0 {
-            *known = line;
+        self.function_of(Function { name, file, module, line })
+    }
+
+    pub(super) fn function_of(&mut self, function: Function) -> FunctionId {
+        let Function { name, file, module, line: _ } = function;
+        FunctionId(*self.function_ids.entry((name, file, module)).or_insert_with(|| {
+            self.functions.push(function);
+            next(self.functions.len() - 1)
+        }))
+    }
+
+    /// The tree of a service.
+    pub(in crate::server) fn tree(&mut self, service: &str) -> TreeId {
+        if let Some(&id) = self.tree_ids.get(service) {
+            return id;
         }
+        let id = TreeId(next(self.trees.len()));
+        let service: Arc<str> = service.into();
+        self.tree_ids.insert(Arc::clone(&service), id);
+        self.trees.push(ServiceTree { service, nodes: vec![ROOT_NODE], children: FxHashMap::default() });
         id
     }
 
-    /// The stack `parent` with a call of `function` added.
-    pub(in crate::server) fn call(&mut self, parent: StackId, function: FunctionId) -> StackId {
-        *self.children.entry((parent.0, function.0)).or_insert_with(|| {
-            self.nodes.push(Node { parent, function });
-            StackId(next(self.nodes.len() - 1))
+    /// The stack `parent` of that tree with a call of `function` added.
+    pub(in crate::server) fn call(&mut self, tree: TreeId, parent: StackId, function: FunctionId) -> StackId {
+        StackId(self.add_node(tree, Node { parent: parent.0, function: function.0 }))
+    }
+
+    pub(super) fn add_node(&mut self, tree: TreeId, node: Node) -> u32 {
+        let ServiceTree { nodes, children, .. } = &mut self.trees[tree.0 as usize];
+        *children.entry(node).or_insert_with(|| {
+            nodes.push(node);
+            next(nodes.len() - 1)
         })
     }
 
@@ -154,7 +186,19 @@ impl Segment {
         self.series.len()
     }
 
-    /// Keeps what `series` weighed in `window`. Pairs of equal stacks are added up.
+    pub(super) fn series_id(&mut self, series: &Series) -> u32 {
+        if let Some(&id) = self.series_ids.get(series) {
+            return id;
+        }
+        self.tree(series.service());
+        let id = next(self.series.len());
+        self.series_bytes += series.bytes();
+        self.series.push(series.clone());
+        self.series_ids.insert(series.clone(), id);
+        id
+    }
+
+    /// Keeps what `series` weighed in `window`, in stacks of its service's tree. Pairs of equal stacks are added up.
     pub(in crate::server) fn keep(
         &mut self,
         series: &Series,
@@ -169,55 +213,126 @@ impl Segment {
             }
             same
         });
-        let id = match self.series_ids.get(series) {
-            Some(&id) => id,
-            None => {
-                let id = next(self.series.len());
-                self.series_bytes += series.bytes();
-                self.series.push(series.clone());
-                self.series_ids.insert(series.clone(), id);
-                id
-            }
-        };
-        let first = self.values.len();
+        let total = pairs.iter().fold(0_u64, |sum, &(_, value)| sum.saturating_add(value));
+        let pairs: Vec<_> = pairs.iter().map(|&(stack, value)| (stack.0, value)).collect();
+        let first = self.rows.len();
+        rows::encode(&pairs, &mut self.rows);
+        let series = self.series_id(series);
+        self.stored.push(Stored { window, series, total, rows: first..self.rows.len() });
+        self.cover(window);
+    }
+
+    /// Keeps rows that a segment has written.
+    pub(super) fn keep_rows(&mut self, series: u32, window: Window, rows: &[u8]) -> Result<(), Damaged> {
+        let tree = self.tree_of(series).ok_or(Damaged)?;
+        let nodes = self.trees[tree.0 as usize].nodes.len();
         let mut total = 0_u64;
-        for &(stack, value) in pairs.iter() {
-            self.value_stacks.push(stack);
-            self.values.push(value);
+        rows::decode(rows, |stack, value| {
             total = total.saturating_add(value);
+            if (stack as usize) < nodes { Ok(()) } else { Err(Damaged) }
+        })?;
+        let first = self.rows.len();
+        self.rows.extend_from_slice(rows);
+        self.stored.push(Stored { window, series, total, rows: first..self.rows.len() });
+        self.cover(window);
+        Ok(())
+    }
+
+    fn cover(&mut self, window: Window) {
+        let (from, until) = self.span.unwrap_or((window.start, super::end(window)));
+        self.span = Some((from.min(window.start), until.max(super::end(window))));
+    }
+
+    /// The tree of the service of a series.
+    pub(super) fn tree_of(&self, series: u32) -> Option<TreeId> {
+        self.tree_ids.get(self.series.get(series as usize)?.service()).copied()
+    }
+
+    /// First start and last end of its windows.
+    pub(super) fn span(&self) -> Option<(WallNs, WallNs)> {
+        self.span
+    }
+
+    /// How much there is.
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            texts: self.texts.len(),
+            functions: self.functions.len(),
+            trees: self.trees.iter().map(|tree| tree.nodes.len()).collect(),
+            series: self.series.len(),
+            stored: self.stored.len(),
+            digests: self.digests.len(),
         }
-        self.stored.push(Stored { window, series: id, total, first, end: self.values.len() });
     }
 
-    /// Every window of every series, in the order of arrival.
-    pub(super) fn stored(&self) -> impl Iterator<Item = (&Stored, &Series)> {
-        self.stored.iter().map(|stored| (stored, &self.series[stored.series as usize]))
+    /// Takes back what came since `mark`.
+    pub(super) fn go_back_to(&mut self, mark: &Mark) {
+        for text in self.texts.drain(mark.texts..) {
+            self.text_bytes -= text.len();
+            self.text_ids.remove(&text);
+        }
+        for function in self.functions.drain(mark.functions..) {
+            self.function_ids.remove(&(function.name, function.file, function.module));
+        }
+        for tree in self.trees.drain(mark.trees.len()..) {
+            self.tree_ids.remove(&tree.service);
+        }
+        for (tree, &nodes) in self.trees.iter_mut().zip(&mark.trees) {
+            for node in tree.nodes.drain(nodes..) {
+                tree.children.remove(&node);
+            }
+        }
+        for series in self.series.drain(mark.series..) {
+            self.series_bytes -= series.bytes();
+            self.series_ids.remove(&series);
+        }
+        self.stored.truncate(mark.stored);
+        self.rows.truncate(self.stored.last().map_or(0, |stored| stored.rows.end));
+        self.digests.truncate(mark.digests);
+        self.span = None;
+        for index in 0..self.stored.len() {
+            self.cover(self.stored[index].window);
+        }
     }
 
-    /// How many windows of series are here.
-    pub(super) fn stored_count(&self) -> usize {
-        self.stored.len()
+    /// Every wanted window of every series, in the order of arrival.
+    pub(super) fn windows<'a>(
+        &'a self,
+        selection: &'a Selection<'a>,
+    ) -> impl Iterator<Item = (Window, &'a Series, u64)> {
+        let wanted: Vec<bool> = self.series.iter().map(|series| selection.wants_series(series)).collect();
+        (self.stored.iter())
+            .filter(move |stored| wanted[stored.series as usize] && selection.wants_window(stored.window))
+            .map(|stored| (stored.window, &self.series[stored.series as usize], stored.total))
     }
 
-    /// The stacks and values of `stored`.
-    pub(super) fn values(&self, stored: &Stored) -> impl Iterator<Item = (StackId, u64)> {
-        let range = stored.first..stored.end;
-        self.value_stacks[range.clone()].iter().copied().zip(self.values[range].iter().copied())
-    }
-
-    /// The tree; the root is the first, and a parent comes before its children.
-    pub(super) fn nodes(&self) -> &[Node] {
-        &self.nodes
-    }
-
-    /// The functions.
-    pub(super) fn functions(&self) -> &[Function] {
-        &self.functions
-    }
-
-    /// A text.
-    pub(super) fn resolve(&self, text: TextId) -> &Arc<str> {
-        &self.texts[text.0 as usize]
+    /// Adds all that is wanted to `sum`.
+    pub(super) fn merge(&self, selection: &Selection<'_>, sum: &mut Tree) -> Result<(), Damaged> {
+        let tree_of: Vec<Option<TreeId>> = (0..next(self.series.len()))
+            .map(|id| selection.wants_series(&self.series[id as usize]).then(|| self.tree_of(id)).flatten())
+            .collect();
+        let mut own: Vec<Vec<u64>> = vec![Vec::new(); self.trees.len()];
+        for stored in self.stored.iter().filter(|stored| selection.wants_window(stored.window)) {
+            let Some(tree) = tree_of[stored.series as usize] else { continue };
+            let own = &mut own[tree.0 as usize];
+            if own.is_empty() {
+                own.resize(self.trees[tree.0 as usize].nodes.len(), 0);
+            }
+            rows::add_to(own, &self.rows[stored.rows.clone()])?;
+        }
+        let mut known = vec![None; self.functions.len()];
+        for (tree, own) in self.trees.iter().zip(&own).filter(|(_, own)| !own.is_empty()) {
+            sum.add(&tree.nodes, own, &mut known, |function| {
+                let function = self.functions.get(function as usize).ok_or(Damaged)?;
+                let texts = [function.name, function.file, function.module];
+                let [name, file, module] = texts.map(|text| self.texts.get(text as usize).map(Arc::clone));
+                let (Some(name), Some(file), Some(module)) = (name, file, module) else {
+                    return Err(Damaged);
+                };
+                Ok(TreeFunction { name, file, module, line: function.line })
+            })?;
+        }
+        Ok(())
     }
 
     /// The memory that this occupies, bytes, near enough to bound it.
@@ -227,19 +342,26 @@ impl Segment {
         fn map<K, V, S>(map: &HashMap<K, V, S>) -> usize {
             map.capacity() * (size_of::<(K, V)>() + 1)
         }
+        let tree = |tree: &ServiceTree| {
+            tree.nodes.capacity() * size_of::<Node>()
+                + map(&tree.children)
+                + tree.service.len()
+                + size_of::<ServiceTree>()
+                + TEXT_EXTRA
+        };
         self.text_bytes
             + self.texts.len() * TEXT_EXTRA
             + self.texts.capacity() * size_of::<Arc<str>>()
             + map(&self.text_ids)
             + self.functions.capacity() * size_of::<Function>()
             + map(&self.function_ids)
-            + self.nodes.capacity() * size_of::<Node>()
-            + map(&self.children)
+            + self.trees.iter().map(tree).sum::<usize>()
+            + map(&self.tree_ids)
             + self.series_bytes
             + self.series.capacity() * size_of::<Series>()
             + map(&self.series_ids)
             + self.stored.capacity() * size_of::<Stored>()
-            + self.value_stacks.capacity() * size_of::<StackId>()
-            + self.values.capacity() * size_of::<u64>()
+            + self.rows.capacity()
+            + self.digests.capacity() * size_of::<Digest>()
     }
 }

@@ -20,6 +20,11 @@ impl ProfileType {
         Self(format!("{name}:{kind}:{unit}:{period_kind}:{period_unit}").into())
     }
 
+    /// As it was written by `as_str`.
+    pub(super) fn from_text(text: &str) -> Self {
+        Self(text.into())
+    }
+
     /// As Pyroscope writes it.
     pub(in crate::server) fn as_str(&self) -> &str {
         &self.0
@@ -45,6 +50,39 @@ impl Series {
     /// The value of a label.
     pub(in crate::server) fn label(&self, name: &str) -> Option<&str> {
         self.labels.iter().find(|(key, _)| &**key == name).map(|(_, value)| &**value)
+    }
+
+    /// The value of a label, or of what a Pyroscope makes of the type of a series.
+    pub(in crate::server) fn value_of(&self, name: &str) -> Option<&str> {
+        let part = |index| self.profile_type.0.split(':').nth(index);
+        match name {
+            "__profile_type__" => Some(self.profile_type.as_str()),
+            "__type__" => part(1),
+            "__unit__" => part(2),
+            "__period_type__" => part(3),
+            "__period_unit__" => part(4),
+            "__service_name__" => self.label("service_name"),
+            _ => self.label(name),
+        }
+    }
+
+    /// All that `value_of` knows.
+    pub(in crate::server) fn all_labels(&self) -> impl Iterator<Item = (&str, &str)> {
+        const MADE: [&str; 6] = [
+            "__profile_type__",
+            "__type__",
+            "__unit__",
+            "__period_type__",
+            "__period_unit__",
+            "__service_name__",
+        ];
+        let own = self.labels.iter().map(|(name, value)| (&**name, &**value));
+        own.chain(MADE.iter().filter_map(|&name| Some((name, self.value_of(name)?))))
+    }
+
+    /// Its labels.
+    pub(in crate::server) fn labels(&self) -> &Labels {
+        &self.labels
     }
 
     /// Whose profile it is.

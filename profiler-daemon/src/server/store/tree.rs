@@ -1,6 +1,6 @@
 //! Many windows merged into one tree: what every answer of the page is made of.
 //!
-//! In: segments. Out: functions, and stacks with what they weigh alone and in total. A stack of a thousand frames is
+//! In: the trees of segments and partitions. Out: functions, and stacks with what they weigh alone and in total. A stack of a thousand frames is
 //! a thousand nodes and no recursion: a parent always comes before its children.
 
 use std::collections::HashMap;
@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::segment::{ROOT, Segment, Stored};
-use super::series::Series;
+use super::rows::Damaged;
+use super::segment::Node;
 
 /// A function.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,59 +74,55 @@ fn next(len: usize) -> u32 {
 }
 
 impl Tree {
-    /// Adds those windows of `segment` that `wanted` wants.
-    pub(super) fn add(&mut self, segment: &Segment, wanted: impl Fn(&Stored, &Series) -> bool) {
-        let nodes = segment.nodes();
-        let mut own = vec![0_u64; nodes.len()];
-        let mut any = false;
-        for (stored, _) in segment.stored().filter(|(stored, series)| wanted(stored, series)) {
-            any = true;
-            for (stack, value) in segment.values(stored) {
-                let sum = &mut own[stack.0 as usize];
-                *sum = sum.saturating_add(value);
-            }
-        }
-        if !any {
-            return;
-        }
-        let mut total = own.clone();
+    /// Adds the tree `nodes`, of which each node weighs `own` alone. `function` tells what a function is; `known`, as
+    /// long as there are functions, remembers where it is here.
+    pub(super) fn add(
+        &mut self,
+        nodes: &[Node],
+        own: &[u64],
+        known: &mut [Option<u32>],
+        mut function: impl FnMut(u32) -> Result<TreeFunction, Damaged>,
+    ) -> Result<(), Damaged> {
+        let mut total = own.to_vec();
         for index in (1..nodes.len()).rev() {
-            let parent = nodes[index].parent.0 as usize;
+            let parent = nodes[index].parent as usize;
+            if parent >= index {
+                return Err(Damaged);
+            }
             total[parent] = total[parent].saturating_add(total[index]);
         }
-        // Where the segment's nodes and functions are in this tree; filled as they are met.
-        let mut node_here = vec![0_u32; nodes.len()];
-        let mut function_here = vec![None; segment.functions().len()];
+        // Where the nodes are in this tree.
+        let mut place = vec![0_u32; nodes.len()];
         for (index, node) in nodes.iter().enumerate() {
             if total[index] == 0 {
                 continue;
             }
-            let here = if index == ROOT.0 as usize {
-                0
-            } else {
-                let function = *function_here[node.function.0 as usize]
-                    .get_or_insert_with(|| self.function(segment, node.function.0 as usize));
-                self.call(node_here[node.parent.0 as usize], function)
-            };
-            node_here[index] = here;
-            let here = &mut self.nodes[here as usize];
+            if index > 0 {
+                let known = known.get_mut(node.function as usize).ok_or(Damaged)?;
+                let callee = match *known {
+                    Some(callee) => callee,
+                    None => *known.insert(self.function(function(node.function)?)),
+                };
+                place[index] = self.call(place[node.parent as usize], callee);
+            }
+            let here = &mut self.nodes[place[index] as usize];
             here.own = here.own.saturating_add(own[index]);
             here.total = here.total.saturating_add(total[index]);
         }
+        Ok(())
     }
 
-    fn function(&mut self, segment: &Segment, index: usize) -> u32 {
-        let function = segment.functions()[index];
-        let texts = [function.name, function.file, function.module];
-        let [name, file, module] = texts.map(|text| Arc::clone(segment.resolve(text)));
-        let key = (Arc::clone(&name), Arc::clone(&file), Arc::clone(&module));
+    fn function(&mut self, function: TreeFunction) -> u32 {
+        let TreeFunction { name, file, module, line } = &function;
+        let key = (Arc::clone(name), Arc::clone(file), Arc::clone(module));
+        let line = *line;
         let id = *self.function_ids.entry(key).or_insert_with(|| {
-            self.functions.push(TreeFunction { name, file, module, line: 0 });
+            self.functions.push(function);
             next(self.functions.len() - 1)
         });
-        let line = &mut self.functions[id as usize].line;
-        if *line == 0 {
-            *line = function.line;
+        let known = &mut self.functions[id as usize].line;
+        if *known == 0 {
+            *known = line;
         }
         id
     }

@@ -42,15 +42,10 @@ fn window(start: i64) -> PushRequest {
 fn five_minutes_of_a_busy_machine() {
     let config = Config::default();
     let meters = ServerMeters::new(&Meters::default());
-    let bounds = Bounds {
-        keep: config.keep,
-        memory_bytes_max: config.memory_bytes_max,
-        series_max: config.series_max,
-    };
-    let mut store = Store::new(bounds);
+    let (mut store, _) = Store::open(config.bounds(), WallNs::now()).unwrap();
     let headers = [("content-type", "application/proto"), ("content-encoding", "gzip")];
     let headers = headers.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-    let accepted = push::accept(&Method::POST, &headers.into_iter().collect()).unwrap();
+    let accepted = connect::accept(&Method::POST, &headers.into_iter().collect()).unwrap();
     let now = WallNs::now().0;
     let mut spent = Duration::ZERO;
     let pushes = 30;

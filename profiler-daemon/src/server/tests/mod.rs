@@ -4,7 +4,9 @@
 
 mod connections;
 mod cost;
+mod ingests;
 mod pushes;
+mod querier;
 mod questions;
 
 use std::io::{Read, Write};
@@ -114,6 +116,11 @@ impl Client {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Reply {
+        self.write(host, method, path, headers, body);
+        self.receive(method == "HEAD")
+    }
+
+    fn write(&mut self, host: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) {
         let mut head =
             format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n", body.len());
         for (name, value) in headers {
@@ -121,10 +128,28 @@ impl Client {
         }
         head.push_str("\r\n");
         self.socket.write_all(&[head.as_bytes(), body].concat()).unwrap();
-        self.receive(method == "HEAD")
+    }
+
+    /// The status and the body of an answer that is no text.
+    fn send_bytes(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> (u16, Vec<u8>) {
+        let host = self.host.clone();
+        self.write(&host, method, path, headers, body);
+        let (head, body) = self.read(method == "HEAD");
+        (head[9..12].parse().unwrap(), body)
     }
 
     fn receive(&mut self, headless: bool) -> Reply {
+        let (head, body) = self.read(headless);
+        Reply { status: head[9..12].parse().unwrap(), head, body: String::from_utf8(body).unwrap() }
+    }
+
+    fn read(&mut self, headless: bool) -> (String, Vec<u8>) {
         let mut head = Vec::new();
         let mut byte = [0];
         while !head.ends_with(b"\r\n\r\n") {
@@ -135,7 +160,7 @@ impl Client {
         let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
         let mut body = vec![0; if headless { 0 } else { length.parse().unwrap() }];
         self.socket.read_exact(&mut body).unwrap();
-        Reply { status: head[9..12].parse().unwrap(), head, body: String::from_utf8(body).unwrap() }
+        (head, body)
     }
 
     /// How long until the other side ends the connection.
@@ -158,7 +183,7 @@ fn profile(stacks: &[(&str, i64)]) -> Profile {
         duration_nanos: 10_000_000_000,
         ..Profile::default()
     };
-    let mut known = std::collections::HashMap::new();
+    let mut known = HashMap::new();
     for (stack, value) in stacks {
         let mut location_id = Vec::new();
         for frame in stack.split(';').filter(|frame| !frame.is_empty()) {

@@ -17,8 +17,12 @@ pub(super) struct Outline {
     pub(super) debug_bytes: u64,
     /// Bytes of symbol tables.
     symbol_bytes: u64,
-    /// True if debug information is in another file, or refers to one.
+    /// True if debug information refers to another file, shared by several.
     pub(super) debug_elsewhere: bool,
+    /// The build id; empty if there is none.
+    pub(super) build_id: Vec<u8>,
+    /// The name of the file with the debug information, and the checksum of its bytes.
+    pub(super) debug_link: Option<(Vec<u8>, u32)>,
 }
 
 /// A part of a file that a program header describes.
@@ -44,7 +48,19 @@ impl Segment {
     /// It is the index of the unwind table.
     pub(super) const FRAME_INDEX: u64 = 0x6474_e550;
     /// Among the flags: it may be executed.
-    pub(super) const EXECUTABLE: u64 = 1;
+    const EXECUTABLE: u64 = 1;
+    /// Among the flags: it may be written.
+    const WRITABLE: u64 = 2;
+
+    /// True if it is mapped to be executed.
+    pub(super) fn is_code(&self) -> bool {
+        self.kind == Self::LOADED && self.flags & Self::EXECUTABLE != 0
+    }
+
+    /// True if it is mapped to be written, if only by the loader.
+    pub(super) fn is_writable(&self) -> bool {
+        self.kind == Self::LOADED && self.flags & Self::WRITABLE != 0
+    }
 
     /// Where in the file that lies which lies at `address` in memory.
     pub(super) fn offset_of(&self, address: u64) -> Option<u64> {
@@ -57,8 +73,14 @@ impl Segment {
 const SEGMENTS_MAX: usize = 256;
 /// Thousands, in files built with a section for every function.
 const SECTIONS_MAX: usize = 65_536;
+/// Bytes of a section that says one thing.
+const SMALL_BYTES_MAX: u64 = 4 << 10;
+/// The kind of a section without bytes in this file.
+const NO_BITS: u64 = 8;
 /// Five million symbols: a browser with all of its own has one or two. blazesym sorts them all.
 const SYMBOL_BYTES_MAX: u64 = 128 << 20;
+/// A browser has some ten million.
+const RELOCATION_BYTES_MAX: u64 = 128 << 20;
 const SECTION_NAMES_BYTES_MAX: u64 = 4 << 20;
 
 impl Outline {
@@ -97,11 +119,36 @@ impl Outline {
         if name.starts_with(b".debug_") || name.starts_with(b".zdebug_") {
             self.debug_bytes = self.debug_bytes.saturating_add(reader.uncompressed(section)?);
         }
-        if matches!(name, b".gnu_debuglink" | b".gnu_debugaltlink" | b".debug_sup") {
-            self.debug_elsewhere = true;
+        match name {
+            b".gnu_debugaltlink" | b".debug_sup" => self.debug_elsewhere = true,
+            // What makes no sense here says nothing of the rest.
+            b".gnu_debuglink" => {
+                let link = reader.read(section.offset, section.bytes, SMALL_BYTES_MAX);
+                self.debug_link = link.ok().as_deref().and_then(link_of);
+            }
+            b".note.gnu.build-id" if section.kind != NO_BITS => {
+                let note = reader.read(section.offset, section.bytes, SMALL_BYTES_MAX);
+                self.build_id = note.ok().as_deref().and_then(build_id_of).unwrap_or_default();
+            }
+            _ => {}
         }
         Ok(())
     }
+}
+
+/// Name and checksum in a section that says where debug information is.
+fn link_of(section: &[u8]) -> Option<(Vec<u8>, u32)> {
+    let end = section.iter().position(|&byte| byte == 0)?;
+    let sum = number(section, (end + 1).next_multiple_of(4), 4).ok()?;
+    Some((section[..end].to_vec(), u32::try_from(sum).ok()?))
+}
+
+/// The build id in its note.
+fn build_id_of(note: &[u8]) -> Option<Vec<u8>> {
+    const BUILD_ID: u64 = 3;
+    let bytes = usize::try_from(number(note, 4, 4).ok()?).ok()?;
+    let is = number(note, 8, 4).ok()? == BUILD_ID && note.get(12..16)? == b"GNU\0";
+    note.get(16..16usize.checked_add(bytes)?).filter(|_| is).map(<[u8]>::to_vec)
 }
 
 /// Reads the numbers of a little-endian file of either class.
@@ -228,6 +275,36 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    /// Hands `note` every place where a loader will write an address, and that address as the file counts it. Of 64-bit files, such
+    /// as say so in the usual way.
+    pub(super) fn relocations(&self, mut note: impl FnMut(u64, u64)) -> io::Result<()> {
+        const RELATIVE: u64 = 8;
+        const ENTRY_BYTES: usize = 24;
+        const PIECE_BYTES: usize = ENTRY_BYTES << 10;
+        let mut tables = Vec::new();
+        self.sections(|_, section| {
+            if section.is_relocations() && self.wide {
+                tables.push(*section);
+            }
+            Ok(())
+        })?;
+        let mut left = RELOCATION_BYTES_MAX;
+        for Section { offset, bytes, .. } in tables {
+            let bytes = bytes.min(left);
+            left -= bytes;
+            for from in (0..bytes).step_by(PIECE_BYTES) {
+                let at = offset.checked_add(from).ok_or_else(malformed)?;
+                let piece = self.read(at, (bytes - from).min(PIECE_BYTES as u64), PIECE_BYTES as u64)?;
+                for entry in piece.chunks_exact(ENTRY_BYTES) {
+                    if number(entry, 8, 8)? == RELATIVE {
+                        note(number(entry, 0, 8)?, number(entry, 16, 8)?);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Bytes of a section when it is not compressed any more.
     pub(super) fn uncompressed(&self, section: &Section) -> io::Result<u64> {
         if !section.is_compressed() {
@@ -266,9 +343,14 @@ impl Section {
         self.flags & COMPRESSED != 0
     }
 
+    /// True if it says which addresses a loader will write where.
+    fn is_relocations(&self) -> bool {
+        const WITH_ADDENDS: u64 = 4;
+        self.kind == WITH_ADDENDS
+    }
+
     /// True if it has no bytes in this file.
     pub(super) fn is_elsewhere(&self) -> bool {
-        const NO_BITS: u64 = 8;
         self.kind == NO_BITS
     }
 

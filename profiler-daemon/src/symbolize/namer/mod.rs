@@ -6,8 +6,10 @@
 //! end of the socket is gone.
 
 mod elf;
+mod go;
 mod kallsyms;
 mod modules;
+mod pclntab;
 mod rows;
 
 use std::fs::File;
@@ -17,9 +19,10 @@ use std::process::ExitCode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
+pub use self::go::go_names_of;
 use self::kallsyms::Kallsyms;
 use self::modules::{Modules, Writer, is_still};
-pub(super) use self::rows::{Builder as TableBuilder, keeps_frames};
+pub(super) use self::rows::{Builder as TableBuilder, TABLES_VERSION, keeps_frames};
 use super::protocol::{
     ADDRESSES_MAX, ANSWER_BYTES_MAX, Answer, Found, Names, Outcome, Place, REQUEST_BYTES_MAX, Refusal,
     Request, Rows, Subject, TalkError, receive, send,
@@ -79,6 +82,9 @@ impl Namer {
             Subject::File { slot, size, debug_bytes_max } => {
                 let file = file.ok_or(Refusal::Nonsense)?;
                 self.modules.name(slot, file, size, debug_bytes_max, addresses).map(Outcome::Names)
+            }
+            Subject::DebugFile { slot } => {
+                self.modules.take(slot, file.ok_or(Refusal::Nonsense)?).map(Outcome::Taken)
             }
             Subject::Table { slot, size, from } => {
                 let file = File::from(file.ok_or(Refusal::Nonsense)?);

@@ -1,4 +1,4 @@
-//! Names in files, by blazesym.
+//! Names in files, by blazesym, and of Go code by its own table.
 //!
 //! In: an open file and offsets in it. Out: functions, innermost first. blazesym opens files by path and maps
 //! them: `/proc/self/fd/N` is the path, so it reads the very file that was pinned, wherever it lies and whatever
@@ -7,17 +7,19 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use blazesym::symbolize::source::{Elf, Source};
-use blazesym::symbolize::{CodeInfo, Input, Sym, Symbolized, Symbolizer};
+use blazesym::symbolize::{CodeInfo, Input, Reason, Sym, Symbolized, Symbolizer};
 use rustc_hash::FxHashMap;
 
 use super::super::protocol::{
-    ANSWER_BYTES_MAX, DebugInfo, Found, INLINED_MAX, NAME_BYTES_MAX, Names, Place, Refusal,
+    ANSWER_BYTES_MAX, DebugInfo, Found, INLINED_MAX, NAME_BYTES_MAX, Names, Place, Refusal, Sought,
 };
 use super::super::text::clean;
 use super::elf::Outline;
+use super::go::GoNames;
 
 /// The files that were asked about last.
 #[derive(Default)]
@@ -26,16 +28,25 @@ pub(super) struct Modules {
     open: Vec<Open>,
 }
 
-/// More than a busy machine runs code from in one window; each is two descriptors and a mapping.
+/// More than a busy machine runs code from in one window; each is two descriptors and a mapping, twice if its debug information is apart.
 const OPEN_MAX: usize = 64;
 
 struct Open {
     slot: u32,
-    /// Holds the descriptor that `source` names.
-    _file: File,
-    /// True if debug information was wanted.
-    debug: bool,
+    own: Lookup,
+    /// The file with its debug information, if that is another.
+    apart: Option<Lookup>,
+    /// Of a Go program.
+    go: Option<GoNames>,
+    /// How much debug information is wanted.
+    debug_bytes_max: Option<u64>,
     outline: Outline,
+}
+
+/// What names addresses.
+struct Lookup {
+    /// Holds the descriptor that `source` names.
+    file: File,
     source: Source<'static>,
     symbolizer: Symbolizer,
 }
@@ -54,7 +65,8 @@ impl Modules {
         is_still(&file, size)?;
         let known = self.open.iter().position(|open| open.slot == slot);
         let known = known.map(|at| self.open.remove(at));
-        let (open, debug) = match known.filter(|open| open.debug == debug_bytes_max.is_some()) {
+        let known = known.filter(|open| open.debug_bytes_max.is_some() == debug_bytes_max.is_some());
+        let (mut open, debug) = match known {
             Some(open) => (open, None),
             None => {
                 let (open, debug) = Open::new(slot, file, debug_bytes_max)?;
@@ -62,6 +74,7 @@ impl Modules {
             }
         };
         let mut names = open.name(offsets);
+        names.sought = debug.and_then(|debug| open.sought(debug));
         names.debug = debug;
         if self.open.len() == OPEN_MAX {
             self.open.remove(0);
@@ -71,64 +84,161 @@ impl Modules {
     }
 }
 
+impl Modules {
+    /// Takes `file` for the debug information of the one that was asked about last by this number.
+    pub(super) fn take(&mut self, slot: u32, file: OwnedFd) -> Result<DebugInfo, Refusal> {
+        let open = self.open.iter_mut().find(|open| open.slot == slot).ok_or(Refusal::Nonsense)?;
+        open.take(File::from(file))
+    }
+}
+
 impl Open {
     fn new(slot: u32, file: File, debug_bytes_max: Option<u64>) -> Result<(Self, DebugInfo), Refusal> {
         let outline = Outline::read(&file)?;
-        let debug = match debug_bytes_max {
-            None => DebugInfo::Unwanted,
-            Some(_) if outline.debug_elsewhere => DebugInfo::Elsewhere,
-            Some(_) if outline.debug_bytes == 0 => DebugInfo::Absent,
-            Some(most) if outline.debug_bytes > most => DebugInfo::TooLarge,
-            Some(_) => DebugInfo::Read,
+        let go = GoNames::open(&file);
+        let mut debug = debug_in(&outline, debug_bytes_max);
+        if debug == DebugInfo::TooLarge && go.is_some() {
+            debug = DebugInfo::Unwanted; // only its C code would need it
+        }
+        let own = Lookup::new(file, debug == DebugInfo::Read)?;
+        Ok((Self { slot, own, apart: None, go, debug_bytes_max, outline }, debug))
+    }
+
+    /// What another file with debug information would be, if one is worth being looked for.
+    fn sought(&self, debug: DebugInfo) -> Option<Sought> {
+        let Outline { build_id, debug_link, .. } = &self.outline;
+        if debug != DebugInfo::Absent || self.go.is_some() || (build_id.is_empty() && debug_link.is_none()) {
+            return None;
+        }
+        let name = debug_link.as_ref().map(|(name, _)| name.clone()).unwrap_or_default();
+        Some(Sought { build_id: build_id.clone(), name })
+    }
+
+    /// Takes names and debug information from `file`, if it belongs to this one.
+    fn take(&mut self, file: File) -> Result<DebugInfo, Refusal> {
+        if !file.metadata().is_ok_and(|is| is.is_file()) {
+            return Err(Refusal::NotRegular);
+        }
+        let outline = Outline::read(&file)?;
+        let belongs = match (&*self.outline.build_id, &self.outline.debug_link) {
+            ([], Some((_, sum))) => checksum(&file)? == *sum,
+            ([], None) => false,
+            (build_id, _) => build_id == outline.build_id,
         };
+        if !belongs {
+            return Err(Refusal::OfAnother);
+        }
+        let debug = debug_in(&outline, self.debug_bytes_max);
+        self.apart = Some(Lookup::new(file, debug == DebugInfo::Read)?);
+        Ok(debug)
+    }
+
+    fn name(&mut self, offsets: &[u64]) -> Names {
+        let mut writer = Writer::default();
+        let go: Vec<Option<Found>> =
+            offsets.iter().map(|&offset| self.go_name(offset, &mut writer)).collect();
+        let addresses: Vec<Option<u64>> =
+            offsets.iter().map(|&offset| self.outline.address(offset)).collect();
+        let others = go.iter().zip(&addresses).filter(|(go, _)| go.is_none());
+        let others: Vec<u64> = others.filter_map(|(_, address)| *address).collect();
+        let mut symbols = self.symbols(&others).into_iter();
+        for (go, address) in go.into_iter().zip(addresses) {
+            let found = match (go, address) {
+                (Some(go), _) => go,
+                (None, None) => Found::Nothing,
+                (None, Some(address)) => match symbols.next() {
+                    // At zero lies the header, not code: what has a name there is a version of the interface.
+                    Some(Symbolized::Sym(symbol))
+                        if symbol.addr != 0 && !symbol.name.is_empty() && writer.has_room() =>
+                    {
+                        writer.named(&symbol)
+                    }
+                    Some(Symbolized::Sym(_) | Symbolized::Unknown(_)) | None => Found::Bare(address),
+                },
+            };
+            writer.names.found.push(found);
+        }
+        writer.names
+    }
+
+    /// What Go's own table says of `offset`. One that makes no sense there may do so elsewhere.
+    fn go_name(&mut self, offset: u64, writer: &mut Writer) -> Option<Found> {
+        let go = self.go.as_mut().filter(|_| writer.has_room())?;
+        go.name(&self.own.file, offset, self.debug_bytes_max.is_some(), writer).ok().flatten()
+    }
+
+    /// Symbols at `addresses`, in their order.
+    fn symbols(&self, addresses: &[u64]) -> Vec<Symbolized<'_>> {
+        let Some(apart) = &self.apart else { return self.own.symbols(addresses) };
+        let mut symbols = apart.symbols(addresses);
+        if symbols.iter().any(|symbol| matches!(symbol, Symbolized::Unknown(_))) {
+            let own = self.own.symbols(addresses);
+            for (symbol, own) in symbols.iter_mut().zip(own) {
+                if matches!(symbol, Symbolized::Unknown(_)) {
+                    *symbol = own;
+                }
+            }
+        }
+        symbols
+    }
+}
+
+impl Lookup {
+    fn new(file: File, debug: bool) -> Result<Self, Refusal> {
         let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
         if let Err(refused) = File::open(&path) {
             tracing::debug!("a file cannot be opened again: {refused}");
             return Err(Refusal::Unopenable);
         }
-        let read_debug = debug == DebugInfo::Read;
         let mut source = Elf::new(path);
-        source.debug_syms = read_debug;
+        source.debug_syms = debug;
         let nowhere: Option<[&Path; 0]> = Some([]);
         let symbolizer = Symbolizer::builder()
             .enable_auto_reload(false)
-            .enable_code_info(read_debug)
-            .enable_inlined_fns(read_debug)
+            .enable_code_info(debug)
+            .enable_inlined_fns(debug)
             .set_debug_dirs(nowhere)
             .build();
-        let debug_wanted = debug_bytes_max.is_some();
-        let open =
-            Self { slot, _file: file, debug: debug_wanted, outline, source: source.into(), symbolizer };
-        Ok((open, debug))
+        Ok(Self { file, source: source.into(), symbolizer })
     }
 
-    fn name(&self, offsets: &[u64]) -> Names {
-        let addresses: Vec<Option<u64>> =
-            offsets.iter().map(|&offset| self.outline.address(offset)).collect();
-        let inside: Vec<u64> = addresses.iter().flatten().copied().collect();
-        // Without symbols that can be read there are still the addresses.
-        let symbols = self.symbolizer.symbolize(&self.source, Input::VirtOffset(&inside)).unwrap_or_default();
-        let mut symbols = symbols.into_iter();
-        let mut writer = Writer::default();
-        for address in addresses {
-            let Some(address) = address else {
-                writer.names.found.push(Found::Nothing);
-                continue;
-            };
-            match symbols.next() {
-                // At zero lies the header, not code: what has a name there is a version of the interface.
-                Some(Symbolized::Sym(symbol))
-                    if symbol.addr != 0 && !symbol.name.is_empty() && writer.has_room() =>
-                {
-                    writer.named(&symbol);
-                }
-                Some(Symbolized::Sym(_) | Symbolized::Unknown(_)) | None => {
-                    writer.names.found.push(Found::Bare(address));
-                }
-            }
+    /// Symbols at `addresses`, in their order; without symbols that can be read there are none.
+    fn symbols(&self, addresses: &[u64]) -> Vec<Symbolized<'_>> {
+        if addresses.is_empty() {
+            return Vec::new();
         }
-        writer.names
+        let symbols = self.symbolizer.symbolize(&self.source, Input::VirtOffset(addresses));
+        symbols.unwrap_or_else(|_| vec![Symbolized::Unknown(Reason::MissingSyms); addresses.len()])
     }
+}
+
+/// What is to become of the debug information of a file.
+fn debug_in(outline: &Outline, debug_bytes_max: Option<u64>) -> DebugInfo {
+    match debug_bytes_max {
+        None => DebugInfo::Unwanted,
+        Some(_) if outline.debug_bytes == 0 => DebugInfo::Absent,
+        Some(_) if outline.debug_elsewhere => DebugInfo::Elsewhere,
+        Some(most) if outline.debug_bytes > most => DebugInfo::TooLarge,
+        Some(_) => DebugInfo::Read,
+    }
+}
+
+/// The checksum by which a file recognises the one with its debug information.
+fn checksum(file: &File) -> Result<u32, Refusal> {
+    /// Build ids are twenty years old: what has none is small, or old and small.
+    const CHECKED_BYTES_MAX: u64 = 256 << 20;
+    let mut sum = crc32fast::Hasher::new();
+    let mut piece = vec![0; 64 << 10];
+    let mut at = 0;
+    while at < CHECKED_BYTES_MAX {
+        let read = file.read_at(&mut piece, at).map_err(|_| Refusal::Unopenable)?;
+        if read == 0 {
+            return Ok(sum.finalize());
+        }
+        sum.update(&piece[..read]);
+        at += read as u64;
+    }
+    Err(Refusal::TooLarge)
 }
 
 /// A file of another size has other contents than those that were pinned, and may be shrinking yet. Its change
@@ -171,26 +281,29 @@ impl Writer {
         index
     }
 
-    fn named(&mut self, symbol: &Sym<'_>) {
+    fn named(&mut self, symbol: &Sym<'_>) -> Found {
         // The innermost ones, should there be more than a sane compiler makes.
         let inlined =
             symbol.inlined.iter().rev().filter(|inlined| !inlined.name.is_empty()).take(INLINED_MAX);
         let mut places: Vec<Place> =
-            inlined.map(|inlined| self.place(&inlined.name, inlined.code_info.as_ref())).collect();
-        places.push(self.place(&symbol.name, symbol.code_info.as_deref()));
-        self.bytes += places.len() * size_of::<Place>();
-        self.names.found.push(Found::Named(places));
+            inlined.map(|inlined| self.coded(&inlined.name, inlined.code_info.as_ref())).collect();
+        places.push(self.coded(&symbol.name, symbol.code_info.as_deref()));
+        Found::Named(places)
     }
 
-    fn place(&mut self, name: &str, code: Option<&CodeInfo<'_>>) -> Place {
-        let name = self.text(name);
-        let (file, line) = match code {
+    fn coded(&mut self, name: &str, code: Option<&CodeInfo<'_>>) -> Place {
+        match code {
             Some(code) => {
                 let path: &OsStr = &code.to_path().into_owned().into_os_string();
-                (self.text(&path.to_string_lossy()), code.line.unwrap_or(0))
+                self.place(name, &path.to_string_lossy(), code.line.unwrap_or(0))
             }
-            None => (self.text(""), 0),
-        };
-        Place { name, file, line }
+            None => self.place(name, "", 0),
+        }
+    }
+
+    /// A line of a function; `name` is not empty.
+    pub(super) fn place(&mut self, name: &str, file: &str, line: u32) -> Place {
+        self.bytes += size_of::<Place>();
+        Place { name: self.text(name), file: self.text(file), line }
     }
 }

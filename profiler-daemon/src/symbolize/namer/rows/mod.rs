@@ -14,6 +14,8 @@ mod go;
 mod live_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(super) use self::tests::go_program;
 
 use std::fs::File;
 use std::io;
@@ -26,6 +28,10 @@ use self::frames::{Reading, TABLE_BYTES_MAX, Table};
 use self::go::Go;
 use super::super::protocol::{BLOCK_WORDS_MAX, Refusal, Rows};
 use super::elf::{Reader, Section, Segment, malformed, number};
+use super::pclntab::Pclntab;
+
+/// Counts up whenever another table is made of the same file, so that what was kept of the old ones is not used.
+pub(in super::super) const TABLES_VERSION: u32 = 1;
 
 /// Functions of a file at most. A browser with all of its own has six hundred thousand.
 const FUNCTIONS_MAX: usize = 1 << 20;
@@ -94,11 +100,7 @@ impl Builder {
         }
         let segments = reader.segments().map_err(|_| Refusal::NotElf)?;
         let found = Found::read(&reader, &segments).map_err(|_| Refusal::NotElf)?;
-        let code: Vec<Segment> = segments
-            .iter()
-            .filter(|segment| segment.kind == Segment::LOADED && segment.flags & Segment::EXECUTABLE != 0)
-            .copied()
-            .collect();
+        let code: Vec<Segment> = segments.iter().filter(|segment| segment.is_code()).copied().collect();
         let mut functions = Vec::new();
         for (source, table) in [(EH_FRAME, &found.eh_frame), (DEBUG_FRAME, &found.debug_frame)] {
             let Some(table) = table else { continue };
@@ -112,7 +114,7 @@ impl Builder {
                 functions.len() < FUNCTIONS_MAX
             });
         }
-        let go = found.go.and_then(|(offset, bytes)| Go::read(file, offset, bytes, &code).ok());
+        let go = found.go.and_then(|section| Go::read(file, &reader, &section).ok());
         if let Some(go) = &go {
             go.functions(FUNCTIONS_MAX - functions.len(), |address, offset, bytes, number| {
                 functions.push(Function { offset, bytes, address, source: GO, number });
@@ -281,8 +283,8 @@ pub(in super::super) fn keeps_frames(functions: u64, frameless: u64) -> bool {
 struct Found {
     eh_frame: Option<Table>,
     debug_frame: Option<Table>,
-    /// Offset and bytes of Go's table of functions.
-    go: Option<(u64, u64)>,
+    /// Where Go's table of functions is.
+    go: Option<Section>,
 }
 
 impl Found {
@@ -301,9 +303,7 @@ impl Found {
                 b".debug_frame" => {
                     found.debug_frame = inflated(reader, section).ok().map(Table::debug_frame);
                 }
-                b".gopclntab" | b".data.rel.ro.gopclntab" => {
-                    found.go = Some((section.offset(), section.bytes()));
-                }
+                name if Pclntab::is_section(name) => found.go = Some(*section),
                 _ => {}
             }
             Ok(())

@@ -188,10 +188,7 @@ fn compare(path: &Path, file: &File) -> Option<Compared> {
     let laid = lay(file).ok()?;
     let segments = reader.segments().unwrap();
     let offset_of = |address: u64| {
-        segments
-            .iter()
-            .filter(|segment| segment.kind == Segment::LOADED && segment.flags & Segment::EXECUTABLE != 0)
-            .find_map(|segment| segment.offset_of(address))
+        segments.iter().filter(|segment| segment.is_code()).find_map(|segment| segment.offset_of(address))
     };
     let entry = reader.entry().unwrap();
     let bases = BaseAddresses::default().set_eh_frame(address);
@@ -316,7 +313,7 @@ fn rows_of_go_say_what_its_debug_information_says() {
     assert!(rows > 10_000 && invalid < 10 && roots < 100 && signals > 0);
 }
 
-fn go_program() -> Option<File> {
+pub(in super::super) fn go_program() -> Option<File> {
     let folder = tempfile::tempdir().unwrap();
     let (source, program) = (folder.path().join("main.go"), folder.path().join("main"));
     std::fs::write(&source, "package main\nimport \"fmt\"\nfunc main() { fmt.Println(1) }\n").unwrap();

@@ -1,7 +1,8 @@
 // An HTTP server of Go's that closes idle connections after a time of our choosing, and says so or not.
 //
 // On standard output it prints its address, and then each body it was pushed as a line of base64, written before the
-// answer. It ends when its standard input does, so that it never outlives the test that started it.
+// answer. What is not pushed is turned away, as a Pyroscope does. It ends when its standard input does, so that it never
+// outlives the test that started it.
 package main
 
 import (
@@ -49,6 +50,11 @@ func main() {
 	}
 	var requests int64
 	handler := http.HandlerFunc(func(out http.ResponseWriter, in *http.Request) {
+		if in.Method != http.MethodPost {
+			out.Header().Set("Allow", http.MethodPost)
+			http.Error(out, "push with POST", http.StatusMethodNotAllowed)
+			return
+		}
 		number := atomic.AddInt64(&requests, 1) - 1
 		body, err := io.ReadAll(in.Body)
 		if err != nil {
@@ -96,7 +102,7 @@ func makeCertificates(folder string) {
 	}
 	template := x509.Certificate{
 		SerialNumber:          big.NewInt(1),
-		Subject:               pkix.Name{CommonName: "delivery test"},
+		Subject:               pkix.Name{CommonName: "a test"},
 		NotBefore:             time.Now().Add(-time.Hour),
 		NotAfter:              time.Now().Add(24 * time.Hour),
 		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1)},

@@ -1,0 +1,122 @@
+//! Each check on a folder that looks like a machine.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::net::TcpListener;
+
+use super::*;
+use crate::time::WallNs;
+
+/// What `check` finds where `files` are all there is, and words of what it says.
+#[track_caller]
+fn check(check: Check, files: &[(&str, &str)], health: Health, words: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    for (path, text) in files {
+        let path = folder.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    let root = folder.path().to_owned();
+    check_place(check, &Place { root, data_dir: None, free_bytes_min: 0, server: None }, health, words);
+}
+
+#[track_caller]
+fn check_place(check: Check, place: &Place, health: Health, words: &str) {
+    let finding = check(place);
+    assert_eq!(finding.health, health, "{finding:?}");
+    assert!(finding.text().contains(words), "{finding:?} lacks {words:?}");
+    assert_eq!(finding.advice.is_empty(), health != Health::DoesNotFit, "{finding:?}");
+}
+
+const RELEASE: &str = "proc/sys/kernel/osrelease";
+
+#[test]
+fn a_kernel_is_new_enough_or_not() {
+    check(kernel::check, &[(RELEASE, "6.1.0-18-amd64\n")], Health::Fits, "6.1.0-18-amd64");
+    check(kernel::check, &[(RELEASE, "5.15.0-91-generic\n")], Health::Fits, "from 5.17 on");
+    check(kernel::check, &[(RELEASE, "5.4.0\n")], Health::DoesNotFit, "Boot Linux 5.15");
+    check(kernel::check, &[(RELEASE, "plan9\n")], Health::Unknown, "plan9");
+    check(kernel::check, &[], Health::Unknown, "cannot be read");
+}
+
+#[test]
+fn a_locked_kernel_is_told() {
+    let file = "sys/kernel/security/lockdown";
+    check(lockdown::check, &[], Health::Fits, "none");
+    check(lockdown::check, &[(file, "none [integrity] confidentiality\n")], Health::Fits, "integrity");
+    check(lockdown::check, &[(file, "none integrity [confidentiality]\n")], Health::DoesNotFit, "lockdown=");
+}
+
+#[test]
+fn hidden_addresses_of_the_kernel_are_told_with_what_hides_them() {
+    let (file, zeros) = ("proc/kallsyms", "0000000000000000 T _stext\n0000000000000000 T other\n");
+    let restrict = "proc/sys/kernel/kptr_restrict";
+    check(
+        kallsyms::check,
+        &[(file, "0000000000000000 A fixed\nffffffff81000000 T _stext\n")],
+        Health::Fits,
+        "shown",
+    );
+    check(kallsyms::check, &[(file, zeros), (restrict, "1\n")], Health::DoesNotFit, "CAP_SYSLOG");
+    check(kallsyms::check, &[(file, zeros), (restrict, "2\n")], Health::DoesNotFit, "kptr_restrict to 1");
+    check(kallsyms::check, &[], Health::DoesNotFit, "ProtectKernelTunables");
+}
+
+#[test]
+fn locked_memory_matters_on_old_kernels_only() {
+    let limits =
+        ("proc/self/limits", "Max locked memory         65536                65536                bytes\n");
+    check(memlock::check, &[limits, (RELEASE, "6.1.0\n")], Health::Fits, "does not count");
+    check(memlock::check, &[limits, (RELEASE, "5.10.0\n")], Health::DoesNotFit, "LimitMEMLOCK");
+    let limits =
+        ("proc/self/limits", "Max locked memory         65536                unlimited            bytes\n");
+    check(memlock::check, &[limits, (RELEASE, "5.10.0\n")], Health::Fits, "unlimited");
+    check(memlock::check, &[], Health::Unknown, "cannot be read");
+}
+
+#[test]
+fn a_clock_that_was_never_set_is_told() {
+    assert_eq!(clock::of(WallNs(0)).health, Health::DoesNotFit);
+    assert_eq!(clock::of(WallNs(1_800_000_000_000_000_000)).health, Health::Fits);
+}
+
+#[test]
+fn a_disk_is_there_writable_and_has_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |data_dir: &Path, free_bytes_min| Place {
+        root: "/".into(),
+        data_dir: Some(data_dir.to_owned()),
+        free_bytes_min,
+        server: None,
+    };
+    check_place(disk::check, &place(folder.path(), 0), Health::Fits, "are free");
+    check_place(disk::check, &place(folder.path(), u64::MAX), Health::DoesNotFit, "Free some space");
+    check_place(disk::check, &place(&folder.path().join("no"), 0), Health::DoesNotFit, "Make the folder");
+    check(disk::check, &[], Health::Fits, "in memory only");
+}
+
+#[test]
+fn a_server_takes_connections_or_not() {
+    let place =
+        |server: String| Place { root: "/".into(), data_dir: None, free_bytes_min: 0, server: Some(server) };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    check_place(server::check, &place(url.clone()), Health::Fits, "takes connections");
+    drop(listener);
+    check_place(server::check, &place(url), Health::DoesNotFit, "Start the server");
+    check_place(
+        server::check,
+        &place("http://nowhere.invalid".to_owned()),
+        Health::DoesNotFit,
+        "has no address",
+    );
+}
+
+#[test]
+fn the_worst_decides() {
+    let (fits, changes, unknown) =
+        (Finding::fits("a", "b"), Finding::does_not_fit("a", "b", "c"), Finding::unknown("a", "b"));
+    assert_eq!(health(std::slice::from_ref(&fits)), Health::Fits);
+    assert_eq!(health(&[fits.clone(), unknown.clone()]), Health::Unknown);
+    assert_eq!(health(&[unknown, changes, fits]), Health::DoesNotFit);
+}

@@ -1,0 +1,432 @@
+//! A closed segment as a file: written once, read where a question needs it.
+//!
+//! In: a segment. Out: one redb file whose parts can be found without reading the rest: texts and functions in chunks,
+//! numbered so that those of one service lie together; a tree per service; and per series and minute the windows with
+//! their sum, so that a long range reads sums and only its two ends are read window by window.
+//! Not here: which files there are (`folder`), and when one is written (`journal`).
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use redb::{Database, ReadOnlyDatabase, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Deserialize, Serialize};
+
+use super::batch::{WrittenSeries, from_bytes, read_nodes, to_bytes, write_nodes};
+use super::rows::{self, Damaged};
+use super::segment::{Function, Node, ROOT_NODE, Segment, Stored};
+use super::series::Series;
+use super::tree::{Tree, TreeFunction};
+use super::{Digest, Selection};
+use crate::time::{WallNs, Window};
+
+type Blobs = TableDefinition<'static, u32, &'static [u8]>;
+
+/// What the file is: its version.
+pub(super) const ABOUT: TableDefinition<'static, &'static str, u64> = TableDefinition::new("about");
+/// The key of the version in `ABOUT`.
+pub(super) const VERSION: &str = "version";
+/// The version that is written, and the only one that is read.
+pub(super) const VERSION_NOW: u64 = 1;
+const TEXTS: Blobs = TableDefinition::new("texts");
+const FUNCTIONS: Blobs = TableDefinition::new("functions");
+const TREES: Blobs = TableDefinition::new("trees");
+const SERIES: Blobs = TableDefinition::new("series");
+const DIGESTS: Blobs = TableDefinition::new("digests");
+pub(super) const MINUTES: TableDefinition<'static, (u32, i64), &'static [u8]> =
+    TableDefinition::new("minutes");
+
+/// Memory for pages of one file while it is open, bytes. What is read twice the kernel has in its own cache.
+pub(super) const CACHE_BYTES: usize = 1 << 20;
+/// Texts, and functions, that are read together.
+const CHUNK: u32 = 128;
+const MINUTE_NS: i64 = 60_000_000_000;
+
+/// Why a file of the store is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FileError {
+    /// The database.
+    #[error("{0}")]
+    Database(#[from] Box<redb::Error>),
+    /// What is in it.
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
+    /// It was written by another version of this program.
+    #[error("it has version {0}, this program reads version {VERSION_NOW}")]
+    Version(u64),
+    /// The disk.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+impl FileError {
+    /// True if the disk is full.
+    pub(super) fn is_full(&self) -> bool {
+        let full = |error: &std::io::Error| {
+            matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+        };
+        match self {
+            Self::Database(error) => matches!(&**error, redb::Error::Io(error) if full(error)),
+            Self::Io(error) => full(error),
+            Self::Damaged(_) | Self::Version(_) => false,
+        }
+    }
+
+    /// True if another process has the file open.
+    pub(super) fn is_in_use(&self) -> bool {
+        matches!(self, Self::Database(error) if matches!(**error, redb::Error::DatabaseAlreadyOpen))
+    }
+}
+
+macro_rules! from_redb {
+    ($($error:ident)*) => { $(
+        impl From<redb::$error> for FileError {
+            fn from(error: redb::$error) -> Self {
+                Self::Database(Box::new(error.into()))
+            }
+        }
+    )* };
+}
+from_redb!(DatabaseError TransactionError TableError StorageError CommitError);
+
+/// The windows of one series in one minute.
+#[derive(Serialize, Deserialize)]
+struct Minute<'a> {
+    windows: Vec<MinuteWindow>,
+    /// The rows of all of them added up.
+    sum: &'a [u8],
+    /// For each window its rows, in which a stack is a row of `sum`. Empty where there is one window: it is the sum.
+    rows: Vec<&'a [u8]>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct MinuteWindow {
+    /// From the begin of the minute.
+    start_ns: u64,
+    duration_ns: u64,
+    total: u64,
+}
+
+impl MinuteWindow {
+    fn window(self, minute: i64) -> Window {
+        let start = minute.saturating_mul(MINUTE_NS).saturating_add_unsigned(self.start_ns);
+        Window { start: WallNs(start), duration_ns: self.duration_ns }
+    }
+}
+
+/// Writes `segment` to a new file.
+pub(super) fn write(segment: &Segment, path: &Path) -> Result<(), FileError> {
+    let database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+    let transaction = database.begin_write()?;
+    {
+        transaction.open_table(ABOUT)?.insert(VERSION, VERSION_NOW)?;
+        let names = Renumbered::of(segment);
+        write_chunks(&transaction, TEXTS, &names.texts)?;
+        write_chunks(&transaction, FUNCTIONS, &names.functions)?;
+        let mut trees = transaction.open_table(TREES)?;
+        for (tree, nodes) in (0..).zip(&names.trees) {
+            trees.insert(tree, &*write_nodes(nodes, 0))?;
+        }
+        let series: Vec<_> = (segment.series.iter().zip(0..))
+            .map(|(series, id)| (WrittenSeries::of(series), segment.tree_of(id).map_or(0, |tree| tree.0)))
+            .collect();
+        transaction.open_table(SERIES)?.insert(0, &*to_bytes(&series))?;
+        transaction.open_table(DIGESTS)?.insert(0, &*to_bytes(&segment.digests))?;
+        write_minutes(segment, &mut transaction.open_table(MINUTES)?)?;
+    }
+    transaction.commit()?;
+    database.close()?;
+    Ok(())
+}
+
+fn write_chunks<T: Serialize>(
+    transaction: &redb::WriteTransaction,
+    table: Blobs,
+    all: &[T],
+) -> Result<(), FileError> {
+    let mut table = transaction.open_table(table)?;
+    for (number, chunk) in (0..).zip(all.chunks(CHUNK as usize)) {
+        table.insert(number, &*to_bytes(&chunk))?;
+    }
+    Ok(())
+}
+
+fn minute_of(time: WallNs) -> i64 {
+    time.0.div_euclid(MINUTE_NS)
+}
+
+fn write_minutes(
+    segment: &Segment,
+    table: &mut redb::Table<'_, (u32, i64), &'static [u8]>,
+) -> Result<(), FileError> {
+    let mut order: Vec<&Stored> = segment.stored.iter().collect();
+    let key = |stored: &Stored| (stored.series, minute_of(stored.window.start));
+    order.sort_by_key(|stored| (key(stored), stored.window));
+    for windows in order.chunk_by(|a, b| key(a) == key(b)) {
+        let (series, minute) = key(windows[0]);
+        let mut all = Vec::new();
+        for stored in windows {
+            rows::decode(&segment.rows[stored.rows.clone()], |stack, value| {
+                all.push((stack, value));
+                Ok(())
+            })?;
+        }
+        all.sort_unstable_by_key(|&(stack, _)| stack);
+        all.dedup_by(|later, first| {
+            let same = later.0 == first.0;
+            if same {
+                first.1 = first.1.saturating_add(later.1);
+            }
+            same
+        });
+        let mut sum = Vec::new();
+        rows::encode(&all, &mut sum);
+        let mut each: Vec<Vec<u8>> = Vec::new();
+        for stored in windows.iter().filter(|_| windows.len() > 1) {
+            let mut own = Vec::new();
+            rows::decode(&segment.rows[stored.rows.clone()], |stack, value| {
+                let row = all.binary_search_by_key(&stack, |&(stack, _)| stack).map_err(|_| Damaged)?;
+                own.push((u32::try_from(row).map_err(|_| Damaged)?, value));
+                Ok(())
+            })?;
+            let mut bytes = Vec::new();
+            rows::encode(&own, &mut bytes);
+            each.push(bytes);
+        }
+        let begin = minute.saturating_mul(MINUTE_NS);
+        let window = |stored: &&Stored| MinuteWindow {
+            start_ns: stored.window.start.0.saturating_sub(begin).unsigned_abs(),
+            duration_ns: stored.window.duration_ns,
+            total: stored.total,
+        };
+        let blob = Minute {
+            windows: windows.iter().map(window).collect(),
+            sum: &sum,
+            rows: each.iter().map(Vec::as_slice).collect(),
+        };
+        table.insert((series, minute), &*to_bytes(&blob))?;
+    }
+    Ok(())
+}
+
+/// The names of a segment, numbered in the order in which its trees meet them.
+#[derive(Default)]
+struct Renumbered<'a> {
+    texts: Vec<&'a str>,
+    functions: Vec<Function>,
+    trees: Vec<Vec<Node>>,
+}
+
+impl<'a> Renumbered<'a> {
+    fn of(segment: &'a Segment) -> Self {
+        let mut all = Self::default();
+        let mut text_ids: Vec<Option<u32>> = vec![None; segment.texts.len()];
+        let mut function_ids: Vec<Option<u32>> = vec![None; segment.functions.len()];
+        for tree in &segment.trees {
+            let mut nodes = vec![ROOT_NODE];
+            for node in &tree.nodes[1..] {
+                let function = *function_ids[node.function as usize].get_or_insert_with(|| {
+                    let Function { name, file, module, line } = segment.functions[node.function as usize];
+                    let [name, file, module] = [name, file, module].map(|text| {
+                        *text_ids[text as usize].get_or_insert_with(|| {
+                            all.texts.push(&segment.texts[text as usize]);
+                            u32::try_from(all.texts.len() - 1).unwrap_or(u32::MAX)
+                        })
+                    });
+                    all.functions.push(Function { name, file, module, line });
+                    u32::try_from(all.functions.len() - 1).unwrap_or(u32::MAX)
+                });
+                nodes.push(Node { parent: node.parent, function });
+            }
+            all.trees.push(nodes);
+        }
+        all
+    }
+}
+
+/// A file that is open for one question.
+pub(super) struct Partition {
+    transaction: redb::ReadTransaction,
+    series: Vec<(Series, u32)>,
+}
+
+impl Partition {
+    /// Opens the file at `path`.
+    pub(super) fn open(path: &Path) -> Result<Self, FileError> {
+        let database: ReadOnlyDatabase =
+            Database::builder().set_cache_size(CACHE_BYTES).open_read_only(path)?;
+        let transaction = database.begin_read()?;
+        let version = transaction.open_table(ABOUT)?.get(VERSION)?.map_or(0, |version| version.value());
+        if version != VERSION_NOW {
+            return Err(FileError::Version(version));
+        }
+        let blob = transaction.open_table(SERIES)?.get(0)?.ok_or(Damaged)?;
+        let written: Vec<(WrittenSeries<'_>, u32)> = from_bytes(blob.value())?;
+        let series = written.iter().map(|(series, tree)| (series.read(), *tree)).collect();
+        Ok(Self { transaction, series })
+    }
+
+    /// Its series.
+    pub(super) fn series(&self) -> impl Iterator<Item = &Series> {
+        self.series.iter().map(|(series, _)| series)
+    }
+
+    /// What was pushed.
+    pub(super) fn digests(&self) -> Result<Vec<Digest>, FileError> {
+        let blob = self.transaction.open_table(DIGESTS)?.get(0)?.ok_or(Damaged)?;
+        Ok(from_bytes(blob.value())?)
+    }
+
+    /// Gives each wanted minute of each wanted series to `then`, with its number among the series.
+    fn minutes(
+        &self,
+        selection: &Selection<'_>,
+        mut then: impl FnMut(usize, i64, Minute<'_>) -> Result<(), FileError>,
+    ) -> Result<(), FileError> {
+        let table = self.transaction.open_table(MINUTES)?;
+        let (from, until) = (minute_of(selection.range.start), minute_of(selection.range.end));
+        for (index, id) in (0..self.series.len()).zip(0_u32..) {
+            if !selection.wants_series(&self.series[index].0) {
+                continue;
+            }
+            for entry in table.range((id, from)..=(id, until))? {
+                let (key, blob) = entry?;
+                then(index, key.value().1, from_bytes(blob.value())?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives every wanted window of every series to `then`.
+    pub(super) fn windows(
+        &self,
+        selection: &Selection<'_>,
+        then: &mut dyn FnMut(Window, &Series, u64),
+    ) -> Result<(), FileError> {
+        self.minutes(selection, |index, minute, blob| {
+            for written in &blob.windows {
+                let window = written.window(minute);
+                if selection.wants_window(window) {
+                    then(window, &self.series[index].0, written.total);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Adds all that is wanted to `sum`.
+    pub(super) fn merge(&self, selection: &Selection<'_>, sum: &mut Tree) -> Result<(), FileError> {
+        let table = self.transaction.open_table(TREES)?;
+        let mut trees: HashMap<u32, (Vec<Node>, Vec<u64>)> = HashMap::new();
+        self.minutes(selection, |index, minute, blob| {
+            let tree = self.series[index].1;
+            let (_, own) = match trees.entry(tree) {
+                std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
+                std::collections::hash_map::Entry::Vacant(new) => {
+                    let nodes = read_nodes(table.get(tree)?.ok_or(Damaged)?.value(), 0)?;
+                    let own = vec![0; nodes.len()];
+                    new.insert((nodes, own))
+                }
+            };
+            Ok(add_minute(&blob, minute, selection, own)?)
+        })?;
+        let mut names = Names::new(&self.transaction)?;
+        let mut known = Vec::new();
+        let mut order: Vec<_> = trees.into_iter().collect();
+        order.sort_unstable_by_key(|&(tree, _)| tree);
+        for (_, (nodes, own)) in order {
+            let functions = nodes.iter().map(|node| node.function as usize + 1).max().unwrap_or(0);
+            known.resize(functions.max(known.len()).min(names.functions_max), None);
+            // A chunk that cannot be read is not a damaged tree: its own error is the one to tell.
+            let mut failed = None;
+            let added = sum.add(&nodes, &own, &mut known, |function| {
+                names.function(function).map_err(|error| {
+                    failed = Some(error);
+                    Damaged
+                })
+            });
+            match failed {
+                Some(error) => return Err(error),
+                None => added?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Adds the wanted windows of a minute: their sum, if all are.
+fn add_minute(
+    blob: &Minute<'_>,
+    minute: i64,
+    selection: &Selection<'_>,
+    own: &mut [u64],
+) -> Result<(), Damaged> {
+    let wanted = |window: &MinuteWindow| selection.wants_window(window.window(minute));
+    if blob.windows.iter().all(wanted) {
+        return rows::add_to(own, blob.sum);
+    }
+    let mut stacks = Vec::new();
+    rows::decode(blob.sum, |stack, _| {
+        stacks.push(stack);
+        Ok(())
+    })?;
+    for (rows, _) in blob.rows.iter().zip(&blob.windows).filter(|(_, window)| wanted(window)) {
+        rows::decode(rows, |row, value| {
+            let stack = *stacks.get(row as usize).ok_or(Damaged)?;
+            let sum = own.get_mut(stack as usize).ok_or(Damaged)?;
+            *sum = sum.saturating_add(value);
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+type BlobTable = redb::ReadOnlyTable<u32, &'static [u8]>;
+
+/// The names of a file, a chunk at a time.
+struct Names {
+    texts: BlobTable,
+    functions: BlobTable,
+    /// More functions than there can be.
+    functions_max: usize,
+    text_chunks: HashMap<u32, Vec<Arc<str>>>,
+    function_chunks: HashMap<u32, Vec<Function>>,
+}
+
+impl Names {
+    fn new(transaction: &redb::ReadTransaction) -> Result<Self, FileError> {
+        let functions = transaction.open_table(FUNCTIONS)?;
+        let chunks = functions.last()?.map_or(0, |(number, _)| number.value() as usize + 1);
+        Ok(Self {
+            texts: transaction.open_table(TEXTS)?,
+            functions,
+            functions_max: chunks.saturating_mul(CHUNK as usize),
+            text_chunks: HashMap::new(),
+            function_chunks: HashMap::new(),
+        })
+    }
+
+    fn text(&mut self, id: u32) -> Result<Arc<str>, FileError> {
+        let chunk = match self.text_chunks.entry(id / CHUNK) {
+            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::hash_map::Entry::Vacant(new) => {
+                let blob = self.texts.get(id / CHUNK)?.ok_or(Damaged)?;
+                let texts: Vec<&str> = from_bytes(blob.value())?;
+                new.insert(texts.into_iter().map(Arc::from).collect())
+            }
+        };
+        Ok(Arc::clone(chunk.get((id % CHUNK) as usize).ok_or(Damaged)?))
+    }
+
+    fn function(&mut self, id: u32) -> Result<TreeFunction, FileError> {
+        let chunk = match self.function_chunks.entry(id / CHUNK) {
+            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::hash_map::Entry::Vacant(new) => {
+                let blob = self.functions.get(id / CHUNK)?.ok_or(Damaged)?;
+                new.insert(from_bytes(blob.value())?)
+            }
+        };
+        let Function { name, file, module, line } = *chunk.get((id % CHUNK) as usize).ok_or(Damaged)?;
+        Ok(TreeFunction { name: self.text(name)?, file: self.text(file)?, module: self.text(module)?, line })
+    }
+}

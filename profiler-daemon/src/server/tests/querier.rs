@@ -1,0 +1,269 @@
+//! Questions that a real Pyroscope was asked, with its answers: ours are the same. The fixtures were taken from one that
+//! had been pushed what `pushed` pushes here.
+
+use super::*;
+
+const BEGIN_MS: i64 = 1_795_360_230_000;
+const MILLION: i64 = 1_000_000;
+
+/// Takes profiles of any time.
+fn server() -> Running {
+    let long = Duration::from_secs(100 * 365 * 24 * 3600);
+    let limits = Limits { age_max: long, ahead_max: long, ..Limits::default() };
+    Running::start(Config { limits, keep_in_memory: long, ..Config::default() })
+}
+
+/// One profile, of stacks in millions of what it counts.
+fn push(
+    server: &Running,
+    name: &str,
+    labels: &[(&str, &str)],
+    at_s: i64,
+    kinds: [(&str, &str); 2],
+    stacks: &[(&str, i64)],
+) {
+    let stacks: Vec<_> = stacks.iter().map(|&(stack, value)| (stack, value * MILLION)).collect();
+    let mut profile = profile(&stacks);
+    profile.time_nanos = (BEGIN_MS + at_s * 1000) * MILLION;
+    let [kind, period] = kinds.map(|(kind, unit)| {
+        let mut intern = |text: &str| {
+            let known = profile.string_table.iter().position(|known| known == text);
+            known.unwrap_or_else(|| {
+                profile.string_table.push(text.to_owned());
+                profile.string_table.len() - 1
+            })
+        };
+        ValueType { r#type: intern(kind) as i64, unit: intern(unit) as i64 }
+    });
+    profile.sample_type = vec![kind];
+    profile.period_type = Some(period);
+    let mut request = request("", &[profile.encode_to_vec()]);
+    let pair = |(name, value): (&str, &str)| LabelPair { name: name.into(), value: value.into() };
+    request.series[0].labels = [("__name__", name)].iter().chain(labels).copied().map(pair).collect();
+    assert_eq!(server.push(&request).0, 200);
+}
+
+fn pushed() -> Running {
+    const CPU: [(&str, &str); 2] = [("cpu", "nanoseconds"); 2];
+    let server = server();
+    for (at_s, parse) in [(60, 100), (75, 250), (90, 400), (120, 700)] {
+        let stacks = [
+            ("main;gc", 30),
+            ("main;handle", 50),
+            ("main;handle;parse", parse),
+            ("main;handle;db_query;read", 200),
+        ];
+        let labels = [("service_name", "checkout"), ("host", "h1"), ("pid", "11")];
+        push(&server, "process_cpu", &labels, at_s, CPU, &stacks);
+        let stacks = [
+            ("main;gc", 30),
+            ("main;handle", 30),
+            ("main;handle;parse", 10),
+            ("main;handle;db_query;read", 20),
+        ];
+        let labels = [("service_name", "checkout"), ("host", "h2"), ("pid", "22")];
+        push(&server, "process_cpu", &labels, at_s, CPU, &stacks);
+    }
+    push(&server, "process_cpu", &[("service_name", "cart")], 60, CPU, &[("main;loop", 2000)]);
+    let labels = [("service_name", "checkout"), ("host", "h1")];
+    push(&server, "off_cpu", &labels, 60, [("off_cpu", "nanoseconds"); 2], &[("main", 1)]);
+    for kind in [("alloc_objects", "count"), ("alloc_space", "bytes")] {
+        push(&server, "memory", &[("service_name", "cart")], 60, [kind, ("space", "bytes")], &[("main", 1)]);
+    }
+    server
+}
+
+/// What an answer says, however its names are numbered.
+fn said(answer: &Value) -> Value {
+    let Value::Object(object) = answer else { return answer.clone() };
+    if let (Some(names), Some(levels)) = (object.get("names"), object.get("levels")) {
+        let number =
+            |value: &Value| value.as_i64().unwrap_or_else(|| value.as_str().unwrap().parse().unwrap());
+        let mut said = object.clone();
+        said.remove("names");
+        let level = |level: &Value| -> Value {
+            let values: Vec<i64> =
+                level.get("values").unwrap_or(level).as_array().unwrap().iter().map(number).collect();
+            let name = |index: i64| &names[usize::try_from(index).unwrap()];
+            values
+                .chunks(4)
+                .map(|node| serde_json::json!([node[0], node[1], node[2], name(node[3])]))
+                .collect()
+        };
+        said.insert("levels".to_owned(), levels.as_array().unwrap().iter().map(level).collect());
+        return said.into();
+    }
+    if object.contains_key("stringTable") {
+        return said_by_pprof(answer);
+    }
+    if let Some(tree) = object.get("tree") {
+        let bytes =
+            base64::Engine::decode(&base64::engine::general_purpose::STANDARD, tree.as_str().unwrap());
+        return said_by_tree(&bytes.unwrap());
+    }
+    object.iter().map(|(key, value)| (key.clone(), said(value))).collect::<serde_json::Map<_, _>>().into()
+}
+
+/// Stacks with what they weigh, and what is said of them all.
+fn said_by_pprof(profile: &Value) -> Value {
+    let number = |value: &Value| value.as_str().unwrap().parse::<usize>().unwrap();
+    let text = |value: &Value| profile["stringTable"][number(value)].as_str().unwrap().to_owned();
+    let find = |list: &str, id: &Value| {
+        profile[list].as_array().unwrap().iter().find(|entry| entry["id"] == *id).unwrap().clone()
+    };
+    let mut stacks = Vec::new();
+    for sample in profile["sample"].as_array().unwrap() {
+        let mut names: Vec<_> = (sample["locationId"].as_array().unwrap().iter())
+            .map(|id| text(&find("function", &find("location", id)["line"][0]["functionId"])["name"]))
+            .collect();
+        names.reverse();
+        stacks.push((names.join(";"), sample["value"][0].as_str().unwrap().to_owned()));
+    }
+    stacks.sort();
+    let kind = |value: &Value| [text(&value["type"]), text(&value["unit"])];
+    serde_json::json!({
+        "stacks": stacks,
+        "types": [kind(&profile["sampleType"][0]), kind(&profile["periodType"])],
+        "period": profile["period"],
+        "time": profile["timeNanos"],
+        "default": text(&profile["defaultSampleType"]),
+    })
+}
+
+fn said_by_tree(mut bytes: &[u8]) -> Value {
+    fn varint(bytes: &mut &[u8]) -> u64 {
+        prost::encoding::decode_varint(bytes).unwrap()
+    }
+    let mut stacks = Vec::new();
+    let mut waiting = vec![String::new()];
+    while let Some(parent) = waiting.pop() {
+        let length = usize::try_from(varint(&mut bytes)).unwrap();
+        let (name, rest) = bytes.split_at(length);
+        bytes = rest;
+        let stack = format!("{parent};{}", std::str::from_utf8(name).unwrap());
+        stacks.push((stack.clone(), varint(&mut bytes)));
+        let children = varint(&mut bytes);
+        waiting.extend((0..children).map(|_| stack.clone()));
+    }
+    assert!(bytes.is_empty());
+    stacks.sort();
+    serde_json::json!(stacks)
+}
+
+fn fixtures() -> Vec<(String, Value)> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/server/tests/fixtures");
+    let mut all: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .map(|path| {
+            let text = std::fs::read_to_string(&path).unwrap();
+            (path.file_stem().unwrap().to_str().unwrap().to_owned(), serde_json::from_str(&text).unwrap())
+        })
+        .collect();
+    all.sort_by(|a: &(String, Value), b| a.0.cmp(&b.0));
+    all
+}
+
+#[test]
+fn a_real_pyroscope_s_answers_are_ours() {
+    let server = pushed();
+    let mut asked = 0;
+    let mut different = Vec::new();
+    for (name, fixture) in fixtures().iter().filter(|(name, _)| name != "proto_unary") {
+        let (request, expected) = (&fixture["request"], &fixture["response"]);
+        let method = request["method"].as_str().unwrap();
+        let body = if request["body"].is_null() { String::new() } else { request["body"].to_string() };
+        let headers: Vec<(&str, &str)> = (request["headers"].as_object().unwrap().iter())
+            .map(|(name, value)| (name.as_str(), value.as_str().unwrap()))
+            .collect();
+        let path = request["path"].as_str().unwrap();
+        let answer = server.connect().send(method, path, &headers, body.as_bytes());
+        asked += 1;
+        let ours: Value = serde_json::from_str(&answer.body).unwrap_or(Value::Null);
+        let theirs = &expected["body"];
+        let same = match expected["status"].as_u64().unwrap() {
+            200 => said(&ours) == said(theirs),
+            // A parser's words for what it did not understand are its own.
+            400 if name.contains("selector") || name.contains("bad_matcher") => {
+                ours["code"] == theirs["code"]
+            }
+            400 => ours == *theirs,
+            _ => true,
+        };
+        if u64::from(answer.status) != expected["status"].as_u64().unwrap() || !same {
+            different.push(format!(
+                "{name}: {} {}\n  instead of {}",
+                answer.status,
+                said(&ours),
+                said(theirs)
+            ));
+        }
+    }
+    assert!(asked > 40, "only {asked} fixtures were found");
+    assert!(different.is_empty(), "{} of {asked}:\n{}", different.len(), different.join("\n"));
+}
+
+#[test]
+fn the_same_in_protobuf() {
+    let server = pushed();
+    let fixtures = fixtures();
+    let (_, fixture) = fixtures.iter().find(|(name, _)| name == "proto_unary").unwrap();
+    let decode = |text: &Value| {
+        base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text.as_str().unwrap()).unwrap()
+    };
+    let mut asked = 0;
+    for (method, pair) in fixture["pairs"].as_object().unwrap() {
+        // There it told of services outside of the range; names and levels are numbered in another order.
+        let told = !matches!(method.as_str(), "LabelValues" | "SelectMergeStacktraces");
+        let path = format!("{}{method}", query::api::PATH);
+        let answer = server.connect().send_bytes("POST", &path, &[PROTO], &decode(&pair["request_base64"]));
+        assert_eq!(u64::from(answer.0), pair["status"].as_u64().unwrap(), "{method}");
+        if told {
+            assert_eq!(answer.1, decode(&pair["response_base64"]), "{method}");
+            asked += 1;
+        } else {
+            assert!(!answer.1.is_empty(), "{method}");
+        }
+    }
+    assert!(asked >= 4, "only {asked} were compared");
+}
+
+#[test]
+fn what_is_too_light_is_added_up_beside_its_siblings() {
+    let server = server();
+    let stacks = [("main;a", 50), ("main;b;c", 9), ("main;b;d", 1), ("main;e", 5), ("main;other", 40)];
+    push(&server, "process_cpu", &[("service_name", "x")], 10, [("cpu", "nanoseconds"); 2], &stacks);
+    let body = format!(
+        r#"{{"profileTypeID":"process_cpu:cpu:nanoseconds:cpu:nanoseconds","labelSelector":"{{}}",
+        "start":{BEGIN_MS},"end":{},"maxNodes":4}}"#,
+        BEGIN_MS + 60_000
+    );
+    let path = format!("{}SelectMergeStacktraces", query::api::PATH);
+    let answer = server.connect().send("POST", &path, &[JSON], body.as_bytes());
+    let graph = said(&serde_json::from_str::<Value>(&answer.body).unwrap()["flamegraph"]);
+    assert_eq!(graph["total"], "105000000");
+    let whole: i64 = (graph["levels"].as_array().unwrap().iter())
+        .flat_map(|level| level.as_array().unwrap())
+        .map(|node| node[2].as_i64().unwrap())
+        .sum();
+    assert_eq!(whole, 105_000_000, "nothing is lost, and nobody's own name is taken: {graph}");
+}
+
+#[test]
+fn answers_are_compressed_for_who_takes_that() {
+    let server = server();
+    let names: Vec<_> = (0..500).map(|index| format!("main;f{index}")).collect();
+    let stacks: Vec<_> = names.iter().map(|name| (name.as_str(), 1)).collect();
+    push(&server, "process_cpu", &[("service_name", "x")], 10, [("cpu", "nanoseconds"); 2], &stacks);
+    let body = format!(
+        r#"{{"profileTypeID":"process_cpu:cpu:nanoseconds:cpu:nanoseconds","labelSelector":"{{}}","start":"{BEGIN_MS}","end":"{}"}}"#,
+        BEGIN_MS + 60_000
+    );
+    let path = format!("{}SelectMergeStacktraces", query::api::PATH);
+    let plain = server.connect().send("POST", &path, &[JSON], body.as_bytes()).body;
+    let accept = ("Accept-Encoding", "deflate, gzip;q=1");
+    let (status, packed) =
+        server.connect().send_bytes("POST", &path, &[JSON, GZIP, accept], &gzip(body.as_bytes()));
+    assert_eq!(status, 200);
+    assert_eq!(pprof::gunzip(&packed, 1 << 20).unwrap(), plain.as_bytes());
+}

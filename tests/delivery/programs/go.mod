@@ -1,3 +1,0 @@
-module delivery
-
-go 1.19

@@ -1,3 +1,0 @@
-module doctor-server
-
-go 1.19
