@@ -193,9 +193,14 @@ pub fn shop_library() -> (PathBuf, PathBuf) {
     (library, program)
 }
 
-/// A process that lives for some milliseconds. Static, so that hardly anything but burn() runs in it.
+/// A process that lives for some milliseconds, without frame pointers. Static, so that hardly anything but burn() runs in it.
 pub fn short() -> PathBuf {
-    native("wl-short", "cc", &["-static"], &["short.c"])
+    build("wl-short", "cc", &[&FRAMELESS[..], &["-static"]].concat(), &["short.c"])
+}
+
+/// The same, and small, so that a copy costs little.
+pub fn short_shared() -> PathBuf {
+    build("wl-short-so", "cc", &FRAMELESS, &["short.c"])
 }
 
 /// What starts such processes.
