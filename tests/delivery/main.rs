@@ -15,18 +15,17 @@ mod receiver;
 mod relay;
 mod servers;
 mod table;
-mod weather;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use profiler_tests::harness::gate;
+use profiler_tests::harness::weather::Weather;
 
 use crate::cells::Cell;
 use crate::judge::{LATE_MAX, Report, judge};
 use crate::table::Line;
-use crate::weather::Weather;
 
 /// Experiments of one test that run at the same time.
 const LANES: usize = 34;

@@ -10,4 +10,5 @@ pub mod go_server;
 pub mod profile;
 pub mod pyroscope;
 pub mod shares;
+pub mod weather;
 pub mod workloads;

@@ -1,6 +1,6 @@
 //! How busy the machine is: how late a thread is that only wants to wake.
 //!
-//! In: time. Out: the worst lateness since a moment. A cell that failed in bad weather says nothing.
+//! In: time. Out: the worst lateness since a moment. What failed in bad weather says nothing.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,13 +16,13 @@ const GUSTS_MAX: usize = 1 << 16;
 
 /// Watches for as long as it lives.
 #[derive(Debug)]
-pub(crate) struct Weather {
+pub struct Weather {
     gusts: Arc<Mutex<VecDeque<(Instant, Duration)>>>,
 }
 
 impl Weather {
     /// Begins to watch.
-    pub(crate) fn watch() -> Self {
+    pub fn watch() -> Self {
         let gusts = Arc::new(Mutex::new(VecDeque::new()));
         let seen = Arc::downgrade(&gusts);
         std::thread::spawn(move || {
@@ -44,7 +44,7 @@ impl Weather {
     }
 
     /// The worst since then.
-    pub(crate) fn worst_since(&self, since: Instant) -> Duration {
+    pub fn worst_since(&self, since: Instant) -> Duration {
         let gusts = self.gusts.lock().unwrap_or_else(PoisonError::into_inner);
         gusts.iter().rev().take_while(|(at, _)| *at > since).map(|(_, late)| *late).max().unwrap_or_default()
     }
