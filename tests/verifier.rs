@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use profiler_daemon::capture::{Config, bench};
+use profiler_daemon::capture::{AttachError, Config, bench};
 use profiler_tests::harness::gate;
 use profiler_tests::need;
 
@@ -14,6 +14,10 @@ const VERIFIED_INSTRUCTIONS_MAX: [u32; 2] = [6_000, 120_000];
 /// The same for the sampler with its diagnostics on, who tells a log what it does.
 const VERIFIED_WITH_DIAGNOSTICS_MAX: u32 = 10_000;
 
+/// What it looked at when that was last noted, by kernel: a change of the programs that costs much more, or less, is to be seen.
+const NOTED: &str = include_str!("verified.txt");
+const NOTED_PERCENT_OFF_MAX: f64 = 10.0;
+
 /// While one program is loaded no file can be opened in this process, and so no map of another be made: the agent loads
 /// before it has any other thread, the tests of this file do so one after the other.
 static LOADING: Mutex<()> = Mutex::new(());
@@ -21,7 +25,7 @@ static LOADING: Mutex<()> = Mutex::new(());
 #[track_caller]
 fn check(program: &str, config: &Config) {
     let _alone = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
-    let cost = bench(config, program, Duration::from_millis(300))
+    let cost = bench(config, program, Duration::from_millis(300), |_| Ok::<_, AttachError>(()))
         .unwrap_or_else(|error| panic!("{program} does not run: {error}"));
     println!("{program}, bounded loop {}, log level {}: {cost:?}", config.bounded_loop, config.log_level);
     let most = match config.log_level {
@@ -30,6 +34,28 @@ fn check(program: &str, config: &Config) {
     };
     assert!(cost.verified_instructions <= most, "{cost:?}");
     assert!(cost.runs > 0, "{program} never ran");
+    if config.log_level == 0 {
+        check_noted(program, if config.bounded_loop { "chain" } else { "loop" }, cost.verified_instructions);
+    }
+}
+
+/// Compares with what was noted for a kernel of this series, if one was.
+#[track_caller]
+fn check_noted(program: &str, way: &str, found: u32) {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    let series: String = release.split('.').take(2).collect::<Vec<_>>().join(".");
+    let line = format!("{series} {program} {way}");
+    let Some(noted) = NOTED.lines().find_map(|noted| noted.strip_prefix(&line)?.trim().parse::<u32>().ok())
+    else {
+        println!("not noted: {line} {found}");
+        return;
+    };
+    let off = (f64::from(found) / f64::from(noted) - 1.0) * 100.0;
+    assert!(
+        off.abs() <= NOTED_PERCENT_OFF_MAX,
+        "{line}: the verifier looked at {found} instructions, {noted} are noted in verified.txt ({off:+.1} %)"
+    );
 }
 
 #[test]

@@ -12,6 +12,8 @@ const PPROF_BYTES_MAX: usize = 256 << 20;
 pub struct Stack {
     /// Name of the thread.
     pub comm: String,
+    /// Its process; zero in folded text.
+    pub pid: u32,
     /// The series; empty in folded text.
     pub service_name: String,
     /// Root first.
@@ -35,6 +37,12 @@ impl Stack {
     /// Frames that are not the kernel's.
     pub fn user(&self) -> impl DoubleEndedIterator<Item = &Frame> {
         self.frames.iter().filter(|frame| !frame.kernel)
+    }
+
+    /// Why it is cut, as its root says; `None` if it is not.
+    pub fn cut(&self) -> Option<&str> {
+        let root = &self.frames.first()?.name;
+        root.strip_prefix('[')?.strip_suffix(']')
     }
 
     /// Whether the thread was in user code.
@@ -82,6 +90,7 @@ pub fn from_folded(text: &str) -> Profile {
         let mut parts = stack.split(';').map(str::to_owned);
         Stack {
             comm: parts.next().unwrap_or_default(),
+            pid: 0,
             service_name: String::new(),
             frames: parts
                 .map(|part| match part.strip_suffix("_[k]") {
@@ -130,6 +139,10 @@ pub fn from_pprof(bytes: &[u8]) -> Profile {
             let found = sample.label.iter().find(|label| message.text(label.key) == Some(key));
             found.map_or(String::new(), |label| text(label.str))
         };
+        let number = |key: &str| {
+            let found = sample.label.iter().find(|label| message.text(label.key) == Some(key));
+            found.map_or(0, |label| u32::try_from(label.num).expect("a small number"))
+        };
         let mut frames = Vec::new();
         for id in sample.location_id.iter().rev() {
             let location = locations.get(id).expect("a location of the table");
@@ -143,6 +156,7 @@ pub fn from_pprof(bytes: &[u8]) -> Profile {
         let ns = u64::try_from(sample.value[0]).expect("a weight");
         Stack {
             comm: label("comm"),
+            pid: number("pid"),
             service_name: label("service_name"),
             frames,
             samples: ns / period_ns.max(1),

@@ -116,6 +116,53 @@ pub fn frameless_deep() -> PathBuf {
     build("wl-bare-deep", "cc", &FRAMELESS, &["deep.c"])
 }
 
+/// The same, all in one file that may lie anywhere in memory.
+pub fn frameless_static_pie() -> PathBuf {
+    build("wl-static-pie", "cc", &[&FRAMELESS[..], &["-static-pie"]].concat(), &["shop.c", "one.c"])
+}
+
+/// Exceptions, calls back from a library, and threads. Named by its symbols alone, as what a distribution ships is.
+pub fn frameless_odd() -> PathBuf {
+    build("wl-odd", "c++", &[&FRAMELESS[..], &["-g0", "-pthread"]].concat(), &["odd.cpp"])
+}
+
+/// A library, and a program that opens it while it runs.
+pub fn frameless_library() -> (PathBuf, PathBuf) {
+    let library =
+        build("libwl-open.so", "cc", &[&FRAMELESS[..], &["-shared", "-fPIC"]].concat(), &["shop.c"]);
+    (library, build("wl-open", "cc", &FRAMELESS, &["open.c"]))
+}
+
+/// Signal handlers at work, some on a stack of their own.
+pub fn frameless_signals() -> PathBuf {
+    build("wl-signals", "cc", &FRAMELESS, &["signals.c"])
+}
+
+/// Children by `vfork` and `posix_spawn`.
+pub fn frameless_spawn() -> PathBuf {
+    build("wl-spawn", "cc", &FRAMELESS, &["spawn.c"])
+}
+
+/// A leaf without a frame below functions that keep them.
+pub fn bare_leaf() -> PathBuf {
+    native("wl-leaf", "cc", &[], &["leaf.c"])
+}
+
+/// The shop in Go, stripped.
+pub fn shop_go_stripped() -> PathBuf {
+    build("wl-go-stripped", "go", &["build", "-trimpath", "-ldflags=-s -w"], &["shop.go"])
+}
+
+/// Two thousand goroutines.
+pub fn crowd_go() -> PathBuf {
+    build("wl-go-crowd", "go", &["build", "-trimpath"], &["crowd.go"])
+}
+
+/// Go that calls C and is called by it.
+pub fn cgo() -> PathBuf {
+    build("wl-go-c", "go", &["build", "-trimpath"], &["cgo.go"])
+}
+
 /// The shop in C++.
 pub fn shop_cpp() -> PathBuf {
     native("wl-cpp", "c++", &[], &["shop.cpp"])
@@ -146,9 +193,14 @@ pub fn shop_library() -> (PathBuf, PathBuf) {
     (library, program)
 }
 
-/// A process that lives for some milliseconds. Static, so that hardly anything but burn() runs in it.
+/// A process that lives for some milliseconds, without frame pointers. Static, so that hardly anything but burn() runs in it.
 pub fn short() -> PathBuf {
-    native("wl-short", "cc", &["-static"], &["short.c"])
+    build("wl-short", "cc", &[&FRAMELESS[..], &["-static"]].concat(), &["short.c"])
+}
+
+/// The same, and small, so that a copy costs little.
+pub fn short_shared() -> PathBuf {
+    build("wl-short-so", "cc", &FRAMELESS, &["short.c"])
 }
 
 /// What starts such processes.
@@ -225,15 +277,24 @@ impl Running {
         let child = self.child.take().expect("it is finished once");
         let output = child.wait_with_output().expect("a child can be waited for");
         assert!(output.status.success(), "{} failed ({})", self.command, output.status);
-        let said: serde_json::Value = serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|error| panic!("{} did not say what it spent: {error}", self.command));
-        let number = |value: &serde_json::Value| value.as_u64().unwrap_or(0);
-        let stacks = said["stacks"].as_object().into_iter().flatten();
-        Spent {
-            cpu_ns: number(&said["cpu_ns"]),
-            stacks: stacks.map(|(stack, ns)| (stack.clone(), number(ns))).collect(),
-            processes: number(&said["processes"]),
-        }
+        spent(&String::from_utf8_lossy(&output.stdout), &self.command)
+    }
+}
+
+/// What a workload `said` that it spent.
+///
+/// # Panics
+///
+/// When `command` said something else.
+pub fn spent(said: &str, command: &str) -> Spent {
+    let said: serde_json::Value = serde_json::from_str(said)
+        .unwrap_or_else(|error| panic!("{command} did not say what it spent: {error}"));
+    let number = |value: &serde_json::Value| value.as_u64().unwrap_or(0);
+    let stacks = said["stacks"].as_object().into_iter().flatten();
+    Spent {
+        cpu_ns: number(&said["cpu_ns"]),
+        stacks: stacks.map(|(stack, ns)| (stack.clone(), number(ns))).collect(),
+        processes: number(&said["processes"]),
     }
 }
 

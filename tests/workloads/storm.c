@@ -1,17 +1,48 @@
 /* Starts RATE processes a second for SECONDS, each living 5 to 50 ms, a fifth of it on a CPU, and prints what they spent
- * by the kernel's own accounts, and what of it they were told to spend in burn(). Usage: storm SHORT RATE SECONDS */
+ * by the kernel's own accounts, and what of it they were told to spend in burn(). With FOLDER each is a new copy of the
+ * program there, which is deleted when it has ended. Usage: storm SHORT RATE SECONDS [FOLDER] */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <spawn.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 extern char **environ;
 
 static uint64_t ended, cpu_ns, burn_ns;
+static const char *program, *folder;
+static pid_t *pids;
+static int started;
+
+static void name(char *path, size_t bytes, int number) {
+    snprintf(path, bytes, "%s/wl-short-%d", folder, number);
+}
+
+static int copy(const char *path) {
+    int from = open(program, O_RDONLY), to = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0755);
+    struct stat file;
+    int done = from >= 0 && to >= 0 && !fstat(from, &file) && sendfile(to, from, NULL, file.st_size) == file.st_size;
+    close(from);
+    close(to);
+    return done;
+}
+
+static void drop(pid_t pid) {
+    char path[4096];
+    for (int number = started - 1; number >= 0; number--)
+        if (pids[number] == pid) {
+            name(path, sizeof path, number);
+            unlink(path);
+            return;
+        }
+}
 
 static int reap(int options) {
     struct rusage usage;
@@ -20,6 +51,8 @@ static int reap(int options) {
     if (pid <= 0)
         return 0;
     ended++;
+    if (folder)
+        drop(pid);
     cpu_ns += ((uint64_t)usage.ru_utime.tv_sec + (uint64_t)usage.ru_stime.tv_sec) * 1000000000u +
               ((uint64_t)usage.ru_utime.tv_usec + (uint64_t)usage.ru_stime.tv_usec) * 1000u;
     return 1;
@@ -30,6 +63,7 @@ int main(int argc, char **argv) {
         return 2;
     int rate = atoi(argv[2]), count = rate * atoi(argv[3]);
     uint64_t random = 88172645463325252u;
+    program = argv[1], folder = argc > 4 ? argv[4] : NULL, pids = calloc((size_t)count, sizeof *pids);
     struct timespec start;
     clock_gettime(CLOCK_MONOTONIC, &start);
     for (int i = 0; i < count; i++) {
@@ -42,9 +76,15 @@ int main(int argc, char **argv) {
         char burn[24], rest[24];
         snprintf(burn, sizeof burn, "%llu", (unsigned long long)(life_us / 5));
         snprintf(rest, sizeof rest, "%llu", (unsigned long long)(life_us - life_us / 5));
-        char *arguments[] = {argv[1], burn, rest, i % 2 ? "1" : "0", NULL};
-        pid_t pid;
-        if (posix_spawn(&pid, argv[1], NULL, NULL, arguments, environ))
+        char path[4096];
+        snprintf(path, sizeof path, "%s", program);
+        if (folder) {
+            name(path, sizeof path, i);
+            if (!copy(path))
+                return 1;
+        }
+        char *arguments[] = {path, burn, rest, i % 2 ? "1" : "0", NULL};
+        if (posix_spawn(&pids[started++], path, NULL, NULL, arguments, environ))
             return 1;
         while (reap(WNOHANG))
             ;

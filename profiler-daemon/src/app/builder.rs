@@ -16,7 +16,8 @@ use crate::model::{Module, NoTable, Table};
 use crate::symbolize::Symbolizer;
 use crate::time::MonoNs;
 
-/// Files that wait at most: more than any machine runs code from when the agent starts. What is over is asked for later.
+/// Files that wait at most, here and once more in the channel: more than any machine runs code from when the agent starts. What is over
+/// is asked for later.
 const WAITING_MAX: usize = 1 << 10;
 
 /// Tables that are built and not yet taken by the reader, at most: some may have eight megabytes.
@@ -52,7 +53,8 @@ impl Builder {
         std::thread::Builder::new()
             .name("builder".to_owned())
             .spawn(move || {
-                while let Some(module) = next(&asked, &mut symbolizer) {
+                let mut waiting = Vec::new();
+                while let Some(module) = next(&asked, &mut waiting, &mut symbolizer) {
                     let built = Built { module: module.id, table: symbolizer.table(&module) };
                     drop(module);
                     if tell.send(built).is_err() {
@@ -89,14 +91,72 @@ impl Builder {
     }
 }
 
-/// The next file; `None` when there will be none. Meanwhile, an idle namer is ended.
-fn next(asked: &Receiver<Arc<Module>>, symbolizer: &mut Symbolizer) -> Option<Arc<Module>> {
-    match asked.recv_timeout(IDLE) {
-        Ok(module) => Some(module),
-        Err(RecvTimeoutError::Timeout) => {
-            symbolizer.rest();
-            asked.recv().ok()
+/// The next file, the smallest of those that wait: at the start all that runs is asked for at once, and the seconds that the largest
+/// libraries take must not keep the stacks of small programs waiting. `None` when there will be none. Meanwhile, an idle namer is
+/// ended.
+fn next(
+    asked: &Receiver<Arc<Module>>,
+    waiting: &mut Vec<Arc<Module>>,
+    symbolizer: &mut Symbolizer,
+) -> Option<Arc<Module>> {
+    if waiting.is_empty() {
+        waiting.push(match asked.recv_timeout(IDLE) {
+            Ok(module) => module,
+            Err(RecvTimeoutError::Timeout) => {
+                symbolizer.rest();
+                asked.recv().ok()?
+            }
+            Err(RecvTimeoutError::Disconnected) => return None,
+        });
+    }
+    // What does not fit waits in the channel, which refuses what does not fit there.
+    waiting.extend(asked.try_iter().take(WAITING_MAX.saturating_sub(waiting.len())));
+    let size = |module: &Arc<Module>| module.identity.map_or(0, |identity| identity.size);
+    let smallest = (0..waiting.len()).min_by_key(|&at| size(&waiting[at]))?;
+    Some(waiting.swap_remove(smallest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meters::Meters;
+    use crate::model::{FileIdentity, ModuleKind};
+    use crate::symbolize::Config;
+
+    /// Files of these sizes are asked for, and come in this order.
+    #[track_caller]
+    fn check(asked: &[u64], order: &[u64]) {
+        let spawn = Box::new(|| Err(std::io::ErrorKind::Unsupported.into()));
+        let mut symbolizer = Symbolizer::new(Config::default(), spawn, &Meters::default());
+        let (wanted, asks) = sync_channel(asked.len());
+        for &size in asked {
+            let identity = Some(FileIdentity { device: 1, inode: size, size, ctime_ns: 0 });
+            let path = b"/bin/new".as_slice().into();
+            let module = Module {
+                id: 1,
+                kind: ModuleKind::File,
+                path,
+                build_id: None,
+                identity,
+                file: None,
+                root: None,
+            };
+            wanted.try_send(Arc::new(module)).expect("it has room");
         }
-        Err(RecvTimeoutError::Disconnected) => None,
+        drop(wanted);
+        let mut waiting = Vec::new();
+        let sizes = std::iter::from_fn(|| next(&asks, &mut waiting, &mut symbolizer));
+        let sizes: Vec<u64> = sizes.filter_map(|module| Some(module.identity?.size)).collect();
+        assert_eq!(sizes, order);
+    }
+
+    #[test]
+    fn the_smallest_file_comes_first() {
+        check(&[150, 2, 30, 1], &[1, 2, 30, 150]);
+    }
+
+    #[test]
+    fn nothing_asked_is_nothing_to_come() {
+        check(&[], &[]);
     }
 }

@@ -4,6 +4,7 @@
 //! is; the workshop names, merges and encodes; the uploader carries out. Beside the reader, a builder makes what the kernel unwinds
 //! by.
 
+pub mod bench;
 mod books;
 mod build;
 mod builder;

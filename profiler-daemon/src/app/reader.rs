@@ -104,15 +104,16 @@ struct Recorder {
 }
 
 impl Recorder {
-    /// Samples beyond so many words of stacks are recorded without.
-    fn drop_stacks_over(&mut self, words_max: usize) {
-        let mut words = 0;
+    /// Samples beyond so many words of stacks are recorded without. How many had one and lose it.
+    fn drop_stacks_over(&mut self, words_max: usize) -> u64 {
+        let (mut words, mut dropped) = (0, 0);
         for sample in &mut self.samples {
             words += sample.stack.as_ref().map_or(0, |stack| stack.words.len());
-            if words > words_max {
-                sample.stack = None;
+            if words > words_max && sample.stack.take().is_some() {
+                dropped += 1;
             }
         }
+        dropped
     }
 }
 
@@ -371,7 +372,8 @@ impl Reader {
     fn take_until(&mut self, until: MonoNs) -> bool {
         if let Some(recorder) = &mut self.recording {
             recorder.samples.extend(self.samples.iter().take_while(|sample| sample.time <= until).cloned());
-            recorder.drop_stacks_over(RECORDED_STACK_WORDS_MAX);
+            let dropped = recorder.drop_stacks_over(RECORDED_STACK_WORDS_MAX);
+            self.intake.stacks.count("not recorded", dropped);
             recorder.events.extend(self.events.iter().take_while(|event| event.time <= until).cloned());
         }
         let taken = self.intake.take_until(until, &mut self.events, &mut self.samples);

@@ -53,8 +53,8 @@ impl Stacks {
             words: 0,
             results: meters.counters(
                 "profiler_stacks_brought",
-                "Samples that brought their stack along, by what came of it: walked by a table that came later, no better without \
-                 one, late, no room; and samples that might have and did not: over rate, ring filling",
+                "Samples that brought their stack along, by what came of it: walked again by a table, no better without one, late; and \
+                 samples that might have and did not, by why",
             ),
         }
     }
@@ -71,7 +71,11 @@ impl Stacks {
 
     /// Keeps `sample` until it can be walked; gives it back, as it came, if that is not to be.
     pub(super) fn keep(&mut self, mut sample: RawSample, process: Option<&Process>) -> Option<RawSample> {
-        let (Some(stack), Some(process)) = (sample.stack.take(), process) else { return Some(sample) };
+        let Some(stack) = sample.stack.take() else { return Some(sample) };
+        let Some(process) = process else {
+            self.count("no process", 1);
+            return Some(sample);
+        };
         if self.words + stack.words.len() > WORDS_MAX {
             self.count("no room", 1);
             return Some(sample);
@@ -135,7 +139,7 @@ impl Waiting {
                     if !tables.take(&module) {
                         return None;
                     }
-                    // Whatever `fill` is told, the module is not wanted after that: this ends.
+                    // Whatever `fill` is told, the module is not wanted after that: each file is asked for once, and this ends.
                     match ask(module) {
                         None => return None,
                         Some(table) => tables.fill(id, table.as_ref().map_err(|no_table| *no_table)),
@@ -143,5 +147,123 @@ impl Waiting {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use profiler_common::unwind::{End, Regs};
+
+    use super::*;
+    use crate::model::{
+        Comm, Cpu, Mapping, ModuleKind, Pid, ProcessChange, ProcessEvent, Task, Tid, UserAddr, Weight,
+    };
+    use crate::processes::{Config, Tracker};
+    use crate::procfs::Procfs;
+    use crate::symbolize;
+
+    const CODE: u64 = 0x40_0000;
+    const TASK: Task = Task { pid: Pid(7), tid: Tid(7), comm: Comm([0; 16]) };
+
+    /// A process that runs our own binary, which has a table. Its stack is empty, so that a walk by that ends at once.
+    fn process() -> Process {
+        let file = std::fs::File::open("/proc/self/exe").expect("a test has a binary");
+        let path: Arc<[u8]> = b"/bin/new".as_slice().into();
+        let module = Module {
+            id: 1,
+            kind: ModuleKind::File,
+            path: Arc::clone(&path),
+            build_id: None,
+            identity: None,
+            file: Some(file.into()),
+            root: None,
+        };
+        let mapping = Mapping {
+            start: UserAddr(CODE),
+            end: UserAddr(CODE + (1 << 32)),
+            file_offset: 0,
+            path,
+            build_id: None,
+            module: Some(Arc::new(module)),
+        };
+        let mut tracker = Tracker::new(Config::default(), Procfs::new("/nowhere"), &Meters::default());
+        let change = ProcessChange::Mapped(Box::new(mapping));
+        tracker.apply(ProcessEvent { time: MonoNs(1), pid: TASK.pid, change });
+        tracker.process(TASK.pid).expect("it was heard of").clone()
+    }
+
+    fn sample(words: usize) -> RawSample {
+        let regs = Regs { ip: CODE, sp: 0x7000_0000, fp: 0 };
+        RawSample {
+            time: MonoNs(1),
+            cpu: Cpu(0),
+            task: TASK,
+            kernel: Vec::new(),
+            user: vec![UserAddr(1), UserAddr(2)],
+            ended: End::NoFrame,
+            stack: Some(Arc::new(RawStack { regs, words: vec![0; words] })),
+            weight: Weight(1),
+        }
+    }
+
+    fn made() -> Result<Table, NoTable> {
+        let file = std::fs::File::open("/proc/self/exe").expect("a test has a binary");
+        symbolize::table_of(&file)
+    }
+
+    /// Keeps a sample and walks as often as there are `answers`, each of which is what a table that is asked for at that time comes
+    /// to. By how it ends, the sample is let go with this turn, or with none.
+    #[track_caller]
+    fn check(answers: Vec<Answer>, turn: Option<usize>, ended: End) {
+        let mut stacks = Stacks::new(&Meters::default());
+        let mut tables = Tables::offline(&Meters::default());
+        assert!(stacks.keep(sample(4), Some(&process())).is_none());
+        let mut gone = None;
+        for (at, answer) in answers.into_iter().enumerate() {
+            let mut answer = Some(answer);
+            let walks = stacks.walk(&mut tables, |_| answer.take().expect("it is asked once"));
+            gone = gone.or(walks.into_iter().next().map(|walk| (at, walk)));
+        }
+        assert_eq!(stacks.is_empty(), turn.is_some());
+        let given_up = stacks.give_up().into_iter().next();
+        assert_eq!((stacks.words, gone.as_ref().map(|(at, _)| *at)), (0, turn));
+        let (sample, _) = gone.map(|(_, walk)| walk).or(given_up).expect("no sample is lost");
+        assert_eq!(sample.ended, ended);
+    }
+
+    #[test]
+    fn what_is_there_at_once_is_walked_at_once() {
+        check(vec![Some(made())], Some(0), End::Root);
+    }
+
+    #[test]
+    fn what_comes_is_waited_for_and_not_asked_for_again() {
+        check(vec![None, None, None], None, End::NoFrame);
+    }
+
+    #[test]
+    fn what_will_never_be_leaves_the_sample_as_it_came() {
+        check(vec![Some(Err(NoTable::Never))], Some(0), End::NoFrame);
+        check(vec![Some(Err(NoTable::NotNow))], Some(0), End::NoFrame);
+    }
+
+    #[test]
+    fn a_sample_without_a_stack_or_a_process_goes_on() {
+        let mut stacks = Stacks::new(&Meters::default());
+        let bare = RawSample { stack: None, ..sample(1) };
+        assert_eq!(stacks.keep(bare.clone(), Some(&process())), Some(bare.clone()));
+        let unknown = stacks.keep(sample(1), None).expect("it goes on");
+        assert_eq!(unknown.user, bare.user);
+    }
+
+    #[test]
+    fn more_words_than_there_is_room_for_are_refused() {
+        let mut stacks = Stacks::new(&Meters::default());
+        let process = process();
+        assert!(stacks.keep(sample(WORDS_MAX), Some(&process)).is_none());
+        let refused = stacks.keep(sample(1), Some(&process)).expect("it goes on");
+        assert_eq!((refused.stack, refused.user.len()), (None, 2));
+        assert_eq!(stacks.give_up().len(), 1);
+        assert!(stacks.keep(sample(1), Some(&process)).is_none());
     }
 }

@@ -215,6 +215,18 @@ mod tests {
     }
 
     #[test]
+    fn a_stack_that_was_brought_along_follows_the_frames() {
+        let mut record = ring_record();
+        record[39] = 0x40;
+        assert_eq!(sample(&record), None, "no registers");
+        record.extend(words(&[0x40_1000, 0x7000, 0x7010, 5, 6]));
+        record.push(7); // not a whole word
+        let (sample, wants_tables) = sample(&record).expect("a whole record");
+        let stack = RawStack { regs: Regs { ip: 0x40_1000, sp: 0x7000, fp: 0x7010 }, words: vec![5, 6] };
+        assert_eq!((sample.stack.as_deref(), sample.ended, wants_tables), (Some(&stack), End::Root, false));
+    }
+
+    #[test]
     fn a_sample_cut_anywhere_is_refused() {
         let record = ring_record();
         for length in 0..record.len() {

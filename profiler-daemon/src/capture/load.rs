@@ -1,16 +1,15 @@
 //! Loading the object through aya, reading no more of the kernel's type information than is needed: none.
 
 use std::io;
-use std::time::Duration;
 
-use aya::maps::{Map, MapData, ProgramArray};
+use aya::maps::{HashMap, Map, MapData, ProgramArray};
 use aya::programs::{PerfEvent, ProgramError};
 use aya::{Ebpf, EbpfLoader};
-use profiler_common::knobs::{Counters, SETTINGS_MAGIC, Settings};
-use profiler_common::limits::SAMPLE_RING_BYTES_MIN;
+use profiler_common::knobs::{SETTINGS_MAGIC, Settings};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use super::{Config, counters, object, online_cpus, samplers};
+use super::{Config, Tables, object};
+use crate::meters::Meters;
 
 /// Why the kernel side cannot be started: what, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -205,72 +204,15 @@ pub(super) fn map(ebpf: &mut Ebpf, name: &str) -> Result<Map, AttachError> {
         .ok_or_else(|| AttachError::Object { what: format!("the eBPF object has no map {name}") })
 }
 
-/// Takes the map of maps called `name` out of the object.
-pub(super) fn map_of_maps(ebpf: &mut Ebpf, name: &str) -> Result<MapData, AttachError> {
-    match map(ebpf, name)? {
-        Map::ArrayOfMaps(map) => Ok(map),
-        _ => Err(AttachError::Object { what: format!("the eBPF object's map {name} is not one of maps") }),
-    }
-}
-
-/// What a program of the object costs.
-#[derive(Clone, Copy, Debug)]
-pub struct ProgramCost {
-    /// Instructions the verifier looked at.
-    pub verified_instructions: u32,
-    /// Times it ran.
-    pub runs: u64,
-    /// Nanoseconds per run, by the kernel's own statistics (`kernel.bpf_stats_enabled`); zero where they are off.
-    pub ns_per_run: f64,
-    /// User frames found per run, for the programs of the benchmark.
-    pub frames_per_run: f64,
-}
-
-/// Runs `name` alone for `duration` and says what it cost. For the benchmark.
-pub fn bench(config: &Config, name: &str, duration: Duration) -> Result<ProgramCost, AttachError> {
-    use std::os::fd::AsFd;
-    // Nobody builds tables for it: one stack, into an empty ring, is enough for the verifier to look at how it gets there.
-    let settings = settings(config, u64::MAX, 1);
-    let mut ebpf = object(config, settings, SAMPLE_RING_BYTES_MIN)?;
-    program(&mut ebpf, name)?;
-    let _chain = chain(&mut ebpf, &settings)?;
-    let _statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime).ok();
-    let counts = aya::maps::PerCpuArray::<_, counters::Wire>::try_from(map(&mut ebpf, "COUNTERS")?)
-        .map_err(|error| AttachError::map(&error))?;
-    let mut ring =
-        aya::maps::RingBuf::try_from(map(&mut ebpf, "SAMPLES")?).map_err(|error| AttachError::map(&error))?;
-    let loaded = perf_program(&mut ebpf, name)?;
-    let fd = loaded.fd().map_err(AttachError::program(name))?;
-    let mut clocks = Vec::new();
-    for cpu in online_cpus()? {
-        clocks.push(
-            samplers::cpu::attach(cpu, config.period_ns(), fd.as_fd())
-                .map_err(AttachError::perf_event(cpu))?,
-        );
-    }
-    let slice = Duration::from_millis(50);
-    for _ in 0..duration.as_millis() / slice.as_millis() {
-        std::thread::sleep(slice);
-        while ring.next().is_some() {}
-    }
-    drop(clocks);
-    let info = loaded.info().map_err(AttachError::program(name))?;
-    let (ns, runs) = super::sys::run_statistics(fd.as_fd()).unwrap_or((0, 0));
-    let mut sum = Counters::default();
-    if let Ok(values) = counts.get(&0, 0) {
-        for words in values.iter() {
-            let counters = Counters::from_words(*words);
-            sum.runs += counters.runs;
-            sum.sent += counters.sent;
-        }
-    }
-    let ratio = |a: u64, b: u64| if b == 0 { 0.0 } else { a as f64 / b as f64 };
-    Ok(ProgramCost {
-        verified_instructions: info.verified_instruction_count().unwrap_or(0),
-        runs,
-        ns_per_run: ratio(ns, runs),
-        frames_per_run: ratio(sum.sent, sum.runs),
-    })
+/// What the programs walk by, empty.
+pub(super) fn tables(ebpf: &mut Ebpf, meters: &Meters) -> Result<Tables, AttachError> {
+    let processes = HashMap::try_from(map(ebpf, "PROCESSES")?).map_err(|error| AttachError::map(&error))?;
+    let Map::ArrayOfMaps(slabs) = map(ebpf, "SLABS")? else {
+        return Err(AttachError::Object {
+            what: "the eBPF object's map SLABS is not one of maps".to_owned(),
+        });
+    };
+    Ok(Tables::new(slabs, processes, meters))
 }
 
 #[cfg(test)]

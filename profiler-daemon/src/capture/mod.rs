@@ -20,6 +20,7 @@ use crate::meters::Meters;
 use crate::model::{Pid, ProcessEvent, RawSample, Reason, Weight};
 use crate::time::MonoNs;
 
+mod bench;
 mod counters;
 mod decode;
 mod load;
@@ -30,8 +31,9 @@ mod samplers;
 mod sys;
 mod tables;
 
+pub use bench::{LoadedProgram, ProgramCost, bench, loaded_programs};
 pub use counters::Balance;
-pub use load::{AttachError, bench};
+pub use load::AttachError;
 pub use process_stream::Drained;
 pub use tables::{Tables, Walked};
 
@@ -139,9 +141,7 @@ impl Kernel {
             RingBuf::try_from(load::map(&mut ebpf, "SAMPLES")?).map_err(|error| AttachError::map(&error))?;
         let counters = PerCpuArray::try_from(load::map(&mut ebpf, "COUNTERS")?)
             .map_err(|error| AttachError::map(&error))?;
-        let processes = aya::maps::HashMap::try_from(load::map(&mut ebpf, "PROCESSES")?)
-            .map_err(|error| AttachError::map(&error))?;
-        let slabs = load::map_of_maps(&mut ebpf, "SLABS")?;
+        let tables = load::tables(&mut ebpf, meters)?;
         let epoll =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(AttachError::system("epoll_create1"))?;
         // Edge-triggered: a level would wake at every record, though the kernel side signals only a filling ring.
@@ -161,7 +161,7 @@ impl Kernel {
             epoll,
             scratch: Vec::new(),
             logger,
-            tables: Tables::new(slabs, processes, meters),
+            tables,
             _chain: chain,
             ebpf,
         };

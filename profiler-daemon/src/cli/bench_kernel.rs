@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::app::Failure;
+use crate::app::{self, Failure};
 use crate::capture;
 use crate::config;
 
@@ -23,6 +23,12 @@ pub(super) struct Arguments {
     /// Walk by the bounded loop of old kernels
     #[arg(long)]
     bounded_loop: bool,
+    /// Walk by frame pointer alone
+    #[arg(long, conflicts_with = "tables")]
+    pointers: bool,
+    /// Walk this process by unwind tables; may be given more than once
+    #[arg(long, value_name = "PID")]
+    tables: Vec<u32>,
 }
 
 /// Prints `program ns_per_run frames_per_run runs verified_instructions`.
@@ -30,9 +36,11 @@ pub(super) fn main(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let config = capture::Config {
         frequency_hz: arguments.frequency,
         bounded_loop: arguments.bounded_loop,
+        tables: !arguments.pointers,
         ..capture::Config::default()
     };
-    let cost = capture::bench(&config, &arguments.program, arguments.duration)?;
+    let place = |tables: &mut capture::Tables| app::bench::place(&arguments.tables, tables);
+    let cost = capture::bench(&config, &arguments.program, arguments.duration, place)?;
     println!(
         "{} {:.1} {:.2} {} {}",
         arguments.program, cost.ns_per_run, cost.frames_per_run, cost.runs, cost.verified_instructions

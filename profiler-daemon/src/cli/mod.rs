@@ -3,6 +3,8 @@
 //! In: arguments. Out: an exit code. The only place that names clap.
 
 mod bench_kernel;
+mod bench_programs;
+mod bench_table;
 mod completions;
 mod config;
 mod doctor;
@@ -58,6 +60,10 @@ enum Command {
     Namer(namer::Arguments),
     #[command(hide = true)]
     BenchKernel(bench_kernel::Arguments),
+    #[command(hide = true)]
+    BenchPrograms,
+    #[command(hide = true)]
+    BenchTable(bench_table::Arguments),
 }
 
 /// Runs the command line.
@@ -76,6 +82,8 @@ pub fn main() -> ExitCode {
         Command::Version => version::main(),
         Command::Namer(arguments) => Ok(namer::main(&arguments)),
         Command::BenchKernel(arguments) => bench_kernel::main(&arguments),
+        Command::BenchPrograms => Ok(bench_programs::main()),
+        Command::BenchTable(arguments) => bench_table::main(&arguments),
     };
     done.unwrap_or_else(|failure: Failure| {
         eprintln!("profiler-daemon: {failure}");

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,16 @@ impl Drop for Guest {
 
 impl Guest {
     fn start(command: &mut Command) -> Self {
-        Self(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        loop {
+            match command.spawn() {
+                // Another test has forked while this one wrote its copy, and holds it open until it has executed.
+                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                spawned => return Self(spawned.unwrap()),
+            }
+        }
     }
 
     fn pid(&self) -> u32 {

@@ -1,12 +1,10 @@
 //! Our half: what all processes of the daemon's use, from the start on, at several rates and on several machines.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 
+use super::daemon::Daemon;
 use super::load::{Load, Scene};
 use super::meter::Reading;
 use super::peer::{self, Perf};
@@ -62,24 +60,10 @@ pub(super) fn measure(tools: &Tools, plan: Plan) -> Result<Vec<Budget>> {
 }
 
 fn once(tools: &Tools, hz: u32, steady_seconds: u64) -> Result<Cost> {
-    let [page, admin] = free_ports()?;
-    let mut run = Command::new(&tools.daemon);
-    run.args([
-        "run",
-        "-F",
-        &hz.to_string(),
-        "--listen",
-        &page.to_string(),
-        "--admin-listen",
-        &admin.to_string(),
-    ]);
-    run.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let begun = Instant::now();
-    let mut daemon = Stopped(run.spawn().context("the daemon cannot be started")?);
-    let pid = daemon.0.id();
-    let page_s = daemon.wait_for(begun, page, "/", "200 OK")?;
-    let first_data_s =
-        daemon.wait_for(begun, admin, "/metrics", "profiler_push_attempts_total{result=\"ok\"")?;
+    let mut daemon = Daemon::start(&tools.daemon, hz)?;
+    let (begun, pid) = (daemon.begun(), daemon.id());
+    let page_s = daemon.wait_for_page()?;
+    let first_data_s = daemon.wait_for_data()?;
     sleep_until(begun + START);
     let started = Reading::of(pid);
     sleep_until(begun + SETTLED);
@@ -154,52 +138,6 @@ fn budgets_of(scene: Scene, hz: u32, ours: Cost) -> Vec<Budget> {
         (Scene::Idle, 99) => vec![steady(0.05), memory],
         _ => Vec::new(),
     }
-}
-
-/// The daemon, which ends with this value.
-#[derive(Debug)]
-struct Stopped(Child);
-
-impl Stopped {
-    /// Seconds from `begun` until the answer at `path` holds `words`.
-    fn wait_for(&mut self, begun: Instant, address: SocketAddr, path: &str, words: &str) -> Result<f64> {
-        loop {
-            if get(address, path).is_ok_and(|answer| answer.contains(words)) {
-                return Ok(begun.elapsed().as_secs_f64());
-            }
-            if let Some(status) = self.0.try_wait()? {
-                bail!("the daemon ended ({status})");
-            }
-            if begun.elapsed() > Duration::from_secs(30) {
-                bail!("no `{words}` at http://{address}{path} after 30 s");
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        let pid = self.0.id().to_string();
-        let _ = Command::new("sh").args(["-c", "kill -TERM \"$1\"", "sh", &pid]).status();
-        let _ = self.0.wait();
-    }
-}
-
-/// One answer, head and body.
-fn get(address: SocketAddr, path: &str) -> Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
-    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
-}
-
-/// Two ports that nobody listens on.
-fn free_ports() -> Result<[SocketAddr; 2]> {
-    let listeners = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
-    Ok([listeners[0].local_addr()?, listeners[1].local_addr()?])
 }
 
 fn sleep_until(moment: Instant) {

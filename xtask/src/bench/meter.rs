@@ -65,9 +65,14 @@ impl Reading {
         self.wakeups.saturating_sub(earlier.wakeups) as f64 / self.seconds_since(earlier)
     }
 
+    /// CPU time of the whole machine since `earlier`, seconds.
+    pub(super) fn machine_s_since(&self, earlier: &Self) -> f64 {
+        self.machine_s - earlier.machine_s
+    }
+
     /// Cores that the whole machine kept busy since `earlier`.
     pub(super) fn machine_cores_since(&self, earlier: &Self) -> f64 {
-        (self.machine_s - earlier.machine_s) / self.seconds_since(earlier)
+        self.machine_s_since(earlier) / self.seconds_since(earlier)
     }
 
     fn seconds_since(&self, earlier: &Self) -> f64 {
@@ -81,7 +86,12 @@ impl Reading {
 
     /// Proportional bytes of all processes.
     pub(super) fn proportional(&self) -> u64 {
-        self.memory.iter().map(|memory| memory.proportional).sum()
+        self.proportional_without("-")
+    }
+
+    /// Proportional bytes of the processes whose command is not `except`.
+    pub(super) fn proportional_without(&self, except: &str) -> u64 {
+        self.memory.iter().filter(|memory| memory.command != except).map(|memory| memory.proportional).sum()
     }
 }
 

@@ -1,11 +1,12 @@
 //! `cargo xtask bench`: what profiling costs, beside `perf` in the same run.
 //!
-//! First the kernel's half: nanoseconds per sample by the kernel's own statistics, beside an empty program and beside
-//! the kernel's own stack helper. Then ours: CPU, memory and wake-ups of every process of the daemon's, at several rates
-//! and on several machines, beside `perf record -a -g` and the `perf script` that makes it readable. At the end the
-//! project's own budgets, kept or not.
+//! First the kernel's half: nanoseconds per sample by the kernel's own statistics, by frame pointers and by tables, beside an
+//! empty program and beside the kernel's own stack helper. Then what the tables cost: bytes and time by file. Then ours: CPU, memory
+//! and wake-ups of every process of the daemon's, at several rates and on several machines, beside `perf record -a -g` and the
+//! `perf script` that makes it readable. Then any other profiler that is named, alternately with ours. At the end the project's
+//! own budgets, kept or not.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -13,9 +14,12 @@ use anyhow::{Context, Result, bail};
 use crate::host::{self, Need};
 
 mod agent;
+mod daemon;
+mod files;
 mod kernel;
 mod load;
 mod meter;
+mod others;
 mod peer;
 mod store;
 
@@ -38,6 +42,13 @@ pub(crate) struct Options {
     /// Only the kernel's half
     #[arg(long)]
     kernel: bool,
+    /// Only unwind tables: bytes and time by file, and memory of an agent that meets many
+    #[arg(long, conflicts_with = "kernel")]
+    tables: bool,
+    /// Another profiler to measure alternately with ours, started by the shell, such as perf='perf record -a -g -F 99 -o /dev/null';
+    /// nothing else is measured then. May be given more than once
+    #[arg(long, value_name = "NAME=COMMAND", conflicts_with_all = ["kernel", "tables"])]
+    peer: Vec<others::Other>,
 }
 
 /// How long things run, and how often.
@@ -68,11 +79,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Need { program: "perf", package: "linux-perf", purpose: "it is measured beside" },
     ])?;
     host::run(host::cargo().args(["build", "--release", "--package", "profiler-daemon"]))?;
-    let tools = Tools { daemon: host::target_dir().join("release/profiler-daemon"), deep: build_deep()? };
+    let tools = Tools::build()?;
+    if !options.peer.is_empty() {
+        return others::measure(&tools, &options.peer, plan.kernel_rounds, plan.steady_seconds);
+    }
 
     let mut budgets = Vec::new();
-    budgets.extend(kernel::measure(&tools, plan)?);
+    if !options.tables {
+        budgets.extend(kernel::measure(&tools, plan)?);
+    }
     if !options.kernel {
+        budgets.extend(files::measure(&tools)?);
+        budgets.extend(files::measure_many(&tools)?);
+    }
+    if !options.kernel && !options.tables {
         budgets.extend(agent::measure(&tools, plan)?);
     }
     println!("\n{:<64} {:>10} {:>10}", "budget", "found", "at most");
@@ -87,7 +107,32 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 #[derive(Debug)]
 struct Tools {
     daemon: PathBuf,
+    /// Burns CPU at the bottom of a stack as deep as told.
     deep: PathBuf,
+    /// The same without frame pointers.
+    bare: PathBuf,
+    /// The same, not linked yet.
+    bare_object: PathBuf,
+}
+
+impl Tools {
+    fn build() -> Result<Self> {
+        let folder = host::target_dir().join("workloads");
+        std::fs::create_dir_all(&folder)?;
+        let built = |name: &str, options: &[&str]| {
+            let output = folder.join(name);
+            let mut compile = Command::new("cc");
+            compile.args(["-O2", "-fno-optimize-sibling-calls"]).args(options).arg("-o").arg(&output);
+            compile.arg(host::root().join("tests/workloads/deep.c"));
+            host::run(&mut compile).map(|()| output)
+        };
+        Ok(Self {
+            daemon: host::target_dir().join("release/profiler-daemon"),
+            deep: built("wl-deep", &["-fno-omit-frame-pointer", "-mno-omit-leaf-frame-pointer"])?,
+            bare: built("wl-deep-bare", &["-fomit-frame-pointer"])?,
+            bare_object: built("wl-deep-bare.o", &["-fomit-frame-pointer", "-c"])?,
+        })
+    }
 }
 
 /// A figure that the project holds itself to.
@@ -97,23 +142,6 @@ struct Budget {
     found: f64,
     most: f64,
     unit: &'static str,
-}
-
-/// A program that burns CPU at the bottom of a stack as deep as told.
-fn build_deep() -> Result<PathBuf> {
-    let built = host::target_dir().join("workloads");
-    std::fs::create_dir_all(&built)?;
-    let output = built.join("wl-deep");
-    let source = host::root().join("tests/workloads/deep.c");
-    let mut compile = Command::new("cc");
-    compile.args([
-        "-O2",
-        "-fno-omit-frame-pointer",
-        "-mno-omit-leaf-frame-pointer",
-        "-fno-optimize-sibling-calls",
-    ]);
-    host::run(compile.arg("-o").arg(&output).arg(Path::new(&source)))?;
-    Ok(output)
 }
 
 /// What `command` prints.

@@ -4,6 +4,7 @@
 //! are no fault of the daemon's. What must hold all the same: programs load and run, names are right, the books balance.
 
 use super::guest::{Step, Transcript};
+use super::noted::Noted;
 
 /// Share of a workload's samples that must show the whole chain of its functions, percent. The rest is its start, before
 /// main(): a tenth where the emulator has hardly a processor, and every page fault is dear. A fault leaves half, or none.
@@ -25,12 +26,18 @@ pub(super) struct Finding {
 /// Everything there is to see.
 pub(super) fn all(transcript: &Transcript) -> Vec<Finding> {
     let mut findings = Vec::new();
+    let noted = Noted::read();
+    let release = transcript.step("release").lines.join(" ");
     for program in ["cpu", "cpu bounded", "bench_walk", "bench_walk bounded", "bench_get_stack"] {
-        findings.push(verified(program, &transcript.step(&format!("verify {program}"))));
+        let step = transcript.step(&format!("verify {program}"));
+        findings.push(verified(program, &step, &release, &noted));
     }
     let folded = transcript.step("folded").lines;
     for (comm, root) in [("shop", "main"), ("wl-threads-0", "till"), ("wl-threads-1", "till")] {
         findings.push(named(comm, root, &folded));
+    }
+    for way in ["loop", "bounded"] {
+        findings.push(walked(way, &transcript.step(&format!("walk {way}"))));
     }
     let record = transcript.step("record");
     findings.push(Finding {
@@ -46,14 +53,21 @@ pub(super) fn all(transcript: &Transcript) -> Vec<Finding> {
 }
 
 /// `program ns_per_run frames_per_run runs verified_instructions`.
-fn verified(program: &str, step: &Step) -> Finding {
+fn verified(program: &str, step: &Step, release: &str, noted: &Noted) -> Finding {
     let last = step.lines.last().cloned().unwrap_or_default();
     let words: Vec<&str> = last.split_whitespace().collect();
     let (seen, well) = match words[..] {
         [_, _, _, runs, instructions] if step.code == Some(0) => {
-            // Linux 5.16 is the first that tells.
-            let instructions = if instructions == "0" { "an untold number of" } else { instructions };
-            (format!("{instructions} instructions verified, {runs} runs"), runs != "0")
+            let (name, way) = program.split_once(' ').map_or((program, "loop"), |(name, _)| (name, "chain"));
+            match instructions.parse() {
+                Ok(number) if number > 0 => {
+                    let (compared, is_near) = noted.judge(release, name, way, number);
+                    let seen = format!("{number} instructions verified ({compared}), {runs} runs");
+                    (seen, runs != "0" && is_near)
+                }
+                // Linux 5.16 is the first that tells.
+                _ => (format!("an untold number of instructions verified, {runs} runs"), runs != "0"),
+            }
         }
         _ => (last, false),
     };
@@ -83,6 +97,21 @@ fn named(comm: &str, root: &str, folded: &[String]) -> Finding {
         seen: format!("{percent:.1} % of {all} samples show the whole chain from {root} to a leaf"),
         well: all >= SAMPLES_MIN && percent >= WHOLE_PERCENT_MIN,
     }
+}
+
+/// Whether stacks without frame pointers are as deep as they were made: `program ns_per_run frames_per_run …`.
+fn walked(way: &str, step: &Step) -> Finding {
+    /// Of 60 that the workload has of its own; some samples are others'.
+    const FRAMES_MIN: f64 = 48.0;
+    let last = step.lines.last().cloned().unwrap_or_default();
+    let frames = last.split_whitespace().nth(2).and_then(|frames| frames.parse::<f64>().ok());
+    let (seen, well) = match frames {
+        Some(frames) if step.code == Some(0) => {
+            (format!("{frames:.1} frames of 60 on average"), frames >= FRAMES_MIN)
+        }
+        _ => (last, false),
+    };
+    Finding { what: format!("walk by tables, {way}"), seen, well }
 }
 
 /// Whether the page lists the program that ran.
@@ -128,11 +157,25 @@ mod tests {
 
     #[test]
     fn a_program_that_ran_is_well_and_one_that_was_refused_says_why() {
-        let ran = verified("cpu", &step(0, &["cpu 8883.2 0.00 202 918"]));
-        assert_eq!((ran.seen.as_str(), ran.well), ("918 instructions verified, 202 runs", true));
-        let refused = verified("cpu", &step(3, &["profiler-daemon: this kernel cannot"]));
+        let verified = |step: &Step| verified("cpu", step, "0.1.2", &Noted::read());
+        let ran = verified(&step(0, &["cpu 8883.2 0.00 202 918"]));
+        let seen = "918 instructions verified (to be noted: 0.1 cpu loop 918), 202 runs";
+        assert_eq!((ran.seen.as_str(), ran.well), (seen, true));
+        let untold = verified(&step(0, &["cpu 8883.2 0.00 202 0"]));
+        assert_eq!(
+            (untold.seen.as_str(), untold.well),
+            ("an untold number of instructions verified, 202 runs", true)
+        );
+        let refused = verified(&step(3, &["profiler-daemon: this kernel cannot"]));
         assert_eq!((refused.seen.as_str(), refused.well), ("profiler-daemon: this kernel cannot", false));
-        assert!(!verified("cpu", &step(0, &["cpu 0.0 0.00 0 918"])).well);
+        assert!(!verified(&step(0, &["cpu 0.0 0.00 0 918"])).well);
+    }
+
+    #[test]
+    fn a_walk_by_tables_finds_what_is_there() {
+        assert!(walked("loop", &step(0, &["bench_walk 9000.1 60.22 600 3500"])).well);
+        assert!(!walked("loop", &step(0, &["bench_walk 9000.1 2.22 600 3500"])).well);
+        assert!(!walked("loop", &step(3, &["profiler-daemon: this kernel cannot"])).well);
     }
 
     #[track_caller]

@@ -39,6 +39,19 @@ running() {
     wait $daemon
 }
 
+# Both processors at the bottom of a deep stack without frame pointers, whose tables are there before it begins.
+walking() {
+    bare 60 90 &
+    first=$!
+    bare 60 90 &
+    second=$!
+    sleep 2
+    profiler-daemon bench-kernel --program bench_walk -d 3s --tables $first --tables $second "$@"
+    code=$?
+    kill $first $second
+    return $code
+}
+
 step release uname -r
 for program in cpu bench_walk bench_get_stack; do
     step "verify $program" profiler-daemon bench-kernel --program $program -d 1s
@@ -48,5 +61,7 @@ for program in cpu bench_walk; do
 done
 step record profiler-daemon record -F 99 -d 5s -o /tmp/x.folded -- sh -c 'shop 3 >/dev/null & till 2 >/dev/null; wait'
 step folded cat /tmp/x.folded
+step "walk loop" walking
+step "walk bounded" walking --bounded-loop
 step run running
 poweroff -f

@@ -48,6 +48,10 @@ pub(super) fn build(folder: &Path, daemon: &Path) -> Result<PathBuf> {
         compile.args(COMPILER_OPTIONS).arg("-o").arg(root.join("bin").join(name)).args(sources);
         host::run(compile.current_dir(host::root().join("tests/workloads")))?;
     }
+    let mut compile = Command::new("cc");
+    compile.args(["-static", "-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls"]);
+    compile.arg("-o").arg(root.join("bin/bare")).arg("deep.c");
+    host::run(compile.current_dir(host::root().join("tests/workloads")))?;
     pack(&root, &folder.join("initramfs.cpio"))
 }
 

@@ -15,6 +15,7 @@ mod findings;
 mod guest;
 mod image;
 mod initramfs;
+mod noted;
 
 /// Options of the verb.
 #[derive(clap::Args)]

@@ -90,19 +90,24 @@ impl std::fmt::Debug for Tables {
 impl Tables {
     /// Nothing lies in the kernel yet. `slabs` and `processes` are the object's maps.
     pub(super) fn new(slabs: MapData, processes: HashMap<MapData, u32, [u32; 2]>, meters: &Meters) -> Self {
-        Self::with(Memory::in_kernel(slabs), Some(processes), meters)
+        Self::with(Memory::in_kernel(slabs), Some(processes), SLABS_MAX, meters)
     }
 
     /// Tables that no kernel walks by: for a replay.
     pub fn offline(meters: &Meters) -> Self {
-        Self::with(Memory::Own(Vec::new()), None, meters)
+        Self::with(Memory::Own(Vec::new()), None, SLABS_MAX, meters)
     }
 
-    fn with(memory: Memory, processes: Option<HashMap<MapData, u32, [u32; 2]>>, meters: &Meters) -> Self {
+    fn with(
+        memory: Memory,
+        processes: Option<HashMap<MapData, u32, [u32; 2]>>,
+        slabs_max: usize,
+        meters: &Meters,
+    ) -> Self {
         Self {
             memory,
             processes,
-            shelf: Shelf::new(u32::try_from(SLABS_MAX).unwrap_or(u32::MAX)),
+            shelf: Shelf::new(u32::try_from(slabs_max).unwrap_or(u32::MAX)),
             lists: Lists::default(),
             modules: FxHashMap::default(),
             silent: FxHashSet::default(),

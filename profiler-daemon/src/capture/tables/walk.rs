@@ -114,3 +114,7 @@ fn is_cut(stack: &RawStack, at: u64) -> bool {
     let most = STACK_WORDS_MAX as u64 - (start % 4096) / 8;
     stack.words.len() as u64 >= most && at >= start
 }
+
+#[cfg(test)]
+#[path = "walk_tests.rs"]
+mod tests;
