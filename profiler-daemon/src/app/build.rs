@@ -26,8 +26,11 @@ pub(super) fn tracking(
         })?,
     };
     let tracker = Tracker::new(processes::Config::default(), procfs, meters);
+    let defaults = attribute::Config::default();
+    // A recording is one window, as long as it takes, and its traces are bounded all the same: no server has to keep its series.
+    let series_max = if by_task { defaults.traces_max } else { defaults.series_max };
     let attributor =
-        Attributor::new(&attribute::Config { hostname, by_task, ..attribute::Config::default() }, meters);
+        Attributor::new(&attribute::Config { hostname, by_task, series_max, ..defaults }, meters);
     Ok((tracker, attributor))
 }
 

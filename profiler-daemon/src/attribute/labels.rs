@@ -13,17 +13,14 @@ use crate::processes::Process;
 /// Processes and services whose labels are remembered: more than run on most machines. Beyond, all are made anew.
 const REMEMBERED_MAX: usize = 1 << 13;
 
-/// Series of a window that have labels of their own: as many services as a large machine has. What comes beyond is merged into
-/// [`REST`] and counted.
-const SERIES_MAX: usize = 1 << 11;
-
-/// The service of what has no series of its own.
+/// The service of what comes when a window has as many series as it may have.
 const REST: &str = "(other services)";
 
 /// Labels by what they are made of. Equal labels share one piece of memory.
 #[derive(Debug)]
 pub(super) struct LabelCache {
     hostname: Arc<str>,
+    series_max: usize,
     by_facts: FxHashMap<u64, Arc<Labels>>,
     /// All labels there are, once.
     known: FxHashSet<Arc<Labels>>,
@@ -32,9 +29,10 @@ pub(super) struct LabelCache {
 }
 
 impl LabelCache {
-    pub(super) fn new(hostname: &str, meters: &Meters) -> Self {
+    pub(super) fn new(hostname: &str, series_max: usize, meters: &Meters) -> Self {
         Self {
             hostname: printable(hostname).into(),
+            series_max,
             by_facts: FxHashMap::default(),
             known: FxHashSet::default(),
             over_max: meters.counter(
@@ -73,7 +71,7 @@ impl LabelCache {
 
     /// Forgets all labels if there are too many; to be called between windows.
     pub(super) fn sweep(&mut self) {
-        if self.by_facts.len() > REMEMBERED_MAX || self.known.len() >= SERIES_MAX {
+        if self.by_facts.len() > REMEMBERED_MAX || self.known.len() >= self.series_max {
             self.by_facts = FxHashMap::default();
             self.known = FxHashSet::default();
             self.over_max.inc();
@@ -85,7 +83,7 @@ impl LabelCache {
         if let Some(known) = self.known.get(&labels) {
             return Arc::clone(known);
         }
-        if self.known.len() >= SERIES_MAX {
+        if self.known.len() >= self.series_max {
             self.series_over_max.inc();
             return Arc::new(self.labels(REST.into(), Vec::new()));
         }
@@ -106,6 +104,8 @@ impl LabelCache {
 mod tests {
     use super::*;
 
+    const SERIES_MAX: usize = 100;
+
     fn facts(cgroup: &str) -> Facts<'_> {
         let comm = Comm::new(b"thread");
         Facts { kernel_thread: false, cgroup: Some(cgroup), executable: Some(b"/bin/app"), comm }
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn equal_labels_are_one_and_owners_are_among_them() {
-        let mut cache = LabelCache::new("host", &Meters::default());
+        let mut cache = LabelCache::new("host", SERIES_MAX, &Meters::default());
         let first = cache.made(&facts("0::/system.slice/nginx.service"));
         assert!(Arc::ptr_eq(&first, &cache.made(&facts("0::/system.slice/nginx.service/worker"))));
         let expected = [
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn what_is_too_much_is_merged_and_counted_until_the_next_window() {
         let meters = Meters::default();
-        let mut cache = LabelCache::new("host", &meters);
+        let mut cache = LabelCache::new("host", SERIES_MAX, &meters);
         for number in 0..SERIES_MAX {
             cache.made(&facts(&format!("0::/system.slice/a{number}.service")));
         }

@@ -35,11 +35,20 @@ pub struct Config {
     pub traces_max: usize,
     /// Frames of one window at which it is to be closed: 24 bytes each.
     pub frames_max: usize,
+    /// Series of one window that have labels of their own; what comes beyond is merged and counted. A server has to keep each
+    /// of them, window after window: as many as a large machine has services.
+    pub series_max: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { hostname: String::new(), by_task: false, traces_max: 1 << 14, frames_max: 1 << 18 }
+        Self {
+            hostname: String::new(),
+            by_task: false,
+            traces_max: 1 << 14,
+            frames_max: 1 << 18,
+            series_max: 1 << 11,
+        }
     }
 }
 
@@ -70,7 +79,7 @@ impl Attributor {
         let walks = meters.counters("profiler_walks", "Walks of user stacks, by how they ended");
         Self {
             by_task: config.by_task,
-            labels: LabelCache::new(&config.hostname, meters),
+            labels: LabelCache::new(&config.hostname, config.series_max, meters),
             gathered: Gathered::new(config, meters),
             walks: ENDS.map(|(_, name)| walks.get_or_create(&label("end", name)).clone()),
             missing: meters.counters(
