@@ -38,7 +38,7 @@ fn window(start: i64) -> PushRequest {
 }
 
 #[test]
-#[ignore = "measures"]
+#[ignore = "a measurement"]
 fn five_minutes_of_a_busy_machine() {
     let config = Config::default();
     let meters = ServerMeters::new(&Meters::default());

@@ -81,7 +81,7 @@ fn resident_bytes() -> f64 {
 }
 
 #[test]
-#[ignore = "measures"]
+#[ignore = "a measurement"]
 fn a_day_of_forty_services() {
     let folder = TempDir::new().unwrap();
     let before = resident_bytes();
