@@ -7,9 +7,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use profiler_tests::harness::agent::{Agent, Ended, wait_until_gone};
-use profiler_tests::harness::gate;
 use profiler_tests::harness::pyroscope::{Mood, Pyroscope};
 use profiler_tests::harness::workloads::{self, Running};
+use profiler_tests::harness::{gate, ports};
 use profiler_tests::need;
 use rustix::process::Signal;
 
@@ -47,10 +47,7 @@ fn count(said: &str, words: &str) -> usize {
 fn a_server_that_comes_up_later_gets_all_of_it_in_order() {
     need!(gate::bpf());
     let _work = work();
-    let address = {
-        let port = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-        port.local_addr().expect("an address")
-    };
+    let address = ports::unused();
     let mut agent = push_to(&format!("http://{address}"));
     agent.process().wait_until_said("cannot connect to");
     std::thread::sleep(Duration::from_secs(2));
@@ -171,10 +168,7 @@ fn a_stop_does_not_wait_for_a_server_that_is_not_there() {
     need!(gate::bpf());
     let _work = work();
     let silent = Pyroscope::start(Mood::Silent);
-    let nobody = {
-        let port = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-        format!("http://{}", port.local_addr().expect("an address"))
-    };
+    let nobody = format!("http://{}", ports::unused());
     let agents = [nobody, silent.url()].map(|url| {
         let mut agent = push_to(&url);
         agent.process().wait_until_said("wait and are tried again");

@@ -10,7 +10,6 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,7 +19,7 @@ use base64::engine::general_purpose::STANDARD;
 use profiler_daemon::meters::Meters;
 use profiler_daemon::server;
 use profiler_tests::harness::gate::{self, Missing, find};
-use profiler_tests::harness::go_server;
+use profiler_tests::harness::{go_server, ports};
 use serde_json::json;
 use tokio::sync::oneshot;
 
@@ -171,17 +170,6 @@ fn programs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("delivery/programs")
 }
 
-/// A port that nobody has, outside of those that connections get.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    loop {
-        let port = 20_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 12_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
 impl Server {
     /// Starts one whose pushes go into `books`.
     pub(crate) async fn start(setting: &Setting, books: Arc<Books>) -> Self {
@@ -250,7 +238,7 @@ impl Server {
     /// Starts a server that passes on to `origin`.
     fn launch_before(&mut self, setting: &Setting, origin: SocketAddr) {
         let folder = tempfile::tempdir().expect("a folder");
-        let port = free_port();
+        let port = ports::unused().port();
         let site = configs::Site {
             folder: folder.path(),
             port,

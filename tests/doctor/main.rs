@@ -15,11 +15,12 @@ use profiler_tests::harness::agent::Spoken;
 use profiler_tests::harness::daemon::binary;
 use profiler_tests::harness::gate;
 use profiler_tests::harness::go_server;
+use profiler_tests::harness::ports::unused;
 use profiler_tests::need;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use servers::{Server, answer, keep, request, reset, serve, serve_on, unused};
+use servers::{Server, answer, keep, request, reset, serve, serve_on};
 
 /// How long the longest check may take: ten seconds for each step that gets no answer.
 const CHECK_MAX: Duration = Duration::from_secs(40);

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use profiler_tests::harness::go_server;
+use profiler_tests::harness::ports::unused;
 
 /// How long a server may take to listen.
 const START_MAX: Duration = Duration::from_secs(20);
@@ -114,11 +115,6 @@ impl Server {
         }
         Self { process, address, _folder: Some(folder) }
     }
-}
-
-/// An address where nobody listens.
-pub(crate) fn unused() -> SocketAddr {
-    TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).expect("a port")
 }
 
 /// A server that treats each connection as told, on a thread of its own.

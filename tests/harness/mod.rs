@@ -7,6 +7,7 @@ pub mod agent;
 pub mod daemon;
 pub mod gate;
 pub mod go_server;
+pub mod ports;
 pub mod profile;
 pub mod pyroscope;
 pub mod shares;
