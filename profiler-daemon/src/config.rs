@@ -36,6 +36,8 @@ pub struct Config {
     pub http2: bool,
     /// Ticks per second and processor.
     pub frequency_hz: u32,
+    /// How much of the machine profiling may cost before less is sampled; without it, whatever it takes.
+    pub cpu_max: Option<Share>,
     /// Where the embedded server listens.
     pub listen: SocketAddr,
     /// Where the agent's metrics and health are.
@@ -70,6 +72,7 @@ impl Default for Config {
             delivery: Ambiguous::default(),
             http2: false,
             frequency_hz: 19,
+            cpu_max: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 4040)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 4041)),
             data_dir: None,
@@ -116,6 +119,29 @@ pub fn size(text: &str) -> Option<u64> {
     let part =
         part.parse::<u64>().ok()?.checked_mul(unit)? / 10_u64.checked_pow(u32::try_from(part.len()).ok()?)?;
     whole.parse::<u64>().ok()?.checked_mul(unit)?.checked_add(part)
+}
+
+/// A share of a machine's processors, in hundredths of a percent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share(u32);
+
+impl Share {
+    /// As people write it: `1%`, `0.25 %`; more than nothing, no more than all.
+    pub fn parse(text: &str) -> Option<Self> {
+        let percent: f64 = text.trim().strip_suffix('%')?.trim().parse().ok()?;
+        (0.01..=100.0).contains(&percent).then(|| Self((percent * 100.0).round() as u32))
+    }
+
+    /// CPU seconds per second on a machine of `processors`.
+    pub fn of_machine(self, processors: usize) -> f64 {
+        f64::from(self.0) / 10_000.0 * processors as f64
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}%", f64::from(self.0) / 100.0)
+    }
 }
 
 /// A sampling frequency, Hz.
@@ -449,6 +475,27 @@ mod tests {
         check_size("64k", Some(64 << 10));
         for text in ["", "MiB", "-1", "1.", "1 fathom", "99999999999TiB", "1e9", "0x10", ".5", "1.2.3"] {
             check_size(text, None);
+        }
+    }
+
+    #[track_caller]
+    fn check_share(text: &str, expected: Option<(&str, f64)>) {
+        let share = Share::parse(text);
+        assert_eq!(
+            share.map(|share| share.to_string()).as_deref(),
+            expected.map(|(shown, _)| shown),
+            "{text}"
+        );
+        assert_eq!(share.map(|share| share.of_machine(4)), expected.map(|(_, of_four)| of_four), "{text}");
+    }
+
+    #[test]
+    fn a_share_is_of_all_processors() {
+        check_share("1%", Some(("1%", 0.04)));
+        check_share(" 0.25 % ", Some(("0.25%", 0.01)));
+        check_share("100%", Some(("100%", 4.0)));
+        for text in ["1", "0%", "-1%", "101%", "%", "NaN%", "inf%", "much"] {
+            check_share(text, None);
         }
     }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Failure;
+use super::usage::Roll;
 use crate::attribute::{self, Attributor};
 use crate::children;
 use crate::meters::Meters;
@@ -44,7 +45,7 @@ pub(super) enum Patience {
 }
 
 /// Names frames with the help of a namer, which is started when it is first needed.
-pub(super) fn symbolizer(inlines: bool, patience: Patience, meters: &Meters) -> Symbolizer {
+pub(super) fn symbolizer(inlines: bool, patience: Patience, roll: &Roll, meters: &Meters) -> Symbolizer {
     let (request_timeout, batch_timeout) = match patience {
         Patience::Window => (Duration::from_secs(5), Duration::from_secs(8)),
         Patience::Recording => (Duration::from_secs(30), Duration::from_secs(300)),
@@ -56,12 +57,17 @@ pub(super) fn symbolizer(inlines: bool, patience: Patience, meters: &Meters) -> 
         find_debug_files: processes::find_debug_files,
         ..symbolize::Config::default()
     };
-    Symbolizer::new(config, namer(), meters)
+    Symbolizer::new(config, namer(roll.clone()), meters)
 }
 
 /// Another one, for unwind tables, which are kept below `data_dir`. Without them on disk they are made again after a start.
-pub(super) fn unwinder(symbolizer: &Symbolizer, data_dir: Option<&Path>, meters: &Meters) -> Symbolizer {
-    let mut unwinder = symbolizer.beside(namer());
+pub(super) fn unwinder(
+    symbolizer: &Symbolizer,
+    data_dir: Option<&Path>,
+    roll: &Roll,
+    meters: &Meters,
+) -> Symbolizer {
+    let mut unwinder = symbolizer.beside(namer(roll.clone()));
     if let Some(folder) = data_dir.map(|folder| folder.join("unwind"))
         && let Err(error) = unwinder.keep_tables(&folder, meters)
     {
@@ -70,9 +76,10 @@ pub(super) fn unwinder(symbolizer: &Symbolizer, data_dir: Option<&Path>, meters:
     unwinder
 }
 
-fn namer() -> Spawner {
-    Box::new(|| {
+fn namer(roll: Roll) -> Spawner {
+    Box::new(move || {
         let (socket, child) = children::spawn_namer(Path::new(children::SELF))?;
+        roll.add(child.id());
         Ok(NamerProcess { socket, child: Some(child) })
     })
 }

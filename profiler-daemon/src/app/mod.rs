@@ -21,6 +21,7 @@ pub mod run;
 mod service;
 mod signals;
 mod stacks;
+mod steering;
 mod usage;
 
 pub use books::Books;

@@ -7,6 +7,7 @@ use super::build::Patience;
 use super::intake::Intake;
 use super::output::{FileFormat, Output, format_of};
 use super::record::Collected;
+use super::usage::Roll;
 use super::{Failure, build};
 use crate::capture::{Tables, recording};
 use crate::encode;
@@ -28,7 +29,7 @@ pub fn replay(path: &Path, outputs: &[PathBuf]) -> Result<(), Failure> {
         files.push((format, Output::open(output)?));
     }
     let meters = Meters::default();
-    let mut symbolizer = build::symbolizer(true, Patience::Recording, &meters);
+    let mut symbolizer = build::symbolizer(true, Patience::Recording, &Roll::default(), &meters);
     let mut collected = Collected::default();
     let kind = named_each(path, &mut symbolizer, &meters, |batch| {
         collected.add(batch);
@@ -76,7 +77,7 @@ fn named_each(
 /// The named batches of a recording, for tests: the seam of the whole pipeline.
 pub fn named(path: &Path) -> Result<Vec<NamedBatch>, Failure> {
     let meters = Meters::default();
-    let mut symbolizer = build::symbolizer(true, Patience::Recording, &meters);
+    let mut symbolizer = build::symbolizer(true, Patience::Recording, &Roll::default(), &meters);
     let mut batches = Vec::new();
     named_each(path, &mut symbolizer, &meters, |batch| batches.push(batch))?;
     Ok(batches)

@@ -16,6 +16,8 @@ use super::reader::{Heartbeat, Plan, Reader};
 use super::reload::Reload;
 use super::service::{Progress, Service};
 use super::signals::Hangup;
+use super::steering::Steering;
+use super::usage::Roll;
 use super::{Failure, Signals, build, notify, ports, service, usage};
 use crate::admin::{self, Admin};
 use crate::aggregate::{Grain, aggregate};
@@ -66,14 +68,19 @@ pub fn run(
     let kernel = Kernel::open(capture_config, signals.waker(), &meters)?;
 
     let books = Books::new(&meters);
+    let roll = Roll::default();
+    let steering = config
+        .cpu_max
+        .map(|share| Steering::new(share.of_machine(kernel.processors()), roll.clone(), &meters));
     let heartbeat = Heartbeat::default();
     let (tracker, attributor) = build::tracking(config.hostname.clone(), false, &meters)?;
     let address = match &embedded {
         None => None,
         Some(listener) => Some(listener.local_addr().map_err(Failure::other("asking for the port"))?),
     };
-    let server =
-        embedded.map(|listener| start_server(listener, config.data_dir.as_deref(), &meters)).transpose()?;
+    let server = embedded
+        .map(|listener| start_server(listener, config.data_dir.as_deref(), &roll, &meters))
+        .transpose()?;
     let url = match (&config.server, address) {
         (Some(url), _) => url.clone(),
         (None, Some(address)) => format!("http://{address}"),
@@ -102,7 +109,7 @@ pub fn run(
     let uploader = deliver::start(&upload, &meters, books.lost_counters())
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let cadence = uploader.cadence();
-    let symbolizer = build::symbolizer(config.inlines, Patience::Window, &meters);
+    let symbolizer = build::symbolizer(config.inlines, Patience::Window, &roll, &meters);
     let url = deliver::shown(&url);
     let pushes = format!("pushing every {} to {url}", humantime::format_duration(config.interval));
     let standing = uploader.standing();
@@ -116,7 +123,7 @@ pub fn run(
     let off_file = config.off_file.clone();
     Service { hangup, reload, progress, books: books.clone(), off_file, stopper }.start()?;
 
-    let builder = Builder::start(build::unwinder(&symbolizer, config.data_dir.as_deref(), &meters))?;
+    let builder = Builder::start(build::unwinder(&symbolizer, config.data_dir.as_deref(), &roll, &meters))?;
     let (q1, batches) = sync_channel(super::BATCHES_WAITING_MAX);
     let workshop = {
         let (books, quality) = (books.clone(), QualityMeters::new(&meters));
@@ -131,7 +138,7 @@ pub fn run(
     let intake = Intake::new(tracker, attributor, None, &meters);
     let reader = Reader::new(kernel, intake, kind, books.clone(), heartbeat, None, &meters);
     let plan = Plan { first: FIRST_WINDOW.min(config.interval), cadence, total: None };
-    let read = reader.with(builder)?.run(&plan, &q1);
+    let read = reader.with(builder)?.steered(steering).run(&plan, &q1);
     drop(q1);
     notify::stopping(GRACE + SERVER_GRACE);
     let outcome = workshop.join().map_err(|_| Failure::Other {
@@ -170,14 +177,24 @@ fn raise_open_files() {
 
 /// The embedded server, a child of the same binary; the socket stays ours, so that nobody is refused while it is
 /// started again.
-fn start_server(listener: TcpListener, data_dir: Option<&Path>, meters: &Meters) -> Result<Keeper, Failure> {
+fn start_server(
+    listener: TcpListener,
+    data_dir: Option<&Path>,
+    roll: &Roll,
+    meters: &Meters,
+) -> Result<Keeper, Failure> {
     let mut arguments: Vec<OsString> = ["serve", "--handed"].map(Into::into).into();
     if let Some(folder) = data_dir {
         let store = folder.join(super::STORE);
         children::hand_over(&store).map_err(Failure::other(store.display().to_string()))?;
         arguments.extend(["--data-dir".into(), folder.into()]);
     }
-    let spawn = move || children::spawn_server(Path::new(children::SELF), &arguments, &listener);
+    let roll = roll.clone();
+    let spawn = move || {
+        let spawned = children::spawn_server(Path::new(children::SELF), &arguments, &listener)?;
+        roll.add(spawned.child.id());
+        Ok(spawned)
+    };
     Keeper::start("server", spawn, meters).map_err(Failure::other("starting the embedded server"))
 }
 

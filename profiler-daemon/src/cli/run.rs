@@ -70,6 +70,10 @@ pub(super) struct Arguments {
     /// Samples per second and processor, 1 to 999 [default: 19]
     #[arg(short = 'F', long, value_name = "HZ")]
     frequency: Option<String>,
+    /// Share of all processors that profiling may cost, such as 1%: beyond, one sample stands for several ticks, with the weight of
+    /// all of them; `off` for no limit [default: off; 1% in the service's configuration]
+    #[arg(long, value_name = "SHARE")]
+    cpu_max: Option<String>,
     /// Where the embedded server listens; loopback only [default: 127.0.0.1:4040]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
@@ -128,6 +132,7 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         delivery,
         http2,
         frequency,
+        cpu_max,
         listen,
         admin_listen,
         data_dir,
@@ -157,6 +162,7 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         ("delivery", delivery),
         ("http2", http2),
         ("frequency", frequency),
+        ("cpu_max", cpu_max),
         ("listen", listen),
         ("admin_listen", admin_listen),
         ("data_dir", data_dir),

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Config, duration, frequency, size};
+use super::{Config, Share, duration, frequency, size};
 use crate::deliver::{self, Ambiguous, Secret, SinkConfig, WhenShort};
 
 /// One key.
@@ -244,6 +244,18 @@ pub(super) const KEYS: &[Key] = &[
         accepted: "a whole number of Hz from 1 to 999",
         set: |config, text| put(&mut config.frequency_hz, frequency(text)),
         show: |config| Some(config.frequency_hz.to_string()),
+        kind: Kind::AtStart,
+    },
+    Key {
+        name: "cpu_max",
+        accepted: "a share of all processors from 0.01% to 100%, such as 1%, or off",
+        set: |config, text| match text.trim() {
+            "off" => put(&mut config.cpu_max, Some(None)),
+            text => put(&mut config.cpu_max, Share::parse(text).map(Some)),
+        },
+        show: |config| {
+            Some(quoted(&config.cpu_max.map_or_else(|| "off".to_owned(), |share| share.to_string())))
+        },
         kind: Kind::AtStart,
     },
     Key {
