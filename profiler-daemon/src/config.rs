@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::attribute::Relabel;
 use crate::deliver::{AccessConfig, Ambiguous, SinkConfig, WhenShort};
 
 mod keys;
@@ -52,6 +53,8 @@ pub struct Config {
     pub reject_older_than: Duration,
     /// Whether inlined functions, files and lines are read from debug information.
     pub inlines: bool,
+    /// What is to become of labels: rules, as TOML.
+    pub relabel: String,
     /// The value of the label `hostname`.
     pub hostname: Option<String>,
     /// While there is such a file, nothing is profiled.
@@ -83,6 +86,7 @@ impl Default for Config {
             // A Pyroscope's own default.
             reject_older_than: Duration::from_secs(3600),
             inlines: true,
+            relabel: String::new(),
             hostname: None,
             off_file: PathBuf::from("/etc/profiler-daemon/disabled"),
             kernel_log_level: 0,
@@ -299,6 +303,10 @@ pub fn resolve(
             }
         }
     }
+    if let Err(found) = Relabel::parse(&config.relabel) {
+        let place = places.get("relabel").unwrap_or(&Place::Default);
+        problems.extend(found.into_iter().map(|problem| format!("{place}: {problem}")));
+    }
     if config.server.is_none() && !config.listen.ip().is_loopback() {
         problems.push(format!(
             "listen = {} would show profiles of every process to the network; the embedded server listens on loopback only",
@@ -506,6 +514,26 @@ mod tests {
         assert_eq!(config.data_dir.as_deref(), Some(Path::new("/var/lib/profiler")));
         let config = resolve_all("data_dir = \"/srv/p\"", &environment, &[]).unwrap();
         assert_eq!(config.data_dir.as_deref(), Some(Path::new("/srv/p")));
+    }
+
+    #[test]
+    fn rules_are_tables_and_all_that_is_wrong_with_them_is_told() {
+        let file = "[[relabel]]\nregex = \"a\"\naction = \"labeldrop\"\n[[relabel]]\ntarget_label = \"b\"\n";
+        let config = resolve_all(file, &[], &[]).unwrap();
+        let shown = Resolved { config: config.clone(), places: BTreeMap::new() }.show();
+        assert_eq!(resolve_all(&shown, &[], &[]).unwrap(), config, "{shown}");
+        check_problems(
+            "[[relabel]]\nregex = \"(\"\n[[relabel]]\naction = \"jump\"\n",
+            &[("PROFILER_FREQUENCY", "0")],
+            &[],
+            &["frequency", "rule 1: regex", "rule 1: target_label", "rule 2: action = \"jump\""],
+        );
+        check_problems(
+            "",
+            &[("PROFILER_RELABEL", "[{ separator = 3, action = \"keep\" }]")],
+            &[],
+            &["environment PROFILER_RELABEL: relabel, rule 1"],
+        );
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Rooms that more than one command needs, each built from its own configuration.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use super::Failure;
 use super::usage::Roll;
-use crate::attribute::{self, Attributor};
+use crate::attribute::{self, Attributor, Relabel};
 use crate::children;
 use crate::meters::Meters;
 use crate::processes::{self, Tracker};
@@ -16,6 +17,7 @@ use crate::symbolize::{self, NamerProcess, Spawner, Symbolizer};
 pub(super) fn tracking(
     hostname: Option<String>,
     by_task: bool,
+    relabel: Relabel,
     meters: &Meters,
 ) -> Result<(Tracker, Attributor), Failure> {
     let procfs = Procfs::new("/proc");
@@ -30,9 +32,26 @@ pub(super) fn tracking(
     let defaults = attribute::Config::default();
     // A recording is one window, as long as it takes, and its traces are bounded all the same: no server has to keep its series.
     let series_max = if by_task { defaults.traces_max } else { defaults.series_max };
-    let attributor =
-        Attributor::new(&attribute::Config { hostname, by_task, series_max, ..defaults }, meters);
+    let attributor = Attributor::new(
+        &attribute::Config { hostname, by_task, series_max, relabel, users: users(), ..defaults },
+        meters,
+    );
     Ok((tracker, attributor))
+}
+
+/// Names of this machine's users by their numbers. Of two with one number the first counts, as everywhere.
+fn users() -> BTreeMap<u32, String> {
+    let accounts = std::fs::read("/etc/passwd").unwrap_or_default();
+    let mut users = BTreeMap::new();
+    for account in String::from_utf8_lossy(&accounts).lines() {
+        let mut fields = account.split(':');
+        if let (Some(name), Some(number)) =
+            (fields.next(), fields.nth(1).and_then(|number| number.parse().ok()))
+        {
+            users.entry(number).or_insert_with(|| name.to_owned());
+        }
+    }
+    users
 }
 
 /// How long names may be waited for.

@@ -420,6 +420,7 @@ impl Reader {
         let window = self.clock.window(opened, closed, Anchor::now());
         let balance = self.kernel.balance();
         self.books.captured(&balance);
+        self.books.elsewhere(self.intake.attributor.take_unwanted());
         self.meters.no_kernel_stack.inc_by(balance.no_kernel_stack);
         self.intake.stacks.count("over rate", balance.stacks_over_rate);
         self.intake.stacks.count("ring filling", balance.stacks_no_room);

@@ -20,6 +20,7 @@ use super::reader::{Heartbeat, Plan, Reader};
 use super::usage::Roll;
 use super::{Failure, Signals, build, quality};
 use crate::aggregate::{Grain, aggregate};
+use crate::attribute::Relabel;
 use crate::capture::{self, Kernel, recording};
 use crate::deliver::Cadence;
 use crate::encode;
@@ -85,7 +86,7 @@ pub fn record(options: &Options) -> Result<ExitCode, Failure> {
     let kind = SampleKind::CpuTime { period_ns: capture_config.period_ns() };
     let kernel = Kernel::open(capture_config, signals.waker(), &meters)?;
     let roll = Roll::default();
-    let (tracker, attributor) = build::tracking(None, true, &meters)?;
+    let (tracker, attributor) = build::tracking(None, true, Relabel::default(), &meters)?;
     let symbolizer = build::symbolizer(options.inlines, Patience::Recording, &roll, &meters);
 
     let mut files = Vec::new();
@@ -93,7 +94,9 @@ pub fn record(options: &Options) -> Result<ExitCode, Failure> {
     for (path, format) in options.outputs.iter().zip(formats) {
         match format {
             FileFormat::Recording => writer = Some(recording::Writer::create(path)?),
-            FileFormat::Pprof | FileFormat::Folded => files.push((format, Output::open(path)?)),
+            FileFormat::Pprof | FileFormat::Folded | FileFormat::Svg | FileFormat::Speedscope => {
+                files.push((format, Output::open(path)?))
+            }
         }
     }
 
@@ -275,6 +278,11 @@ impl Collected {
         for (format, file) in files {
             let bytes = match format {
                 FileFormat::Folded => encode::folded::encode(profiles).into_bytes(),
+                FileFormat::Svg if profiles.is_empty() => continue,
+                FileFormat::Svg => {
+                    encode::svg::encode(profiles).map_err(Failure::other("drawing a flame graph"))?
+                }
+                FileFormat::Speedscope => encode::speedscope::encode(profiles),
                 FileFormat::Pprof | FileFormat::Recording => {
                     encode::pprof::file(profiles, self.window(), kind.period_ns())
                 }

@@ -9,6 +9,7 @@ use super::output::{FileFormat, Output, format_of};
 use super::record::Collected;
 use super::usage::Roll;
 use super::{Failure, build};
+use crate::attribute::Relabel;
 use crate::capture::{Tables, recording};
 use crate::encode;
 use crate::meters::Meters;
@@ -23,7 +24,7 @@ pub fn replay(path: &Path, outputs: &[PathBuf]) -> Result<(), Failure> {
         let format = format_of(output)?;
         if format == FileFormat::Recording {
             return Err(Failure::Usage(
-                "a replay writes .pb.gz or .folded, not another recording".to_owned(),
+                "a replay writes .pb.gz, .svg, .json or .folded, not another recording".to_owned(),
             ));
         }
         files.push((format, Output::open(output)?));
@@ -53,7 +54,7 @@ fn named_each(
         .first()
         .map(|batch| batch.kind)
         .ok_or_else(|| Failure::NothingSampled(format!("{} holds no window", path.display())))?;
-    let (tracker, attributor) = build::tracking(Some("replay".to_owned()), true, meters)?;
+    let (tracker, attributor) = build::tracking(Some("replay".to_owned()), true, Relabel::default(), meters)?;
     let mut intake = Intake::new(tracker, attributor, None, meters);
     let mut tables = Tables::offline(meters);
     for mut batch in batches {

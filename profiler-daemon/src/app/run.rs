@@ -21,6 +21,7 @@ use super::usage::Roll;
 use super::{Failure, Signals, build, notify, ports, service, usage};
 use crate::admin::{self, Admin};
 use crate::aggregate::{Grain, aggregate};
+use crate::attribute::Relabel;
 use crate::capture::{self, Kernel};
 use crate::children::{self, Keeper};
 use crate::config::Config;
@@ -52,6 +53,7 @@ pub fn run(
     }
     raise_open_files();
     let access = Access::read(&config.access).map_err(|problems| Failure::Usage(problems.join("\n")))?;
+    let relabel = Relabel::parse(&config.relabel).map_err(|problems| Failure::Usage(problems.join("\n")))?;
     let meters = Meters::default();
     let admin_listener = ports::listen(config.admin_listen, "--admin-listen")?;
     let embedded = match &config.server {
@@ -73,7 +75,7 @@ pub fn run(
         .cpu_max
         .map(|share| Steering::new(share.of_machine(kernel.processors()), roll.clone(), &meters));
     let heartbeat = Heartbeat::default();
-    let (tracker, attributor) = build::tracking(config.hostname.clone(), false, &meters)?;
+    let (tracker, attributor) = build::tracking(config.hostname.clone(), false, relabel.clone(), &meters)?;
     let address = match &embedded {
         None => None,
         Some(listener) => Some(listener.local_addr().map_err(Failure::other("asking for the port"))?),
@@ -119,7 +121,7 @@ pub fn run(
     say_what_runs(config, &kernel, &url, address, admin_address);
     notify::ready();
     let stopper = signals.stopper().map_err(Failure::other("watching over the work"))?;
-    let reload = Reload::new(config.clone(), access, Box::new(again), &meters);
+    let reload = Reload::new(config.clone(), access, relabel, Box::new(again), &meters);
     let off_file = config.off_file.clone();
     Service { hangup, reload, progress, books: books.clone(), off_file, stopper }.start()?;
 
@@ -156,11 +158,12 @@ pub fn run(
     };
     let reasons: Vec<String> = lost.iter().map(|(reason, weight)| format!("{weight} {reason}")).collect();
     tracing::info!(
-        "stopped: captured {}{} = delivered {}{} + lost {}{}",
+        "stopped: captured {}{} = delivered {}{}{} + lost {}{}",
         books.captured_total(),
         some(" + recovered", outcome.recovered),
         outcome.delivered.0,
         some(" + kept", outcome.kept),
+        some(" + elsewhere", Weight(books.elsewhere_total())),
         lost.iter().map(|(_, weight)| weight).sum::<u64>(),
         if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) },
     );

@@ -99,6 +99,10 @@ pub(super) struct Arguments {
     /// Read inlined functions, files and lines from debug information, true or false [default: true]
     #[arg(long, value_name = "BOOL")]
     inlines: Option<String>,
+    /// What is to become of labels: rules as Prometheus has them, a TOML list of tables; better in the file, as [[relabel]]
+    /// [default: none]
+    #[arg(long, value_name = "RULES")]
+    relabel: Option<String>,
     /// Value of the label `hostname` [default: this machine's]
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
@@ -140,6 +144,7 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         spool_free_bytes_min,
         reject_older_than,
         inlines,
+        relabel,
         hostname,
         off_file,
         kernel_log_level,
@@ -170,6 +175,7 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         ("spool_free_bytes_min", spool_free_bytes_min),
         ("reject_older_than", reject_older_than),
         ("inlines", inlines),
+        ("relabel", relabel),
         ("hostname", hostname),
         ("off_file", off_file),
         ("kernel_log_level", kernel_log_level),

@@ -317,6 +317,13 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::AtStart,
     },
     Key {
+        name: "relabel",
+        accepted: "rules as Prometheus has them, a table [[relabel]] for each, at the end of the file",
+        set: |config, text| put(&mut config.relabel, Some(text.to_owned())),
+        show: |config| (!config.relabel.trim().is_empty()).then(|| config.relabel.clone()),
+        kind: Kind::Live,
+    },
+    Key {
         name: "hostname",
         accepted: "a name",
         set: |config, text| (!text.is_empty()).then(|| config.hostname = Some(text.to_owned())),
