@@ -43,6 +43,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where the agent's metrics and health are.
     pub admin_listen: SocketAddr,
+    /// A file with the token that who asks for figures has to show; without one, whoever reaches the port may.
+    pub token_file: Option<PathBuf>,
     /// Where state is kept: what waits to be pushed, and what the server refused. Without it, memory alone.
     pub data_dir: Option<PathBuf>,
     /// Most disk for what waits to be pushed, bytes.
@@ -78,6 +80,7 @@ impl Default for Config {
             cpu_max: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 4040)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 4041)),
+            token_file: None,
             data_dir: None,
             // Some days at a usual rate, 30 kB each 10 s: more than any server's patience by default.
             spool_bytes_max: 512 << 20,
@@ -269,6 +272,7 @@ pub fn resolve(
                 ("password", "password_file", &mut access.password_file),
                 ("bearer-token", "bearer_token_file", &mut access.bearer_token_file),
                 ("client-key", "client_key_file", &mut access.client_key_file),
+                ("token", "token_file", &mut config.token_file),
             ];
             for (name, key, place) in known {
                 let file = Path::new(&text).join(name);

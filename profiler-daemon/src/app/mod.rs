@@ -23,6 +23,7 @@ mod signals;
 mod stacks;
 mod steering;
 mod usage;
+pub mod why;
 
 pub use books::Books;
 pub use ports::{PortError, listen};

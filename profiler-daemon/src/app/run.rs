@@ -30,6 +30,7 @@ use crate::encode::{self, Limits};
 use crate::meters::Meters;
 use crate::model::{Payload, Profile, SampleKind, TraceBatch, Weight};
 use crate::symbolize::Symbolizer;
+use crate::token::Token;
 
 /// Length of the first window: a newcomer sees data at once.
 const FIRST_WINDOW: Duration = Duration::from_secs(1);
@@ -53,6 +54,7 @@ pub fn run(
     }
     raise_open_files();
     let access = Access::read(&config.access).map_err(|problems| Failure::Usage(problems.join("\n")))?;
+    let token = config.token_file.as_deref().map(Token::read).transpose().map_err(Failure::Usage)?;
     let relabel = Relabel::parse(&config.relabel).map_err(|problems| Failure::Usage(problems.join("\n")))?;
     let meters = Meters::default();
     let admin_listener = ports::listen(config.admin_listen, "--admin-listen")?;
@@ -117,7 +119,7 @@ pub fn run(
     let standing = uploader.standing();
     let status = move || format!("{pushes}\n{standing}\n");
     let progress = Progress::new(heartbeat.clone(), config.interval, uploader.pulses());
-    let admin_address = start_admin(admin_listener, &meters, progress.clone(), status)?;
+    let admin_address = start_admin(admin_listener, &meters, progress.clone(), token, status)?;
     say_what_runs(config, &kernel, &url, address, admin_address);
     notify::ready();
     let stopper = signals.stopper().map_err(Failure::other("watching over the work"))?;
@@ -205,6 +207,7 @@ fn start_admin(
     listener: TcpListener,
     meters: &Meters,
     progress: Progress,
+    token: Option<Token>,
     status: impl Fn() -> String + Send + Sync + 'static,
 ) -> Result<SocketAddr, Failure> {
     let address = listener.local_addr().map_err(Failure::other("asking for the port"))?;
@@ -213,6 +216,7 @@ fn start_admin(
         meters: meters.clone(),
         refresh: Arc::new(move || usage.refresh()),
         healthy: Arc::new(move || progress.check()),
+        token: token.map(Arc::new),
         status: Arc::new(status),
     };
     admin::spawn(listener, admin).map_err(Failure::other("serving the admin port"))?;

@@ -80,6 +80,10 @@ pub(super) struct Arguments {
     /// Where the agent answers /metrics, /-/healthy and /-/ready [default: 127.0.0.1:4041]
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<String>,
+    /// File with a token that who asks for /metrics or /-/status has to show, as `Authorization: Bearer` or once as ?token=; mode 640 or
+    /// less [default: the credential `token` of the unit, else none: whoever reaches the port may ask]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<String>,
     /// Where state is kept; created if missing. What waits to be pushed is there before it is sent, so that a restart or
     /// a crash loses nothing; so is, for a while, what the server refused [default: STATE_DIRECTORY, which systemd sets;
     /// else none: memory only]
@@ -139,6 +143,7 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         cpu_max,
         listen,
         admin_listen,
+        token_file,
         data_dir,
         spool_bytes_max,
         spool_free_bytes_min,
@@ -170,6 +175,7 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         ("cpu_max", cpu_max),
         ("listen", listen),
         ("admin_listen", admin_listen),
+        ("token_file", token_file),
         ("data_dir", data_dir),
         ("spool_bytes_max", spool_bytes_max),
         ("spool_free_bytes_min", spool_free_bytes_min),

@@ -273,6 +273,13 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::AtStart,
     },
     Key {
+        name: "token_file",
+        accepted: "a path",
+        set: |config, text| put_path(&mut config.token_file, text),
+        show: |config| path(&config.token_file),
+        kind: Kind::AtStart,
+    },
+    Key {
         name: "data_dir",
         accepted: "a path",
         set: |config, text| (!text.is_empty()).then(|| config.data_dir = Some(PathBuf::from(text))),
