@@ -243,6 +243,9 @@ fn an_agent_that_is_stopped_for_seconds_knows_what_became_of_every_sample() {
     // What nobody took for so long may have no room, and then that is the reason.
     let line = ended.said.lines().rfind(|line| line.contains("stopped: captured ")).unwrap_or_default();
     for reason in line.split_once('(').map_or("", |(_, reasons)| reasons).trim_end_matches(')').split(", ") {
-        assert!(reason.is_empty() || reason.ends_with("tick skipped") || reason.ends_with("ring full"), "{line}");
+        assert!(
+            reason.is_empty() || reason.ends_with("tick skipped") || reason.ends_with("ring full"),
+            "{line}"
+        );
     }
 }
