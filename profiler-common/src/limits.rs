@@ -14,9 +14,12 @@ pub const KERNEL_FRAMES_MAX: usize = 127;
 /// Bytes of a task's name as the kernel keeps it (`TASK_COMM_LEN`), zero-padded.
 pub const COMM_BYTES: usize = 16;
 
-/// Words of user stack read at once. 1 KiB holds about twenty common frames; a window never crosses a page,
-/// because the page above may not be there.
-pub const WINDOW_WORDS: usize = 128;
+/// Words of user stack that a walk reads at first. 1 KiB holds about twenty common frames: all, of many stacks.
+pub const WINDOW_FIRST_WORDS: usize = 128;
+
+/// Words of user stack read at once from then on, a page: each read costs as much as copying four kilobytes. A window never
+/// crosses a page, because the page above may not be there.
+pub const WINDOW_WORDS: usize = 512;
 
 /// Bytes of the sample ring at most: four seconds of 512 saturated processors at 99 Hz with 330-byte records.
 /// The daemon asks for less on smaller machines. A power of two and a multiple of the page.
