@@ -72,11 +72,11 @@ impl Governor {
     pub fn step(self, reading: Reading) -> Self {
         let rate = reading.rate();
         if self.is_exceeded_by(reading) {
-            let wanted = (self.stretch as f64 * rate / self.ceiling).ceil();
+            let wanted = self.stretch as f64 * rate / self.ceiling;
             // By four at most: one reading may be an accident.
             let most = self.stretch.saturating_mul(4).min(STRETCH_MAX);
-            let stretch = if wanted < most as f64 { (wanted as u64).max(self.stretch + 1) } else { most };
-            return Self { stretch: stretch.min(STRETCH_MAX), calm: 0, ..self };
+            let stretch = (self.stretch + 1..most).find(|stretch| *stretch as f64 >= wanted).unwrap_or(most);
+            return Self { stretch, calm: 0, ..self };
         }
         if self.stretch == 1 {
             return self;
