@@ -7,8 +7,10 @@
 
 mod cache;
 mod client;
+mod living;
 pub mod namer;
 mod protocol;
+mod sense;
 mod shelf;
 mod tables;
 mod text;
@@ -29,7 +31,7 @@ use rustc_hash::FxHashMap;
 
 use self::cache::{Cache, KERNEL, Key, VDSO};
 use self::client::{Asked, Client, Reply};
-pub use self::client::{NamerProcess, Spawner};
+pub use self::living::{NamerProcess, Spawner};
 pub use self::namer::go_names_of;
 use self::protocol::{ADDRESSES_MAX, Found, INLINED_MAX, NAME_BYTES_MAX, Place};
 use self::shelf::Shelf;
