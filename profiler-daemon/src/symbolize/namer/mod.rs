@@ -8,6 +8,7 @@
 mod elf;
 mod go;
 mod kallsyms;
+mod lines;
 mod modules;
 mod pclntab;
 mod rows;
