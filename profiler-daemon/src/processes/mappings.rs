@@ -112,6 +112,13 @@ impl Mappings {
         self.spans.len()
     }
 
+    /// Whether there is executable memory without a file: code that was made at run time.
+    pub(super) fn has_anonymous(&self) -> bool {
+        /// What lies above is the kernel's, and mapped in every process.
+        const USER_END: u64 = 1 << 63;
+        self.spans.range(..USER_END).any(|(_, span)| span.module.is_none())
+    }
+
     /// All of them, ascending.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Mapped<'_>> {
         self.spans.iter().map(|(&start, span)| {

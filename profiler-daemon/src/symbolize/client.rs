@@ -36,6 +36,12 @@ pub(super) enum Asked<'a> {
         /// Where its debug information is looked for if it is in another file.
         module: Option<&'a Module>,
     },
+    /// Code that was made at run time, by the bytes `part` of the file that says what it is.
+    PerfMap {
+        module: u32,
+        file: BorrowedFd<'a>,
+        part: (u64, u64),
+    },
     /// The unwind table of a file.
     Table {
         identity: FileIdentity,
@@ -139,6 +145,9 @@ impl Client {
                     let subject = Subject::File { slot, size: identity.size, debug_bytes_max };
                     self.ask_file(asked, subject, (file, module), addresses)
                 }
+                Asked::PerfMap { module: _, file, part: (from, to) } => {
+                    self.ask_perf_map(asked, Subject::PerfMap { from, to }, file, addresses)
+                }
                 Asked::Table { .. } => return Reply::Unavailable, // has no names
             };
             match exchanged {
@@ -176,6 +185,20 @@ impl Client {
             }
         }
         Ok(match outcome {
+            Outcome::Names(names) => Reply::Names { names, settled: true },
+            Outcome::Rows(_) | Outcome::Taken(_) => Reply::Unavailable, // no sense, and counted as such
+            Outcome::Refused(refusal) => self.refused(refusal, Reply::Refused),
+        })
+    }
+
+    fn ask_perf_map(
+        &mut self,
+        asked: Asked<'_>,
+        subject: Subject,
+        file: BorrowedFd<'_>,
+        addresses: &[u64],
+    ) -> Result<Reply, Failure> {
+        Ok(match self.exchange(asked, subject, Some(file), addresses)? {
             Outcome::Names(names) => Reply::Names { names, settled: true },
             Outcome::Rows(_) | Outcome::Taken(_) => Reply::Unavailable, // no sense, and counted as such
             Outcome::Refused(refusal) => self.refused(refusal, Reply::Refused),
@@ -433,6 +456,7 @@ impl From<Asked<'_>> for Subjected {
         match asked {
             Asked::Kernel => Self::Kernel,
             Asked::File { identity, .. } => Self::File(identity),
+            Asked::PerfMap { module, .. } => Self::PerfMap(module),
             Asked::Table { identity } => Self::Table(identity),
         }
     }

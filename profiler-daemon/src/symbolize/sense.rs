@@ -13,7 +13,7 @@ pub(super) fn makes_sense(subject: Subject, outcome: &Outcome, addresses: usize)
     let names = match (subject, outcome) {
         (_, Outcome::Refused(_)) => return true,
         (Subject::Table { from, .. }, Outcome::Rows(rows)) => return rows_make_sense(from, rows),
-        (Subject::Kernel | Subject::File { .. }, Outcome::Names(names)) => names,
+        (Subject::Kernel | Subject::File { .. } | Subject::PerfMap { .. }, Outcome::Names(names)) => names,
         (Subject::DebugFile { .. }, Outcome::Taken(_)) => return true,
         (Subject::Table { .. } | Subject::DebugFile { .. }, Outcome::Names(_)) => return false,
         (_, Outcome::Rows(_) | Outcome::Taken(_)) => return false,
