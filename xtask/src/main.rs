@@ -11,6 +11,7 @@ mod bench;
 mod build_ebpf;
 mod build_ui;
 mod dist;
+mod emulator;
 mod fuzz;
 mod host;
 mod install;
