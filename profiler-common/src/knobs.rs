@@ -30,32 +30,46 @@ impl Settings {
     }
 }
 
+/// What the daemon may change while the programs run.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Knobs {
+    /// Busy ticks of a processor that one sample stands for; its weight says so. Zero, as before anything was written, is one.
+    pub stretch: u64,
+}
+wire!(Knobs: 8 bytes, stretch @ 0);
+
+impl Default for Knobs {
+    fn default() -> Self {
+        Self { stretch: 1 }
+    }
+}
+
 /// "profiler" in ASCII.
 pub const SETTINGS_MAGIC: u64 = 0x7265_6c69_666f_7270;
 
 /// What one processor counted since the programs were attached. Monotonic; user space takes differences.
 ///
-/// A tick that never ran a program shows in the event's own counter (`bpf_perf_prog_read_value`), which keeps
-/// counting. What the processor did at that moment nobody knows; the next sample is the best witness there is: a
+/// A tick that never ran a program shows in the time between two that did. What the processor did at that moment nobody knows; the next sample is the best witness there is: a
 /// virtual machine's halted processor is woken late and found idle, one that was taken away is found busy.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Programs run.
     pub runs: u64,
-    /// The event's own counter at the last run, nanoseconds for a clock.
-    pub event_count: u64,
+    /// When a program last ran: `CLOCK_MONOTONIC`, nanoseconds.
+    pub last_run: u64,
     /// Samples of the idle task, dropped.
     pub idle: u64,
     /// Ticks that ran no program, next to a sample of the idle task.
     pub skipped_idle: u64,
     /// Ticks that ran no program, between two samples of other tasks.
     pub skipped_busy: u64,
-    /// Samples that went into the ring.
+    /// Weight that went into the ring.
     pub sent: u64,
-    /// Samples lost because the ring was full.
+    /// Weight lost because the ring was full.
     pub ring_full: u64,
-    /// Samples lost because a per-processor map had no value (cannot happen; counted all the same).
+    /// Weight lost because a per-processor map had no value (cannot happen; counted all the same).
     pub no_scratch: u64,
     /// Samples in the kernel sent without kernel frames, because the kernel's own walk failed.
     pub no_kernel_stack: u64,
@@ -67,20 +81,25 @@ pub struct Counters {
     pub stacks_over_rate: u64,
     /// Samples that did not, because the ring was filling.
     pub stacks_no_room: u64,
+    /// Busy ticks since the last sample, which the next one stands for too.
+    pub pending: u64,
+    /// Nanoseconds that the program spent on samples.
+    pub spent_ns: u64,
 }
-wire!(Counters: 104 bytes, runs @ 0, event_count @ 8, idle @ 16, skipped_idle @ 24, skipped_busy @ 32, sent @ 40,
+wire!(Counters: 120 bytes, runs @ 0, last_run @ 8, idle @ 16, skipped_idle @ 24, skipped_busy @ 32, sent @ 40,
     ring_full @ 48, no_scratch @ 56, no_kernel_stack @ 64,
-    was_idle @ 72, stacks @ 80, stacks_over_rate @ 88, stacks_no_room @ 96);
+    was_idle @ 72, stacks @ 80, stacks_over_rate @ 88, stacks_no_room @ 96, pending @ 104,
+    spent_ns @ 112);
 
 impl Counters {
     /// Words of a value.
-    pub const WORDS: usize = 13;
+    pub const WORDS: usize = 15;
 
     /// From words, in the order of the fields: the form in which the loader reads a map's value.
     pub const fn from_words(words: [u64; Self::WORDS]) -> Self {
         let [
             runs,
-            event_count,
+            last_run,
             idle,
             skipped_idle,
             skipped_busy,
@@ -92,10 +111,12 @@ impl Counters {
             stacks,
             stacks_over_rate,
             stacks_no_room,
+            pending,
+            spent_ns,
         ] = words;
         Self {
             runs,
-            event_count,
+            last_run,
             idle,
             skipped_idle,
             skipped_busy,
@@ -107,6 +128,8 @@ impl Counters {
             stacks,
             stacks_over_rate,
             stacks_no_room,
+            pending,
+            spent_ns,
         }
     }
 }

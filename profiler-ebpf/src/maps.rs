@@ -4,7 +4,7 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
-use profiler_common::knobs::Counters;
+use profiler_common::knobs::{Counters, Knobs};
 use profiler_common::limits::{
     PROCESSES_MAX, SAMPLE_RING_BYTES_MAX, SLABS_MAX, STACK_PROCESSES_MAX, STACK_WORDS_MAX,
 };
@@ -21,6 +21,10 @@ pub static SAMPLES: RingBuf = RingBuf::with_byte_size(SAMPLE_RING_BYTES_MAX, 0);
 /// daemon once per window.
 #[map]
 pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+
+/// What may change while the programs run. Written by the daemon, read by the samplers.
+#[map]
+pub static KNOBS: aya_ebpf::maps::Array<Knobs> = aya_ebpf::maps::Array::with_max_entries(1, 0);
 
 /// Unwind tables, and lists of mappings. Made and written by the daemon, slab by slab, as they are needed.
 #[btf_map]
@@ -52,13 +56,11 @@ pub const FRAME_WORDS: usize = 1024;
 /// Keeps an index inside [`Scratch::frames`].
 pub const FRAME_MASK: usize = FRAME_WORDS - 1;
 
-/// A record under construction (`header` and `frames` lie as they will in the ring), and the walk's state.
+/// The walk's state, and a record under construction (`header`, `frames` and `stack` lie as they will in the ring). What every sample
+/// touches lies together: at 99 Hz each page of it is one that the processor has to look for again.
 #[repr(C)]
 pub struct Scratch {
-    pub header: SampleHeader,
-    pub frames: [u64; FRAME_WORDS],
-    /// Room for a stack behind the frames, which may be as many as they are.
-    pub stack: [u64; STACK_REGS_WORDS + STACK_WORDS_MAX],
+    /// Its window comes first, its state last.
     pub walk: Walk,
     /// The registers the walk began with.
     pub begun: Regs,
@@ -68,4 +70,8 @@ pub struct Scratch {
     pub ended: u64,
     /// When a sample last woke the reader because it wants tables.
     pub wanted: u64,
+    pub header: SampleHeader,
+    pub frames: [u64; FRAME_WORDS],
+    /// Room for a stack behind the frames, which may be as many as they are.
+    pub stack: [u64; STACK_REGS_WORDS + STACK_WORDS_MAX],
 }

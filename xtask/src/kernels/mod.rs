@@ -74,7 +74,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut text = String::new();
     for (number, image) in images.iter().enumerate() {
         let log = folder.join(format!("serial-{number}.log"));
-        let machine = Machine { image: &image.file, initramfs: &initramfs, memory_mib: 1024 };
+        let machine =
+            Machine { image: &image.file, initramfs: &initramfs, memory_mib: 1024, seconds_max: 900 };
         let transcript = emulator::boot(&machine, &log).with_context(|| image.name.clone())?;
         let release = transcript.step("release").lines.join(" ");
         let findings = findings::all(&transcript);
