@@ -71,6 +71,15 @@ pub struct Stat {
     pub started: MonoNs,
 }
 
+/// What we use of `/proc/PID/status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The user whose the files are that it makes.
+    pub uid: u32,
+    /// Its number in its own pid namespace.
+    pub pid_inside: u32,
+}
+
 /// A line of `/proc/PID/maps`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapsLine {
@@ -132,6 +141,13 @@ impl Procfs {
         parse_stat(&text, suspended()).ok_or(Unread::Malformed { path })
     }
 
+    /// What `/proc/PID/status` says.
+    pub fn status(&self, pid: u32) -> Result<Status, Unread> {
+        let path = self.path(pid, "status");
+        let text = read(&path, SMALL_BYTES_MAX)?;
+        parse_status(&text).ok_or(Unread::Malformed { path })
+    }
+
     /// The executable mappings of a process, the first `mappings_max` of them.
     pub fn executable_maps(&self, pid: u32, mappings_max: usize) -> Result<Maps, Unread> {
         let path = self.path(pid, "maps");
@@ -184,6 +200,17 @@ fn parse_stat(text: &[u8], suspended: Duration) -> Option<Stat> {
         zombie,
         started: MonoNs::default().plus(since_boot.saturating_sub(suspended)),
     })
+}
+
+/// A line a field, `Name:\tvalues`; the kernel escapes line feeds in the name of the process.
+fn parse_status(text: &[u8]) -> Option<Status> {
+    let text = String::from_utf8_lossy(text);
+    let last = |field: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(field))?;
+        line.split_ascii_whitespace().last()?.parse().ok()
+    };
+    // Real, effective, saved, and of the file system; and from our namespace inwards.
+    Some(Status { uid: last("Uid:")?, pid_inside: last("NSpid:")? })
 }
 
 fn parse_maps(mut text: impl BufRead, mappings_max: usize) -> io::Result<Maps> {
@@ -320,6 +347,23 @@ mod tests {
         for text in [&b""[..], b"42", b"42 (bash", b"42 )bash(", b"42 (bash) S 7 42", b"42 (a) S x"] {
             assert_eq!(parse_stat(text, Duration::ZERO), None);
         }
+    }
+
+    #[track_caller]
+    fn check_status(text: &str, expected: Option<Status>) {
+        assert_eq!(parse_status(text.as_bytes()), expected);
+    }
+
+    #[test]
+    fn a_process_in_a_namespace_has_the_last_number() {
+        let text = "Name:\tUid: 7\nUid:\t1000\t1000\t1000\t1001\nNSpid:\t4711\t12\t1\n";
+        check_status(text, Some(Status { uid: 1001, pid_inside: 1 }));
+    }
+
+    #[test]
+    fn a_status_that_breaks_off_is_no_status() {
+        check_status("Name:\tx\nUid:\t1\t1\t1\t1\n", None);
+        check_status("Uid:\t\nNSpid:\t1\n", None);
     }
 
     #[test]

@@ -91,6 +91,14 @@ fn native(name: &str, compiler: &str, more: &[&str], sources: &[&str]) -> PathBu
     build(name, compiler, &[&NATIVE[..], more].concat(), sources)
 }
 
+/// The folder with the classes of the Java program `name`.
+pub fn classes(name: &str) -> PathBuf {
+    let classes = target_dir().join("workloads/classes");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads").join(format!("{name}.java"));
+    succeed(Command::new("javac").arg("-d").arg(&classes).arg(source));
+    classes
+}
+
 /// The shop in C, under the name of `name`.
 pub fn shop_c(name: &str) -> PathBuf {
     native(name, "cc", &[], &["shop.c", "one.c"])

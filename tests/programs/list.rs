@@ -20,14 +20,18 @@ pub(crate) struct Program {
     /// The name of its process.
     pub(crate) name: &'static str,
     /// The file it is, or that brings its code: a part of the last name of its path.
-    file: String,
-    command: Command,
+    pub(crate) file: String,
+    pub(crate) command: Command,
     /// Makes its files known, as a process that is not looked at.
     pub(crate) before: Command,
     /// It prints what it spent where.
     pub(crate) tells: bool,
     /// Whole stacks at least.
     pub(crate) whole_percent_min: f64,
+    /// Why its stacks are cut, if they have to be: then those are right that say one of these.
+    pub(crate) cut: &'static [&'static str],
+    /// A part of the name of a function that it makes, and the share of its stacks that have it, percent, at least.
+    pub(crate) named: Option<(&'static str, f64)>,
 }
 
 /// Whether a stack is whole, or why not.
@@ -37,13 +41,22 @@ pub(crate) enum Whole {
 }
 
 impl Program {
-    fn new(name: &'static str, program: &Path, arguments: &[&str], before: &[&str]) -> Self {
+    pub(crate) fn new(name: &'static str, program: &Path, arguments: &[&str], before: &[&str]) -> Self {
         let mut command = Command::new(program);
         command.args(arguments);
         let mut known = Command::new(program);
         known.args(before).stdin(Stdio::null());
         let file = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Self { name, file, command, before: known, tells: false, whole_percent_min: NATIVE }
+        Self {
+            name,
+            file,
+            command,
+            before: known,
+            tells: false,
+            whole_percent_min: NATIVE,
+            cut: &[],
+            named: None,
+        }
     }
 
     /// One of ours, which takes its CPU time as its first argument and tells what it spent.
@@ -58,14 +71,18 @@ impl Program {
 
     /// Whether it is a stack of its.
     pub(crate) fn is_own(&self, stack: &Stack) -> bool {
-        stack.comm == self.name
+        // What comes behind a comma tells how it is run.
+        stack.comm == self.name.split(',').next().unwrap_or_default()
             || stack.frames.iter().any(|frame| last(&frame.module).starts_with(&self.file))
     }
 
     /// A stack is whole if it says so and begins where threads begin.
     pub(crate) fn whole(&self, stack: &Stack) -> Whole {
-        if let Some(why) = stack.cut() {
-            return Whole::No(why.to_owned());
+        match stack.cut() {
+            Some(why) if self.cut.contains(&why) => return Whole::Yes,
+            Some(why) => return Whole::No(why.to_owned()),
+            None if !self.cut.is_empty() => return Whole::No("not cut".to_owned()),
+            None => {}
         }
         let Some(root) = stack.user().next() else { return Whole::No("empty".to_owned()) };
         let module = last(&root.module);
@@ -86,6 +103,7 @@ fn last(path: &str) -> &str {
 pub(crate) fn all() -> Vec<Program> {
     let mut programs = own();
     programs.extend(debian());
+    programs.extend(super::made::all());
     programs
 }
 
@@ -99,6 +117,7 @@ fn own() -> Vec<Program> {
         Program::own("wl-signals", &workloads::frameless_signals()),
         Program::own("wl-spawn", &workloads::frameless_spawn()),
         Program::own("wl-leaf", &workloads::bare_leaf()),
+        recursion(),
     ];
     match gate::go() {
         Ok(()) => {
@@ -114,6 +133,13 @@ fn own() -> Vec<Program> {
         Err(missing) => gate::skip("the programs in Go", &missing),
     }
     programs
+}
+
+/// Deeper than a walk goes.
+fn recursion() -> Program {
+    let program = workloads::frameless_deep();
+    let program = Program::new("wl-bare-deep", &program, &["2000", "1.5"], &["10", "0.2"]);
+    Program { cut: &["stack too deep"], ..program }
 }
 
 fn debian() -> Vec<Program> {
@@ -135,11 +161,9 @@ fn debian() -> Vec<Program> {
         programs.push(Program::new("node", &node, &["-e", &long], &["-e", &short]));
     }
     if let Some(openssl) = installed("/usr/bin/openssl") {
-        // Where `bn_mul4x_mont` ends, the frame is found by rsi, for one sample in a hundred: that is `no unwind rule`.
         let speed = ["speed", "-seconds", "1", "sha256"];
         let long = ["speed", "-seconds", "1", "rsa2048", "ecdsap256"];
-        let openssl = Program::new("openssl", &openssl, &long, &speed);
-        programs.push(Program { whole_percent_min: 98.5, ..openssl });
+        programs.push(Program::new("openssl", &openssl, &long, &speed));
     }
     if let Some(xz) = installed("/usr/bin/xz") {
         let file = "/usr/lib/x86_64-linux-gnu/libc.so.6";
@@ -148,7 +172,7 @@ fn debian() -> Vec<Program> {
     programs
 }
 
-fn installed(path: &str) -> Option<PathBuf> {
+pub(crate) fn installed(path: &str) -> Option<PathBuf> {
     let path = PathBuf::from(path);
     if path.is_file() {
         Some(path)

@@ -1,7 +1,8 @@
-//! Tier 6: real programs, as distributions build them, beside `perf record --call-graph dwarf` on the same run. What share of their
+//! Tier 6: real programs, as distributions build them, and such that make code while they run, beside `perf record --call-graph dwarf` on the same run. What share of their
 //! stacks is whole, and why the others are not.
 
 mod list;
+mod made;
 mod perf;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,8 @@ const TOLD_PERCENT_MIN: f64 = 98.0;
 struct Found {
     samples: u64,
     whole: u64,
+    /// Through the function that it makes.
+    named: u64,
     /// Samples by why they are not whole.
     others: BTreeMap<String, u64>,
 }
@@ -98,6 +101,13 @@ fn stacks_of_real_programs_are_whole() {
                 program.whole_percent_min
             ));
         }
+        if let Some((function, percent_min)) = program.named {
+            let percent = ours.named as f64 * 100.0 / ours.samples.max(1) as f64;
+            println!("    {percent:.2} % go through {function}");
+            if percent < percent_min {
+                faults.push(format!("{}: {percent:.2} % of its stacks go through {function}", program.name));
+            }
+        }
         if let Some(told) = told {
             let limits = Limits {
                 samples_min: SAMPLES_MIN,
@@ -118,10 +128,15 @@ fn stacks_of_real_programs_are_whole() {
 
 /// What is found of `program` in the part of `profile` that is its own.
 fn found(profile: &Profile, program: &Program, is_own: impl Fn(&Stack) -> bool) -> Found {
-    let mut found = Found { samples: 0, whole: 0, others: BTreeMap::new() };
+    let mut found = Found { samples: 0, whole: 0, named: 0, others: BTreeMap::new() };
     let own = profile.stacks.iter().filter(|stack| is_own(stack) && program.is_own(stack));
     for stack in own.filter(|stack| stack.in_user_code()) {
         found.samples += stack.samples;
+        if let Some((function, _)) = program.named
+            && stack.user().any(|frame| frame.module == "[jit]" && frame.name.contains(function))
+        {
+            found.named += stack.samples;
+        }
         match program.whole(stack) {
             Whole::Yes => found.whole += stack.samples,
             Whole::No(why) => *found.others.entry(why).or_default() += stack.samples,

@@ -93,6 +93,7 @@ impl Intake {
                         continue;
                     }
                     taken.gathered += sample.weight;
+                    self.tracker.look_for_perf_map(sample.task.pid, sample.time);
                     let process = self.tracker.process(sample.task.pid);
                     let Some(sample) = self.stacks.keep(sample, process) else { continue };
                     if self.attributor.gather(&sample, process) == Room::Full {

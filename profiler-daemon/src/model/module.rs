@@ -62,6 +62,9 @@ pub enum ModuleKind {
     File,
     /// The kernel's shared object in every process.
     Vdso,
+    /// Code that a process made at run time. The file is what the process wrote down about it, and an offset is an address in that
+    /// process: it means nothing in another.
+    PerfMap,
 }
 
 /// A file that code runs from. Equality is of what is known about it, not of the open file.

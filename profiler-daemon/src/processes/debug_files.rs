@@ -90,7 +90,7 @@ fn open_regular(
 }
 
 /// True if its file system is served by someone else: over a network, or by a process, who need not answer.
-fn is_served(folder: impl AsFd) -> bool {
+pub(super) fn is_served(folder: impl AsFd) -> bool {
     /// FUSE, NFS, 9P, CIFS, SMB, Ceph, AFS.
     const SERVED: [u32; 7] =
         [0x6573_5546, 0x6969, 0x0102_1997, 0xff53_4d42, 0xfe53_4d42, 0x00c3_6400, 0x5346_414f];

@@ -87,13 +87,14 @@ pub struct Mapped<'a> {
 #[derive(Debug, Default)]
 pub struct Mappings {
     spans: BTreeMap<u64, Span>,
+    has_anonymous: bool,
     total: Total,
 }
 
 impl Clone for Mappings {
     fn clone(&self) -> Self {
         self.total.add(self.spans.len());
-        Self { spans: self.spans.clone(), total: self.total.clone() }
+        Self { spans: self.spans.clone(), has_anonymous: self.has_anonymous, total: self.total.clone() }
     }
 }
 
@@ -105,11 +106,16 @@ impl Drop for Mappings {
 
 impl Mappings {
     pub(super) fn new(total: &Total) -> Self {
-        Self { spans: BTreeMap::new(), total: total.clone() }
+        Self { spans: BTreeMap::new(), has_anonymous: false, total: total.clone() }
     }
 
     pub(super) fn len(&self) -> usize {
         self.spans.len()
+    }
+
+    /// Whether there is, or was, executable memory without a file: code that was made at run time.
+    pub(super) fn has_anonymous(&self) -> bool {
+        self.has_anonymous
     }
 
     /// All of them, ascending.
@@ -199,6 +205,9 @@ impl Mappings {
 
     /// Inserts a span where nothing is, and joins it with neighbours that it continues.
     fn insert(&mut self, mut start: u64, mut span: Span) {
+        /// What lies above is the kernel's, and mapped in every process.
+        const USER_END: u64 = 1 << 63;
+        self.has_anonymous |= span.module.is_none() && start < USER_END;
         if let Some((&left, before)) = self.spans.range(..start).next_back()
             && before.end == start
             && before.is_of(span.module.as_ref())

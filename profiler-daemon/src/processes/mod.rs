@@ -13,6 +13,7 @@ mod debug_files;
 mod files;
 mod mappings;
 mod modules;
+mod perf_maps;
 mod present;
 mod process;
 mod tracker;
@@ -42,6 +43,8 @@ pub struct Config {
     pub ended_max: usize,
     /// Files that are held open. The limit of open files has to be higher.
     pub modules_open_max: usize,
+    /// Files with the names of code that processes made, held open: those of processes that ended a while ago among them.
+    pub perf_maps_open_max: usize,
     /// Files that are known, open or not.
     pub modules_known_max: usize,
     /// How long a file is held that no process maps any more: long enough for a compiler that is run again and
@@ -57,6 +60,7 @@ impl Default for Config {
             processes_max: 1 << 17,
             ended_max: 512,
             modules_open_max: 1 << 12,
+            perf_maps_open_max: 1 << 10,
             modules_known_max: 1 << 14,
             module_idle: Duration::from_secs(15),
         }

@@ -372,7 +372,8 @@ impl Modules {
         self.show_open();
     }
 
-    fn fresh_id(&mut self) -> Option<u32> {
+    /// The number of a new module; `None` after four billion.
+    pub(super) fn fresh_id(&mut self) -> Option<u32> {
         let id = self.next_id;
         self.next_id = id.checked_add(1)?;
         Some(id)

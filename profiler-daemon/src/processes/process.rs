@@ -27,6 +27,8 @@ pub struct Process {
     /// Changes whenever facts or mappings do: addresses mean the same in processes with the same number.
     pub generation: u64,
     pub(super) mappings: Arc<Mappings>,
+    /// What it wrote down about the code that it made, as far as that was met.
+    pub(super) perf_map: Option<Arc<Module>>,
     /// True from an exec to the first file it maps, which is its executable.
     pub(super) executing: bool,
     /// False if we first heard of it in the middle of its life.
@@ -41,11 +43,17 @@ impl Process {
         &self.mappings
     }
 
-    /// The file that `address` lies in, and where in it.
+    /// The file that `address` lies in, and where in it; of code that it made, the file with its names.
     pub fn settle(&self, address: UserAddr) -> Result<(&Arc<Module>, FileOffset), Reason> {
         if !self.start_known && self.mappings.len() == 0 {
             return Err(Reason::UnknownProcess);
         }
-        self.mappings.settle(address)
+        match self.mappings.settle(address) {
+            Err(Reason::AnonymousMapping) => {
+                let map = self.perf_map.as_ref().ok_or(Reason::AnonymousMapping)?;
+                Ok((map, FileOffset(address.0)))
+            }
+            settled => settled,
+        }
     }
 }

@@ -8,6 +8,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::mappings::{Added, Mappings, Total};
 use super::modules::{Modules, is_file};
+use super::perf_maps::PerfMaps;
 use super::{Config, Present, Process};
 use crate::meters::prometheus_client::metrics::counter::Counter;
 use crate::meters::prometheus_client::metrics::gauge::Gauge;
@@ -28,6 +29,7 @@ pub struct Tracker {
     config: Config,
     procfs: Procfs,
     modules: Modules,
+    perf_maps: PerfMaps,
     processes: FxHashMap<Pid, Process>,
     /// Processes whose beginning was seen by [`Tracker::pin`], which runs ahead of [`Tracker::apply`].
     announced: FxHashSet<Pid>,
@@ -58,6 +60,7 @@ impl Tracker {
         let over_max = |what: &str| over_max.get_or_create(&label("what", what)).clone();
         Self {
             modules: Modules::new(&config, meters),
+            perf_maps: PerfMaps::new(config.perf_maps_open_max, config.processes_max, meters),
             present: Present::new(config.clone()),
             config,
             procfs,
@@ -119,6 +122,7 @@ impl Tracker {
             }
             ProcessChange::Executed { cgroup, .. } => {
                 self.announced.insert(*pid);
+                self.perf_maps.forget(*pid);
                 if cgroup.is_none() {
                     *cgroup = self.cgroup(*pid);
                 }
@@ -131,6 +135,9 @@ impl Tracker {
                     event.change = found.change;
                 } else if mapping.module.is_none() {
                     mapping.module = self.modules.pin(&self.procfs, pid.0, mapping, None, *time);
+                    if mapping.module.is_none() {
+                        self.perf_maps.look(&self.procfs, *pid, *time, || self.modules.fresh_id());
+                    }
                 }
             }
             ProcessChange::Exited => {
@@ -169,6 +176,28 @@ impl Tracker {
     /// The process that has this pid now, or had it last.
     pub fn process(&self, pid: Pid) -> Option<&Process> {
         self.processes.get(&pid)
+    }
+
+    /// Looks, now and then, whether the process has written down by now what code it made. To be called with each sample.
+    pub fn look_for_perf_map(&mut self, pid: Pid, now: MonoNs) {
+        let Some(process) = self.processes.get(&pid) else { return };
+        if process.ended.is_some() || !process.mappings.has_anonymous() {
+            return;
+        }
+        self.perf_maps.look(&self.procfs, pid, now, || self.modules.fresh_id());
+        self.take_perf_map(pid);
+    }
+
+    /// The process has the perf map that was found for it.
+    fn take_perf_map(&mut self, pid: Pid) {
+        if let Some(process) = self.processes.get_mut(&pid)
+            && let Some(map) = self.perf_maps.of(pid)
+            && process.perf_map.as_ref().is_none_or(|known| !Arc::ptr_eq(known, map))
+        {
+            process.perf_map = Some(Arc::clone(map));
+            self.last_number += 1;
+            process.generation = self.last_number;
+        }
     }
 
     /// The file that an address of a process lies in, and where in it.
@@ -273,7 +302,9 @@ impl Tracker {
     }
 
     fn forked(&mut self, time: MonoNs, pid: Pid, parent: Pid) {
-        // The child is the parent, but for its pid: even its numbers, since addresses and labels mean the same.
+        self.take_perf_map(parent);
+        // The child is the parent, but for its pid: even its numbers, since addresses and labels mean the same. So do the
+        // names of code that the parent made, until the child writes down its own.
         let mut child = match self.processes.get(&parent) {
             Some(parent) => parent.clone(),
             None => self.blank(pid, time),
@@ -290,6 +321,7 @@ impl Tracker {
         process.cgroup = cgroup.or(process.cgroup);
         process.kernel_thread = false;
         process.mappings = Arc::new(Mappings::new(&self.total));
+        process.perf_map = None;
         // All that it runs from here on will be seen, and first of all its executable. Until then it is known by
         // the old one: the kernel is still busy with the exec.
         process.start_known = true;
@@ -322,6 +354,8 @@ impl Tracker {
     }
 
     fn exited(&mut self, time: MonoNs, pid: Pid) {
+        self.take_perf_map(pid);
+        self.perf_maps.forget(pid);
         let Some(process) = self.processes.get_mut(&pid) else { return };
         process.ended = Some(time);
         self.ended.push_back((pid, time));
@@ -395,6 +429,7 @@ impl Tracker {
             facts: self.last_number,
             generation: self.last_number,
             mappings: Arc::new(Mappings::new(&self.total)),
+            perf_map: None,
             executing: false,
             start_known: false,
             ended: None,

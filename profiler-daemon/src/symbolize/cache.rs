@@ -76,22 +76,28 @@ impl Cache {
         match module.kind {
             ModuleKind::Vdso => return VDSO,
             ModuleKind::File => {}
+            // What it says changes: whoever knows that it did not remembers the slot.
+            ModuleKind::PerfMap => return self.fresh_slot(),
         }
         if let Some(&slot) = self.slots.by_id.get(&module.id) {
             return slot;
         }
-        let next = self.slots.next;
-        let slot = match module.identity {
-            Some(identity) => *self.slots.by_identity.entry(identity).or_insert(next),
-            None => next,
-        };
-        if slot == next {
-            // Wraps after four billion files, to numbers that are long forgotten.
-            self.slots.next = next.checked_add(1).unwrap_or(FIRST_FILE);
+        let known = module.identity.and_then(|identity| self.slots.by_identity.get(&identity).copied());
+        let slot = known.unwrap_or_else(|| self.fresh_slot());
+        if let Some(identity) = module.identity {
+            self.slots.by_identity.insert(identity, slot);
         }
         self.young.bytes += SLOT_BYTES;
         self.turn_if_full();
         self.slots.by_id.insert(module.id, slot);
+        slot
+    }
+
+    /// A slot that nothing is remembered of.
+    fn fresh_slot(&mut self) -> u32 {
+        let slot = self.slots.next;
+        // Wraps after four billion files, to numbers that are long forgotten.
+        self.slots.next = slot.checked_add(1).unwrap_or(FIRST_FILE);
         slot
     }
 

@@ -8,35 +8,22 @@
 //! strangers' files cannot hold up the stream. Not here: how a namer is started; that closure is `app`'s gift.
 
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::Child;
 use std::time::Duration;
 
-use profiler_common::unwind::table::{SLAB_WORDS, STARTS_WORDS, TABLE_PAGES_MAX};
-
 use super::Config;
+use super::living::{Failure, Namer, NamerProcess, Owed, Spawner};
 use super::protocol::{
-    ANSWER_BYTES_MAX, Answer, DebugInfo, Found, Names, Outcome, Place, REQUEST_BYTES_MAX, Refusal, Request,
-    Rows, Sought, Subject, TalkError, is_over, receive, send,
+    ANSWER_BYTES_MAX, Answer, DebugInfo, Found, Names, Outcome, REQUEST_BYTES_MAX, Refusal, Request, Rows,
+    Sought, Subject, TalkError, is_over, receive, send,
 };
+use super::sense::makes_sense;
 use super::troubles::{Subjected, Troubles};
 use crate::meters::prometheus_client::metrics::counter::Counter;
 use crate::meters::{Counters, Meters, label};
 use crate::model::{DebugFile, FileIdentity, Module};
 use crate::time::MonoNs;
-
-/// A namer that was started.
-#[derive(Debug)]
-pub struct NamerProcess {
-    /// Our end of the socket it listens on.
-    pub socket: OwnedFd,
-    /// The process; `None` if it is none of our children.
-    pub child: Option<Child>,
-}
-
-/// Starts a namer.
-pub type Spawner = Box<dyn FnMut() -> io::Result<NamerProcess> + Send>;
 
 /// What is asked about.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +35,12 @@ pub(super) enum Asked<'a> {
         file: BorrowedFd<'a>,
         /// Where its debug information is looked for if it is in another file.
         module: Option<&'a Module>,
+    },
+    /// Code that was made at run time, by the bytes `part` of the file that says what it is.
+    PerfMap {
+        module: u32,
+        file: BorrowedFd<'a>,
+        part: (u64, u64),
     },
     /// The unwind table of a file.
     Table {
@@ -83,29 +76,8 @@ pub(super) struct Client {
     meters: ClientMeters,
 }
 
-struct Namer {
-    process: NamerProcess,
-    has_kallsyms: bool,
-    started: MonoNs,
-    memory_bytes: u64,
-    /// What the last question added to it.
-    growth_bytes: u64,
-    cpu_ns: u64,
-    owed: Option<Owed>,
-}
-
-/// An answer that is still to come.
-#[derive(Clone, Copy)]
-struct Owed {
-    id: u32,
-    subject: Subjected,
-    since: MonoNs,
-}
-
 /// Namers that one batch may lose: two for each of a few bad files. The next batch asks on.
 const FAILURES_MAX: u32 = 8;
-/// How long an answer may be owed before the namer is ended after all.
-const OWED_MAX: Duration = Duration::from_secs(60);
 /// Before this age a namer may use twice its memory. Where the files in use need more than the budget, the budget
 /// is kept by starting again and again, and this is how often.
 const NAMER_AGE_MIN: Duration = Duration::from_secs(300);
@@ -147,7 +119,7 @@ impl Client {
     }
 
     #[cfg(test)]
-    pub(super) fn socket(&self) -> Option<&OwnedFd> {
+    pub(super) fn socket(&self) -> Option<&std::os::fd::OwnedFd> {
         self.namer.as_ref().map(|namer| &namer.process.socket)
     }
 
@@ -172,6 +144,9 @@ impl Client {
                     let debug_bytes_max = (!names_only).then_some(self.config.debug_bytes_max);
                     let subject = Subject::File { slot, size: identity.size, debug_bytes_max };
                     self.ask_file(asked, subject, (file, module), addresses)
+                }
+                Asked::PerfMap { module: _, file, part: (from, to) } => {
+                    self.ask_perf_map(asked, Subject::PerfMap { from, to }, file, addresses)
                 }
                 Asked::Table { .. } => return Reply::Unavailable, // has no names
             };
@@ -210,6 +185,20 @@ impl Client {
             }
         }
         Ok(match outcome {
+            Outcome::Names(names) => Reply::Names { names, settled: true },
+            Outcome::Rows(_) | Outcome::Taken(_) => Reply::Unavailable, // no sense, and counted as such
+            Outcome::Refused(refusal) => self.refused(refusal, Reply::Refused),
+        })
+    }
+
+    fn ask_perf_map(
+        &mut self,
+        asked: Asked<'_>,
+        subject: Subject,
+        file: BorrowedFd<'_>,
+        addresses: &[u64],
+    ) -> Result<Reply, Failure> {
+        Ok(match self.exchange(asked, subject, Some(file), addresses)? {
             Outcome::Names(names) => Reply::Names { names, settled: true },
             Outcome::Rows(_) | Outcome::Taken(_) => Reply::Unavailable, // no sense, and counted as such
             Outcome::Refused(refusal) => self.refused(refusal, Reply::Refused),
@@ -456,96 +445,10 @@ impl Client {
     }
 }
 
-impl Namer {
-    fn note(&mut self, answer: &Answer) {
-        self.growth_bytes = answer.memory_bytes.saturating_sub(self.memory_bytes);
-        self.memory_bytes = answer.memory_bytes;
-        self.cpu_ns = answer.cpu_ns;
-    }
-
-    /// Takes the answer that is owed. Nobody waits for it any more, but what was read for it stays read.
-    fn settle(&mut self) -> Result<(), Failure> {
-        let Some(Owed { id, subject, since }) = self.owed else { return Ok(()) };
-        let now = MonoNs::now();
-        match receive::<Answer>(self.process.socket.as_fd(), ANSWER_BYTES_MAX, false, Some(now)) {
-            Ok((answer, _)) if answer.id == id => {
-                self.note(&answer);
-                self.has_kallsyms |=
-                    subject == Subjected::Kernel && matches!(answer.outcome, Outcome::Names(_));
-                self.owed = None;
-                Ok(())
-            }
-            Ok(_) => Err(Failure::Talk { error: TalkError::Rubbish, subject }),
-            Err(TalkError::Late) if now.since(since) < OWED_MAX => Err(Failure::Starved),
-            Err(error) => Err(Failure::Talk { error, subject }),
-        }
-    }
-
-    /// True if it could run, but did for less than half of the time it was waited for. A parser that runs in
-    /// circles is ended by its limit of processor time, if not by this.
-    fn is_starved(&self, waited: Duration) -> bool {
-        let Some(child) = &self.process.child else { return false };
-        let read = |name| std::fs::read_to_string(format!("/proc/{}/{name}", child.id())).unwrap_or_default();
-        let runnable = read("stat").rsplit(')').next().is_some_and(|rest| rest.starts_with(" R"));
-        let ran = read("schedstat").split(' ').next().and_then(|ns| ns.parse::<u64>().ok());
-        let ran = ran.map(|ns| Duration::from_nanos(ns.saturating_sub(self.cpu_ns)));
-        runnable && ran.is_some_and(|ran| ran < waited / 2)
-    }
-}
-
 impl Drop for Client {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-/// True if it answers the question, if every address is answered, and every index leads to a text, to one that is not empty
-/// for a name; and if blocks are as long as blocks can be.
-fn makes_sense(subject: Subject, outcome: &Outcome, addresses: usize) -> bool {
-    let names = match (subject, outcome) {
-        (_, Outcome::Refused(_)) => return true,
-        (Subject::Table { from, .. }, Outcome::Rows(rows)) => return rows_make_sense(from, rows),
-        (Subject::Kernel | Subject::File { .. }, Outcome::Names(names)) => names,
-        (Subject::DebugFile { .. }, Outcome::Taken(_)) => return true,
-        (Subject::Table { .. } | Subject::DebugFile { .. }, Outcome::Names(_)) => return false,
-        (_, Outcome::Rows(_) | Outcome::Taken(_)) => return false,
-    };
-    let text = |index: u32| names.strings.get(usize::try_from(index).ok()?);
-    let named =
-        |place: &Place| text(place.name).is_some_and(|name| !name.is_empty()) && text(place.file).is_some();
-    names.found.len() == addresses
-        && names.found.iter().all(|found| match found {
-            Found::Named(places) => !places.is_empty() && places.iter().all(named),
-            Found::Bare(_) | Found::Nothing => true,
-        })
-}
-
-/// True if blocks ascend from page `from`, and the next part begins after them.
-fn rows_make_sense(from: u32, rows: &Rows) -> bool {
-    let Rows { blocks, next, functions: _, frameless: _, invalid: _, left_out: _ } = rows;
-    let mut least = u64::from(from);
-    for (page, words) in blocks {
-        let page = u64::from(*page);
-        if page < least
-            || page >= TABLE_PAGES_MAX as u64
-            || !(STARTS_WORDS..=SLAB_WORDS).contains(&words.len())
-        {
-            return false;
-        }
-        least = page + 1;
-    }
-    next.is_none_or(|next| u64::from(next) >= least && next > from)
-}
-
-enum Failure {
-    Start(io::Error),
-    /// The namer was not given the time to answer.
-    Starved,
-    /// Whom to blame may not be who is asked about.
-    Talk {
-        error: TalkError,
-        subject: Subjected,
-    },
 }
 
 impl From<Asked<'_>> for Subjected {
@@ -553,6 +456,7 @@ impl From<Asked<'_>> for Subjected {
         match asked {
             Asked::Kernel => Self::Kernel,
             Asked::File { identity, .. } => Self::File(identity),
+            Asked::PerfMap { module, .. } => Self::PerfMap(module),
             Asked::Table { identity } => Self::Table(identity),
         }
     }

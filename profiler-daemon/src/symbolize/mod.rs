@@ -7,8 +7,11 @@
 
 mod cache;
 mod client;
+mod living;
 pub mod namer;
+mod perf_maps;
 mod protocol;
+mod sense;
 mod shelf;
 mod tables;
 mod text;
@@ -29,8 +32,9 @@ use rustc_hash::FxHashMap;
 
 use self::cache::{Cache, KERNEL, Key, VDSO};
 use self::client::{Asked, Client, Reply};
-pub use self::client::{NamerProcess, Spawner};
-pub use self::namer::go_names_of;
+pub use self::living::{NamerProcess, Spawner};
+pub use self::namer::{go_names_of, perf_map_names_of};
+use self::perf_maps::{PerfMapMeters, PerfMaps};
 use self::protocol::{ADDRESSES_MAX, Found, INLINED_MAX, NAME_BYTES_MAX, Place};
 use self::shelf::Shelf;
 use self::tables::RowsMeters;
@@ -40,8 +44,8 @@ use crate::meters::prometheus_client::metrics::counter::Counter;
 use crate::meters::prometheus_client::metrics::gauge::Gauge;
 use crate::meters::{Counters, Meters, label};
 use crate::model::{
-    DebugFile, FileIdentity, Frame, Function, Known, Module, NamedBatch, NamedTrace, Reason, Trace,
-    TraceBatch,
+    DebugFile, FileIdentity, Frame, Function, Known, Module, ModuleKind, NamedBatch, NamedTrace, Reason,
+    Trace, TraceBatch,
 };
 
 /// How much naming may cost.
@@ -93,10 +97,12 @@ pub struct Symbolizer {
     cache: Cache,
     client: Client,
     vdso: Option<(File, FileIdentity)>,
+    perf_maps: PerfMaps,
     empty: Arc<str>,
     kernel: Arc<str>,
     meters: SymbolizeMeters,
     rows: RowsMeters,
+    map_meters: PerfMapMeters,
     shelf: Option<Shelf>,
 }
 
@@ -108,6 +114,9 @@ impl std::fmt::Debug for Symbolizer {
 
 /// Room in a stack for functions that are inlined into its frames.
 const INLINED_ROOM: usize = 8;
+
+/// What is shown as the file of code that was made at run time.
+const JIT: &str = "[jit]";
 
 /// Functions at one place, innermost first.
 type Names = cache::Names;
@@ -121,14 +130,17 @@ struct Wanted {
 impl Symbolizer {
     /// No namer is started before the first question. `spawn` starts one, again and again.
     pub fn new(config: Config, spawn: Spawner, meters: &Meters) -> Self {
+        let map_meters = PerfMapMeters::new(meters);
         Self {
             cache: Cache::new(config.names_bytes_max),
             client: Client::new(config, spawn, meters),
             vdso: None,
+            perf_maps: PerfMaps::new(&map_meters),
             empty: Arc::from(""),
             kernel: Arc::from("[kernel]"),
             meters: SymbolizeMeters::new(meters),
             rows: RowsMeters::new(meters),
+            map_meters,
             shelf: None,
         }
     }
@@ -136,15 +148,28 @@ impl Symbolizer {
     /// Another one, which asks a namer of its own, started by `spawn`, and counts with this one.
     #[must_use]
     pub fn beside(&self, spawn: Spawner) -> Self {
-        let Self { cache: _, client, vdso: _, empty, kernel, meters, rows, shelf: _ } = self;
+        let Self {
+            cache: _,
+            client,
+            vdso: _,
+            perf_maps: _,
+            empty,
+            kernel,
+            meters,
+            rows,
+            map_meters,
+            shelf: _,
+        } = self;
         Self {
             cache: Cache::new(client.config().names_bytes_max),
             client: client.beside(spawn),
             vdso: None,
+            perf_maps: PerfMaps::new(map_meters),
             empty: Arc::clone(empty),
             kernel: Arc::clone(kernel),
             meters: meters.clone(),
             rows: rows.clone(),
+            map_meters: map_meters.clone(),
             shelf: None,
         }
     }
@@ -186,6 +211,9 @@ impl Symbolizer {
                     // Neighbours are mostly of one file.
                     let slot = match last {
                         Some((known, slot)) if Arc::ptr_eq(known, module) => slot,
+                        Some(_) | None if module.kind == ModuleKind::PerfMap => {
+                            self.perf_maps.slot(module, &mut self.cache)
+                        }
                         Some(_) | None => self.cache.slot(module),
                     };
                     last = Some((module, slot));
@@ -220,13 +248,21 @@ impl Symbolizer {
             let Trace { time: _, task, labels, frames, weight } = trace;
             let mut functions = Vec::with_capacity(frames.len() + INLINED_ROOM);
             for place in numbered.by_ref().take(frames.len()) {
-                functions.extend_from_slice(book[place].as_deref().unwrap_or_default());
+                let names = book[place].as_deref().unwrap_or_default();
+                // What is not known for the same reason without anything known in between is one frame.
+                let is_again = names.len() == 1
+                    && matches!(names[0].known, Known::Nothing(_))
+                    && functions.last() == names.first();
+                if !is_again {
+                    functions.extend_from_slice(names);
+                }
             }
             NamedTrace { task, labels, functions, weight }
         });
         let traces = traces.collect();
         self.meters.cached_bytes.set(self.cache.bytes() as f64);
         self.meters.evicted.inc_by(self.cache.take_evicted());
+        self.perf_maps.end();
         NamedBatch { window, kind, traces, lost }
     }
 
@@ -237,6 +273,7 @@ impl Symbolizer {
         let module_name: Arc<str> = match &module {
             None => self.kernel.clone(),
             Some(_) if slot == VDSO => self.cache.string("[vdso]"),
+            Some(module) if module.kind == ModuleKind::PerfMap => self.cache.string(JIT),
             Some(module) => self.cache.string(&clean(&module.display_name(), NAME_BYTES_MAX)),
         };
         for chunk in addresses.chunks(ADDRESSES_MAX) {
@@ -255,6 +292,7 @@ impl Symbolizer {
                         None => Reply::Refused,
                     }
                 }
+                (Some(module), _) if module.kind == ModuleKind::PerfMap => self.ask_perf_map(module, &asked),
                 (Some(module), _) => match (&module.file, module.identity) {
                     (Some(file), Some(identity)) => {
                         let (file, module) = (file.as_fd(), Some(&**module));
@@ -283,6 +321,13 @@ impl Symbolizer {
         book: &mut [Option<Names>],
     ) {
         let kernel = slot == KERNEL;
+        let nameless = |symbolizer: &Self, address: u64| match &**module {
+            // An absolute address of the kernel would tell the reader where it lies.
+            _ if kernel => symbolizer.bare(module, None, kernel),
+            // Where code lies that was made at run time tells nothing to anyone.
+            JIT => symbolizer.missing(Reason::AnonymousMapping),
+            _ => symbolizer.bare(module, Some(address), kernel),
+        };
         for (index, &(address, place)) in chunk.iter().enumerate() {
             let (names, keep) = match reply {
                 Reply::Names { names, settled } => match names.found.get(index) {
@@ -291,13 +336,10 @@ impl Symbolizer {
                     }
                     Some(Found::Bare(address)) => (self.bare(module, Some(*address), kernel), *settled),
                     // No name, and no address of the file's own: its offset tells it from others at least.
-                    Some(Found::Nothing) | None => {
-                        (self.bare(module, (!kernel).then_some(address), kernel), *settled)
-                    }
+                    Some(Found::Nothing) | None => (nameless(self, address), *settled),
                 },
-                // An absolute address of the kernel would tell the reader where it lies.
-                Reply::Refused => (self.bare(module, (!kernel).then_some(address), kernel), true),
-                Reply::Unavailable => (self.bare(module, (!kernel).then_some(address), kernel), false),
+                Reply::Refused => (nameless(self, address), true),
+                Reply::Unavailable => (nameless(self, address), false),
             };
             if keep {
                 self.cache.insert(Key { slot, address }, names.clone());

@@ -42,7 +42,7 @@ pub(super) struct Request {
     pub(super) id: u32,
     /// What the addresses belong to.
     pub(super) subject: Subject,
-    /// Kernel addresses or file offsets, ascending.
+    /// Kernel addresses, file offsets, or addresses in a process, ascending.
     pub(super) addresses: Vec<u64>,
 }
 
@@ -65,6 +65,13 @@ pub(super) enum Subject {
     DebugFile {
         /// The agent's number for the other file.
         slot: u32,
+    },
+    /// Code that was made at run time, by a perf map, which comes beside every question. The addresses are the process's.
+    PerfMap {
+        /// The first byte that is read; what comes before the next line feed is passed over unless it is the first of the file.
+        from: u64,
+        /// The first byte that is not read.
+        to: u64,
     },
     /// The unwind table of a file, which comes beside every question; no addresses.
     Table {

@@ -73,7 +73,7 @@ fn honest(request: &Request) -> Outcome {
 
 fn size(request: &Request) -> u64 {
     match request.subject {
-        Subject::Kernel | Subject::DebugFile { .. } => 0,
+        Subject::Kernel | Subject::DebugFile { .. } | Subject::PerfMap { .. } => 0,
         Subject::File { size, .. } | Subject::Table { size, .. } => size,
     }
 }
@@ -395,7 +395,7 @@ fn rows(pages: &[u32], next: Option<u32>) -> Outcome {
 fn from(request: &Request) -> Option<u32> {
     match request.subject {
         Subject::Table { from, .. } => Some(from),
-        Subject::Kernel | Subject::File { .. } | Subject::DebugFile { .. } => None,
+        Subject::Kernel | Subject::File { .. } | Subject::PerfMap { .. } | Subject::DebugFile { .. } => None,
     }
 }
 
@@ -469,4 +469,93 @@ fn a_table_that_makes_no_sense_is_none_and_names_are_still_found() {
     let known = module(1, 10);
     assert_eq!(symbolizer.table(&known), Err(NoTable::NotNow));
     assert_eq!(named(&mut symbolizer, vec![at(&known, 7)]), ["f7"]);
+}
+
+/// A perf map that a test writes itself.
+fn perf_map(id: u32, file: &File) -> Arc<Module> {
+    let file = Some(file.try_clone().unwrap().into());
+    Arc::new(Module {
+        kind: ModuleKind::PerfMap,
+        identity: None,
+        file,
+        ..Arc::into_inner(module(id, 1)).unwrap()
+    })
+}
+
+/// Every even address has a name, with the size of the map.
+fn of_even_addresses(request: &Request, _: usize) -> Deed {
+    let Subject::PerfMap { from: 0, to } = request.subject else {
+        return Deed::Answer(Outcome::Refused(Refusal::Nonsense));
+    };
+    let mut names = Named { strings: vec![String::new()], ..Named::default() };
+    for address in &request.addresses {
+        names.strings.push(format!("f{address}@{to}"));
+        let name = u32::try_from(names.strings.len() - 1).unwrap();
+        let place = Place { name, file: 0, line: 0 };
+        names.found.push(if address % 2 == 0 { Found::Named(vec![place]) } else { Found::Nothing });
+    }
+    Deed::Answer(Outcome::Names(names))
+}
+
+#[test]
+fn code_made_at_run_time_is_named_by_its_process_and_what_has_no_name_says_what_it_is() {
+    let (mut symbolizer, ..) = symbolizer(Config::default(), of_even_addresses);
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(10).unwrap();
+    let map = perf_map(1, &file);
+    let mut batch = symbolizer.name(batch(vec![at(&map, 2), at(&map, 3), at(&map, 5), at(&map, 4)]));
+    let functions = batch.traces.remove(0).functions;
+    let shown: Vec<_> = functions.iter().map(|f| (&*f.name, &*f.module, f.known)).collect();
+    let nothing = Known::Nothing(Reason::AnonymousMapping);
+    assert_eq!(
+        shown,
+        [("f2@10", "[jit]", Known::Name), ("[anonymous code]", "", nothing), ("f4@10", "[jit]", Known::Name)]
+    );
+}
+
+#[test]
+fn a_map_is_read_again_when_it_has_changed_and_not_before() {
+    let (mut symbolizer, _, meters) = symbolizer(Config::default(), of_even_addresses);
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(10).unwrap();
+    let map = perf_map(1, &file);
+    for _ in 0..3 {
+        assert_eq!(named(&mut symbolizer, vec![at(&map, 2)]), ["f2@10"]);
+    }
+    check(&meters, "profiler_perf_maps_read_bytes_total 10");
+    file.set_len(20).unwrap();
+    assert_eq!(named(&mut symbolizer, vec![at(&map, 2)]), ["f2@20"]);
+    file.set_len(5).unwrap();
+    assert_eq!(named(&mut symbolizer, vec![at(&map, 2)]), ["f2@5"]);
+    check(&meters, "profiler_perf_maps_read_bytes_total 35");
+}
+
+#[test]
+fn the_same_address_in_two_processes_is_two_functions() {
+    let (mut symbolizer, ..) = symbolizer(Config::default(), of_even_addresses);
+    let (one, other) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    one.set_len(10).unwrap();
+    other.set_len(11).unwrap();
+    let frames = vec![at(&perf_map(1, &one), 2), at(&perf_map(2, &other), 2)];
+    assert_eq!(named(&mut symbolizer, frames), ["f2@10", "f2@11"]);
+}
+
+#[test]
+fn a_map_without_an_end_costs_what_it_may() {
+    let (mut symbolizer, _, meters) = symbolizer(Config::default(), |request, before| {
+        let Subject::PerfMap { from, to } = &request.subject else { return Deed::Die };
+        assert_eq!(to - from, 64 << 20);
+        let (id, addresses) = (request.id, request.addresses.clone());
+        of_even_addresses(&Request { id, subject: Subject::PerfMap { from: 0, to: 7 }, addresses }, before)
+    });
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(1 << 40).unwrap();
+    let maps: Vec<_> = (1..=6).map(|id| perf_map(id, &file)).collect();
+    let names = named(&mut symbolizer, maps.iter().map(|map| at(map, 2)).collect());
+    assert_eq!(names, ["f2@7", "f2@7", "f2@7", "f2@7", "[anonymous code]"]);
+    check(&meters, "profiler_perf_maps_read_bytes_total 268435456");
+    check(&meters, r#"profiler_perf_maps_over_max_total{what="map"} 4"#);
+    check(&meters, r#"profiler_perf_maps_over_max_total{what="batch"} 2"#);
+    // The next batch has its own share.
+    assert_eq!(named(&mut symbolizer, vec![at(&maps[5], 2)]), ["f2@7"]);
 }

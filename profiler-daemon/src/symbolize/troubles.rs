@@ -14,6 +14,8 @@ pub(super) enum Subjected {
     Kernel,
     File(FileIdentity),
     Table(FileIdentity),
+    /// By the number of its module.
+    PerfMap(u32),
 }
 
 /// How often each subject ended a namer, oldest first. Forgotten after a while: a namer may have been ended by

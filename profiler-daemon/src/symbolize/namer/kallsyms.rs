@@ -9,6 +9,8 @@
 
 use std::io::{self, Read};
 
+use super::lines::{each_line, hexadecimal};
+
 /// Symbols of code, by address.
 #[derive(Debug, Default)]
 pub(super) struct Kallsyms {
@@ -36,31 +38,9 @@ const REACH_MAX: u64 = 256 << 10;
 impl Kallsyms {
     /// Reads all of `kallsyms`. Lines that make no sense are passed over; where the kernel hides its addresses
     /// they are all zero, and nothing is known.
-    pub(super) fn read(mut kallsyms: impl Read) -> io::Result<Self> {
+    pub(super) fn read(kallsyms: impl Read) -> io::Result<Self> {
         let mut table = Self::default();
-        let mut buffer = vec![0; 64 << 10];
-        let mut filled = 0;
-        loop {
-            let more = match kallsyms.read(&mut buffer[filled..]) {
-                Err(again) if again.kind() == io::ErrorKind::Interrupted => continue,
-                more => more?,
-            };
-            filled += more;
-            let mut start = 0;
-            while let Some(length) = buffer[start..filled].iter().position(|&byte| byte == b'\n') {
-                table.line(&buffer[start..start + length]);
-                start += length + 1;
-            }
-            if more == 0 {
-                table.line(&buffer[start..filled]);
-                break;
-            }
-            if start == 0 && filled == buffer.len() {
-                start = filled; // a line longer than the buffer is none of the kernel's
-            }
-            buffer.copy_within(start..filled, 0);
-            filled -= start;
-        }
+        each_line(kallsyms, |_, line| table.line(line))?;
         // Stable: of equal rank the one stays that the kernel names first.
         table.symbols.sort_by_key(|symbol| (symbol.address, symbol.rank));
         table.symbols.dedup_by_key(|symbol| symbol.address);
@@ -119,13 +99,6 @@ impl Kallsyms {
         self.names.extend_from_slice(name);
         self.names.push(b'\n');
     }
-}
-
-fn hexadecimal(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() || digits.len() > 16 {
-        return None;
-    }
-    digits.iter().try_fold(0, |value, &digit| Some(value << 4 | u64::from(char::from(digit).to_digit(16)?)))
 }
 
 #[cfg(test)]

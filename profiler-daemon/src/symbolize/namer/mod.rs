@@ -8,8 +8,10 @@
 mod elf;
 mod go;
 mod kallsyms;
+mod lines;
 mod modules;
 mod pclntab;
+mod perf_map;
 mod rows;
 
 use std::fs::File;
@@ -22,6 +24,7 @@ use rustix::time::{ClockId, clock_gettime};
 pub use self::go::go_names_of;
 use self::kallsyms::Kallsyms;
 use self::modules::{Modules, Writer, is_still};
+pub use self::perf_map::perf_map_names_of;
 pub(super) use self::rows::{Builder as TableBuilder, TABLES_VERSION, keeps_frames};
 use super::protocol::{
     ADDRESSES_MAX, ANSWER_BYTES_MAX, Answer, Found, Names, Outcome, Place, REQUEST_BYTES_MAX, Refusal,
@@ -85,6 +88,10 @@ impl Namer {
             }
             Subject::DebugFile { slot } => {
                 self.modules.take(slot, file.ok_or(Refusal::Nonsense)?).map(Outcome::Taken)
+            }
+            Subject::PerfMap { from, to } => {
+                let file = File::from(file.ok_or(Refusal::Nonsense)?);
+                perf_map::names(&file, from..to, addresses).map(Outcome::Names)
             }
             Subject::Table { slot, size, from } => {
                 let file = File::from(file.ok_or(Refusal::Nonsense)?);

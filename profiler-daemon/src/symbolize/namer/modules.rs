@@ -264,7 +264,7 @@ pub(super) struct Writer {
 
 impl Writer {
     /// False when an answer of hostile length has to end; what follows has no name then.
-    fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         self.bytes < ANSWER_BYTES_MAX - (INLINED_MAX + 1) * 2 * NAME_BYTES_MAX - (64 << 10)
     }
 

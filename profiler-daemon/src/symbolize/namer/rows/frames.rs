@@ -172,10 +172,12 @@ where
     let encoding = function.cie().encoding();
     let mut rows = function.rows(section, bases, context).map_err(|_| None)?;
     let mut end = None;
+    let mut before = None;
     for _ in 0..RULES_MAX {
         match rows.next_row() {
             Ok(Some(row)) => {
-                let rule = if signal { Rule::Signal } else { rule(section, encoding, row) };
+                let rule = if signal { Rule::Signal } else { rule(section, encoding, row, before) };
+                before = lasting(row, rule);
                 rules.push((row.start_address(), rule));
                 end = Some(row.end_address());
             }
@@ -186,8 +188,13 @@ where
     Err(end)
 }
 
-/// What a row of the table says, in our words.
-fn rule<'a, S>(section: &S, encoding: gimli::Encoding, row: &UnwindTableRow<usize>) -> Rule
+/// What a row of the table says, in our words. `before` is where the row before has the frame, if it is there still.
+fn rule<'a, S>(
+    section: &S,
+    encoding: gimli::Encoding,
+    row: &UnwindTableRow<usize>,
+    before: Option<Cfa>,
+) -> Rule
 where
     S: UnwindSection<Bytes<'a>>,
 {
@@ -217,7 +224,7 @@ where
             i32::try_from(*offset).ok().and_then(|offset| match *register {
                 RSP => Some(Cfa::Rsp(offset)),
                 RBP => Some(Cfa::Rbp(offset)),
-                _ => None,
+                _ => by_another(row, offset, before),
             })
         }
         CfaRule::Expression(expression) => {
@@ -232,6 +239,46 @@ where
         (Some(cfa), Some(rbp)) => Rule::Frame { cfa, rbp },
         _ => Rule::Invalid,
     }
+}
+
+/// Where the frame is of which another register than rsp and rbp, that no walk carries, has the address, less `offset` bytes.
+///
+/// Assembly that moves rsp as it likes says so, row by row, of a register that points to the return address. It begins with a copy of
+/// rsp and pushes registers: a row of one push has rsp where the last of them lies. And it ends by taking the frame's address from where
+/// it was into a register, from which it restores the others: where it was it is still, for rsp moves last of all. What
+/// compilers write to align a frame looks alike, but for a register that points above the return address.
+fn by_another(row: &UnwindTableRow<usize>, offset: i32, before: Option<Cfa>) -> Option<Cfa> {
+    if offset != 8 {
+        return None;
+    }
+    if is_one_push(row) {
+        let saved = row.registers().map(|(_, rule)| match rule {
+            RegisterRule::Offset(above) => Some(*above),
+            _ => None,
+        });
+        let lowest = saved.min()??; // none is less than some
+        return Some(Cfa::Rsp(i32::try_from(-lowest).ok()?));
+    }
+    match before? {
+        Cfa::AtRsp(inner, outer) => Some(Cfa::AtRsp(inner, outer)),
+        // Far below: the register is no copy of rsp, which is to leave it.
+        Cfa::Rsp(above) if above > 8 => Some(Cfa::Rsp(above)),
+        // What it was below may be gone by now.
+        Cfa::Rsp(_) | Cfa::Rbp(_) | Cfa::AtRbp(..) => None,
+    }
+}
+
+/// Where `row` has the frame, if that stays true when a register takes it from there: not after a push, which another may follow.
+fn lasting(row: &UnwindTableRow<usize>, rule: Rule) -> Option<Cfa> {
+    let Rule::Frame { cfa, .. } = rule else { return None };
+    let by_another =
+        matches!(row.cfa(), CfaRule::RegisterAndOffset { register, .. } if !matches!(*register, RSP | RBP));
+    (!(by_another && is_one_push(row))).then_some(cfa)
+}
+
+/// Whether `row` is no longer than a push.
+fn is_one_push(row: &UnwindTableRow<usize>) -> bool {
+    row.end_address().saturating_sub(row.start_address()) <= 2
 }
 
 fn operations<'a, S>(

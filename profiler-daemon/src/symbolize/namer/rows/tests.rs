@@ -117,12 +117,43 @@ fn evaluate(expression: Expression<Bytes<'_>>, encoding: gimli::Encoding, regs: 
     }
 }
 
-/// What gimli makes of a row.
+/// Where gimli finds the frame of a row; `before` is where it was in the row before, if it is there still.
+fn frame(
+    section: &EhFrame<Bytes<'_>>,
+    encoding: gimli::Encoding,
+    row: &UnwindTableRow<usize>,
+    regs: Regs,
+    before: Option<u64>,
+) -> Option<u64> {
+    match row.cfa() {
+        CfaRule::RegisterAndOffset { register: Register(6), offset } => {
+            Some(regs.fp.wrapping_add_signed(*offset))
+        }
+        CfaRule::RegisterAndOffset { register: Register(7), offset } => {
+            Some(regs.sp.wrapping_add_signed(*offset))
+        }
+        CfaRule::RegisterAndOffset { offset: 8, .. } if row.end_address() - row.start_address() <= 2 => {
+            // One push: rsp is at what was pushed before it.
+            let mut lowest = 0;
+            for (_, rule) in row.registers() {
+                let RegisterRule::Offset(above) = rule else { return None };
+                lowest = lowest.min(*above);
+            }
+            Some(regs.sp.wrapping_add_signed(-lowest))
+        }
+        CfaRule::RegisterAndOffset { offset: 8, .. } => before.filter(|before| *before > regs.sp + 8),
+        CfaRule::RegisterAndOffset { .. } => None,
+        CfaRule::Expression(expression) => evaluate(expression.get(section).unwrap(), encoding, regs),
+    }
+}
+
+/// What gimli makes of a row, whose frame is at `cfa`.
 fn expect(
     section: &EhFrame<Bytes<'_>>,
     encoding: gimli::Encoding,
     row: &UnwindTableRow<usize>,
     regs: Regs,
+    cfa: Option<u64>,
 ) -> Result<Regs, End> {
     let value = |register: u16| match register {
         6 => Some(regs.fp),
@@ -133,12 +164,6 @@ fn expect(
     if ra == RegisterRule::Undefined {
         return Err(End::Root);
     }
-    let cfa = match row.cfa() {
-        CfaRule::RegisterAndOffset { register, offset } => {
-            value(register.0).map(|value| value.wrapping_add_signed(*offset))
-        }
-        CfaRule::Expression(expression) => evaluate(expression.get(section).unwrap(), encoding, regs),
-    };
     let Some(cfa) = cfa else { return Err(End::Invalid) };
     let restore = |register: u16| match row.register(Register(register)) {
         None | Some(RegisterRule::Undefined | RegisterRule::SameValue) => value(register),
@@ -216,7 +241,9 @@ fn compare(path: &Path, file: &File) -> Option<Compared> {
         }
         let encoding = function.cie().encoding();
         let mut rows = function.rows(&section, &bases, &mut context).unwrap();
+        let mut before = None;
         while let Ok(Some(row)) = rows.next_row() {
+            let place = |regs| frame(&section, encoding, row, regs, before);
             for at in [row.start_address(), row.end_address() - 1] {
                 let Some(offset) = offset_of(at).filter(|_| row.start_address() < row.end_address()) else {
                     continue;
@@ -224,7 +251,7 @@ fn compare(path: &Path, file: &File) -> Option<Compared> {
                 let regs = Regs { ip: BASE + offset, sp: STACK, fp: STACK + 0x8000 };
                 let regs = Regs { ip: regs.ip & !15 | at & 15, ..regs };
                 assert_eq!(regs.ip & 15, offset & 15, "a page is a page");
-                let mut expected = expect(&section, encoding, row, regs);
+                let mut expected = expect(&section, encoding, row, regs, place(regs));
                 if (begin..end).contains(&entry) && segments.iter().any(|s| s.kind == Segment::INTERPRETER) {
                     expected = Err(End::Root);
                 }
@@ -238,6 +265,18 @@ fn compare(path: &Path, file: &File) -> Option<Compared> {
                 compared.roots += u64::from(got == Err(End::Root));
                 compared.signals += u64::from(function.is_signal_trampoline());
             }
+            // After a push there may be another; and rbp is what a function restores.
+            let is_lasting = match row.cfa() {
+                CfaRule::RegisterAndOffset { register: Register(7), .. } => true,
+                CfaRule::RegisterAndOffset { register: Register(6), .. } => false,
+                CfaRule::RegisterAndOffset { .. } => row.end_address() - row.start_address() > 2,
+                CfaRule::Expression(expression) => {
+                    let moved = Regs { ip: 0, sp: STACK, fp: 0 };
+                    evaluate(expression.get(&section).unwrap(), encoding, moved)
+                        == place(Regs { ip: 0, sp: STACK, fp: STACK + 0x8000 })
+                }
+            };
+            before = place(Regs { ip: 0, sp: STACK, fp: STACK + 0x8000 }).filter(|_| is_lasting);
         }
     }
     Some(compared)
