@@ -24,3 +24,4 @@ pub mod server;
 pub mod socket;
 pub mod symbolize;
 pub mod time;
+pub mod token;

@@ -11,7 +11,7 @@ const DAEMON: &str = "profiler-daemon/src/";
 /// Modules that know every room, and that no room may know.
 const KNOW_ALL: [&str; 5] = ["app", "cli", "config", "lib", "main"];
 /// Modules that know nobody.
-const GROUND_FLOOR: [&str; 5] = ["time", "meters", "procfs", "pprof", "socket"];
+const GROUND_FLOOR: [&str; 6] = ["time", "meters", "procfs", "pprof", "socket", "token"];
 /// The corridor and the rooms, each with what it may name beside itself.
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("model", &["time"]),
@@ -23,10 +23,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("encode", ROOM),
     ("children", ROOM),
     ("deliver", ROOM),
-    ("admin", ROOM),
+    ("admin", &["meters", "token"]),
     ("govern", ROOM),
     ("doctor", ROOM_WITH_DELIVER),
-    ("server", &["pprof", "meters", "time"]),
+    ("server", &["pprof", "meters", "time", "token"]),
 ];
 const ROOM: &[&str] = &["model", "time", "meters", "procfs", "pprof", "socket"];
 // What the pusher would do with a server is asked of the pusher's own rules.
