@@ -20,6 +20,7 @@ pub mod model;
 pub mod pprof;
 pub mod processes;
 pub mod procfs;
+pub mod querier;
 pub mod server;
 pub mod socket;
 pub mod symbolize;

@@ -63,7 +63,7 @@ impl Token {
         if status.is_file() && status.permissions().mode() & 0o007 != 0 {
             return Err(format!(
                 "{shown} may be read or written by everybody (mode {:o}), so it keeps nobody out: chmod 640 {shown}",
-                status.mode() & 0o777
+                status.permissions().mode() & 0o777
             ));
         }
         let mut text = String::new();

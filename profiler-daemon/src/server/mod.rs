@@ -370,7 +370,7 @@ impl Server {
             return Ok(self.ingest(&head, body).await);
         }
         if head.method != Method::GET && head.method != Method::HEAD {
-            let known = matches!(head.uri.path(), "/ready" | "/metrics" | "/" | query::render::PATH);
+            let known = matches!(path, "/ready" | "/metrics" | "/") || query::render::knows(path);
             return Ok(if known {
                 method_not_allowed("GET, HEAD")
             } else {
@@ -380,11 +380,11 @@ impl Server {
         Ok(match head.uri.path() {
             "/ready" => plain(StatusCode::OK, "ready"),
             "/metrics" => web::text(StatusCode::OK, CONTENT_TYPE, self.meters.all.render()),
-            query::render::PATH => {
+            path if query::render::knows(path) => {
                 let _turn = self.turn().await;
                 let parameters = Query::<HashMap<String, String>>::try_from_uri(&head.uri);
                 let parameters = parameters.map(|Query(parameters)| parameters).unwrap_or_default();
-                let answer = query::render::answer(&parameters, WallNs::now(), &self.store.borrow());
+                let answer = query::render::answer(path, &parameters, WallNs::now(), &self.store.borrow());
                 let answer = answer.map(|answer| json(StatusCode::OK, answer));
                 let answer = answer.unwrap_or_else(|refusal| refused(&refusal));
                 web::compressed(answer, &head.headers).await

@@ -18,7 +18,6 @@ use crate::time::{WallNs, Window};
 pub(super) mod api;
 mod flamegraph;
 mod merged;
-mod messages;
 mod pprof_json;
 pub(super) mod render;
 mod selector;
