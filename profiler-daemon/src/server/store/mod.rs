@@ -9,6 +9,7 @@
 //! Nothing here runs by itself: what is too old goes when someone pushes or asks.
 
 mod batch;
+mod blob;
 mod folder;
 mod history;
 mod journal;
