@@ -27,6 +27,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("govern", ROOM),
     ("doctor", ROOM_WITH_DELIVER),
     ("querier", &["pprof"]),
+    ("query", &["pprof", "time", "querier", "deliver"]),
     ("server", &["pprof", "meters", "time", "querier", "token"]),
 ];
 const ROOM: &[&str] = &["model", "time", "meters", "procfs", "pprof", "socket"];
