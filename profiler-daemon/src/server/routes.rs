@@ -271,7 +271,10 @@ impl Server {
     /// room for the answer to the one before.
     async fn in_turn(&self, answer: impl Future<Output = Answer>) -> Answer {
         let _turn = self.turns.acquire().await.expect("turns are never closed");
-        self.answers.take(answer.await).await
+        let answer = answer.await;
+        // Sockets are looked at before the next one begins: else a crowd that asks is served before who pushes is heard.
+        tokio::task::yield_now().await;
+        self.answers.take(answer).await
     }
 
     /// Answers a question of the page, unless it knows the answer.
