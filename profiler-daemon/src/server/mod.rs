@@ -7,6 +7,8 @@
 mod connect;
 mod connection;
 mod door;
+#[doc(hidden)]
+pub mod foreign;
 mod ingest;
 mod meters;
 mod page;

@@ -23,7 +23,7 @@ pub(super) mod render;
 mod selector;
 
 pub(super) use flamegraph::flamegraph;
-pub(super) use selector::Matcher;
+pub(super) use selector::{Matcher, parse as selector};
 
 /// What a question may ask for.
 #[derive(Debug, Default, Deserialize)]
