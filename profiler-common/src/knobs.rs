@@ -35,16 +35,15 @@ pub const SETTINGS_MAGIC: u64 = 0x7265_6c69_666f_7270;
 
 /// What one processor counted since the programs were attached. Monotonic; user space takes differences.
 ///
-/// A tick that never ran a program shows in the event's own counter (`bpf_perf_prog_read_value`), which keeps
-/// counting. What the processor did at that moment nobody knows; the next sample is the best witness there is: a
+/// A tick that never ran a program shows in the time between two that did. What the processor did at that moment nobody knows; the next sample is the best witness there is: a
 /// virtual machine's halted processor is woken late and found idle, one that was taken away is found busy.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Programs run.
     pub runs: u64,
-    /// The event's own counter at the last run, nanoseconds for a clock.
-    pub event_count: u64,
+    /// When a program last ran: `CLOCK_MONOTONIC`, nanoseconds.
+    pub last_run: u64,
     /// Samples of the idle task, dropped.
     pub idle: u64,
     /// Ticks that ran no program, next to a sample of the idle task.
@@ -68,7 +67,7 @@ pub struct Counters {
     /// Samples that did not, because the ring was filling.
     pub stacks_no_room: u64,
 }
-wire!(Counters: 104 bytes, runs @ 0, event_count @ 8, idle @ 16, skipped_idle @ 24, skipped_busy @ 32, sent @ 40,
+wire!(Counters: 104 bytes, runs @ 0, last_run @ 8, idle @ 16, skipped_idle @ 24, skipped_busy @ 32, sent @ 40,
     ring_full @ 48, no_scratch @ 56, no_kernel_stack @ 64,
     was_idle @ 72, stacks @ 80, stacks_over_rate @ 88, stacks_no_room @ 96);
 
@@ -80,7 +79,7 @@ impl Counters {
     pub const fn from_words(words: [u64; Self::WORDS]) -> Self {
         let [
             runs,
-            event_count,
+            last_run,
             idle,
             skipped_idle,
             skipped_busy,
@@ -95,7 +94,7 @@ impl Counters {
         ] = words;
         Self {
             runs,
-            event_count,
+            last_run,
             idle,
             skipped_idle,
             skipped_busy,

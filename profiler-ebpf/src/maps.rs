@@ -52,13 +52,11 @@ pub const FRAME_WORDS: usize = 1024;
 /// Keeps an index inside [`Scratch::frames`].
 pub const FRAME_MASK: usize = FRAME_WORDS - 1;
 
-/// A record under construction (`header` and `frames` lie as they will in the ring), and the walk's state.
+/// The walk's state, and a record under construction (`header`, `frames` and `stack` lie as they will in the ring). What every sample
+/// touches lies together: at 99 Hz each page of it is one that the processor has to look for again.
 #[repr(C)]
 pub struct Scratch {
-    pub header: SampleHeader,
-    pub frames: [u64; FRAME_WORDS],
-    /// Room for a stack behind the frames, which may be as many as they are.
-    pub stack: [u64; STACK_REGS_WORDS + STACK_WORDS_MAX],
+    /// Its window comes first, its state last.
     pub walk: Walk,
     /// The registers the walk began with.
     pub begun: Regs,
@@ -68,4 +66,8 @@ pub struct Scratch {
     pub ended: u64,
     /// When a sample last woke the reader because it wants tables.
     pub wanted: u64,
+    pub header: SampleHeader,
+    pub frames: [u64; FRAME_WORDS],
+    /// Room for a stack behind the frames, which may be as many as they are.
+    pub stack: [u64; STACK_REGS_WORDS + STACK_WORDS_MAX],
 }

@@ -22,7 +22,7 @@ pub(crate) struct Options {
 }
 
 const NAME: &str = "profiler-daemon";
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 const NEEDS: [host::Need; 2] = [
     host::Need { program: "dpkg-deb", package: "dpkg", purpose: "Debian packages" },
     host::Need { program: "tar", package: "tar", purpose: "archives" },
@@ -56,22 +56,34 @@ fn make(binary: &Path, folder: &Path) -> Result<Vec<PathBuf>> {
     tar.arg(format!("--transform=s,^\\.,{whole},")).arg("--file").arg(&archive);
     host::run(tar.arg("--directory").arg(&tree).arg("."))?;
 
-    control(&tree)?;
-    let package = folder.join(format!("{NAME}_{VERSION}_{}.deb", architecture()));
-    host::run(Command::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(&tree).arg(&package))?;
-    fs::remove_dir_all(&tree)?;
-
+    let package = packed(&tree, folder, VERSION)?;
     let sums = folder.join("SHA256SUMS");
     fs::write(&sums, checksums(&[&archive, &package])?)?;
     Ok(vec![archive, package, sums])
 }
 
+/// Makes `binary` a Debian package of that version in `folder`. Its path.
+pub(crate) fn package(binary: &Path, folder: &Path, version: &str) -> Result<PathBuf> {
+    let tree = folder.join("tree");
+    install::files(binary, &tree)?;
+    packed(&tree, folder, version)
+}
+
+/// Makes the files in `tree` a Debian package in `folder`, and removes them. Its path.
+fn packed(tree: &Path, folder: &Path, version: &str) -> Result<PathBuf> {
+    control(tree, version)?;
+    let package = folder.join(format!("{NAME}_{version}_{}.deb", architecture()));
+    host::run(Command::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(tree).arg(&package))?;
+    fs::remove_dir_all(tree)?;
+    Ok(package)
+}
+
 /// What a Debian package is beside its files.
-fn control(tree: &Path) -> Result<()> {
+fn control(tree: &Path, version: &str) -> Result<()> {
     let folder = tree.join("DEBIAN");
     fs::create_dir(&folder)?;
     let control = format!(
-        "Package: {NAME}\nVersion: {VERSION}\nArchitecture: {}\nMaintainer: The authors of {NAME} <root@localhost>\n\
+        "Package: {NAME}\nVersion: {version}\nArchitecture: {}\nMaintainer: The authors of {NAME} <root@localhost>\n\
          Depends: libc6 (>= 2.34), systemd\nRecommends: ca-certificates\nSection: admin\nPriority: optional\n\
          Description: system-wide CPU profiler that may be left on\n \
          Samples the stacks of every process by eBPF and pushes them to a Pyroscope server, or shows them by itself.\n",

@@ -36,9 +36,10 @@ pub(crate) struct Removal {
 pub(crate) const BINARY: &str = "usr/bin/profiler-daemon";
 pub(crate) const CONFIGURATION: &str = "etc/profiler-daemon/profiler.toml";
 /// Files of the folder `packaging`.
-const PACKAGED: [(&str, &str); 2] = [
+const PACKAGED: [(&str, &str); 3] = [
     ("profiler-daemon.service", "usr/lib/systemd/system/profiler-daemon.service"),
     ("profiler-daemon.sysusers", "usr/lib/sysusers.d/profiler-daemon.conf"),
+    ("profiler-daemon.sysctl", "usr/lib/sysctl.d/10-profiler-daemon.conf"),
 ];
 /// Files that the binary prints, and the words that ask for them.
 const PRINTED: [(&[&str], &str); 4] = [
@@ -63,9 +64,18 @@ pub(crate) fn install(options: &Options) -> Result<()> {
     if options.root == Path::new("/") {
         // The user that the unit names; systemd makes the folders.
         host::run(Command::new("systemd-sysusers").arg(format!("/{}", PACKAGED[1].1)))?;
+        if perf_is_for_administrators() {
+            host::run(Command::new("/lib/systemd/systemd-sysctl").arg(format!("/{}", PACKAGED[2].1)))?;
+        }
         println!("\nstart it with: systemctl daemon-reload && systemctl enable --now profiler-daemon");
     }
     Ok(())
+}
+
+/// Whether this kernel asks for more than CAP_PERFMON, as Debian's and Ubuntu's do unless they are told otherwise.
+fn perf_is_for_administrators() -> bool {
+    let level = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
+    level.trim().parse::<i32>().is_ok_and(|level| level > 2)
 }
 
 /// Puts every file in its place below `root`. Those that were written.

@@ -11,12 +11,14 @@ mod bench;
 mod build_ebpf;
 mod build_ui;
 mod dist;
+mod emulator;
 mod fuzz;
 mod host;
 mod install;
 mod kernels;
 mod run;
 mod test;
+mod vm;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "What a developer of profiler-daemon does", max_term_width = 100)]
@@ -45,6 +47,8 @@ enum Verb {
     Bench(bench::Options),
     /// Boot other kernels in an emulator and profile there: minutes per kernel, not part of `test`
     Kernels(kernels::Options),
+    /// Boot a Debian with systemd in an emulator, and live through the package's life there: a quarter of an hour, not part of `test`
+    Vm(vm::Options),
     /// Install the daemon as a service of this machine, or below a folder
     Install(install::Options),
     /// Remove what `install` installed
@@ -62,6 +66,7 @@ fn main() -> ExitCode {
         Verb::Fuzz(options) => fuzz::run(&options),
         Verb::Bench(options) => bench::run(&options),
         Verb::Kernels(options) => kernels::run(&options),
+        Verb::Vm(options) => vm::run(&options),
         Verb::Install(options) => install::install(&options),
         Verb::Uninstall(removal) => install::uninstall(&removal),
         Verb::Dist(options) => dist::run(&options),

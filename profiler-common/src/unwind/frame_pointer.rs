@@ -3,19 +3,16 @@
 //! Both x86_64 and aarch64 lay a frame record down as two words, the caller's frame pointer and the return
 //! address, with the frame pointer at the first.
 
-use super::walk::{Walk, Window};
-use super::{End, Regs};
+use super::End;
+use super::walk::{CONTINUE, Walk};
 
-const RECORD_BYTES: u64 = 16;
+/// Bytes of a frame record: what the caller's frame lies above.
+pub(super) const RECORD_BYTES: u64 = 16;
 
 impl Walk {
-    /// Steps to the caller by frame pointer, whose record must not lie below `lowest`.
+    /// Whether the frame pointer may point to a record, which must not lie below `lowest`: [`CONTINUE`], or how the walk ends.
     #[inline(always)]
-    pub(super) fn by_pointer(
-        &mut self,
-        read: &mut impl FnMut(&mut Window, u64, u64) -> bool,
-        lowest: u64,
-    ) -> u32 {
+    pub(super) fn check_pointer(&self, lowest: u64) -> u32 {
         let fp = self.regs.fp;
         if fp == 0 {
             return End::Root as u32;
@@ -24,11 +21,7 @@ impl Walk {
         if fp & 7 != 0 || fp < lowest {
             return End::NoFrame as u32;
         }
-        if !self.hold(fp, fp.wrapping_add(8), read) {
-            return End::Fault as u32;
-        }
-        let (fp, ip, sp) = (self.held(fp), self.held(fp.wrapping_add(8)), fp.wrapping_add(RECORD_BYTES));
-        self.go(Regs { ip, sp, fp })
+        CONTINUE
     }
 }
 
@@ -36,7 +29,8 @@ impl Walk {
 mod tests {
     use super::*;
     use crate::limits::USER_FRAMES_MAX;
-    use crate::unwind::walk::CONTINUE;
+    use crate::unwind::Regs;
+    use crate::unwind::walk::Window;
     use std::vec::Vec;
 
     const BASE: u64 = 0x7ffc_0000_0000;

@@ -4,11 +4,13 @@
 //! and how it ended. A window of up to [`WINDOW_WORDS`] of the stack is read at once, where a frame lies, and again whenever
 //! the walk leaves it. Not here: the two kinds of steps (`cfi.rs`, `frame_pointer.rs`).
 
+use super::cfi::Words;
 use super::table::{COMING, KEEPS_FRAMES, Slab, WANTED};
 use super::{End, Regs};
-use crate::limits::WINDOW_WORDS;
+use crate::limits::{WINDOW_FIRST_WORDS, WINDOW_WORDS};
 
 const WINDOW_BYTES: u64 = (WINDOW_WORDS * 8) as u64;
+const WINDOW_FIRST_BYTES: u64 = (WINDOW_FIRST_WORDS * 8) as u64;
 const PAGE_BYTES: u64 = 4096;
 
 /// Words of the stack.
@@ -29,6 +31,7 @@ const INTERRUPTED: u64 = 2;
 #[repr(C)]
 #[derive(Debug)]
 pub struct Walk {
+    window: Window,
     /// The frame reached.
     pub regs: Regs,
     /// How it was reached: `INNERMOST`, `CALLED` or `INTERRUPTED`.
@@ -48,13 +51,15 @@ pub struct Walk {
     pub wants: u64,
     window_start: u64,
     window_bytes: u64,
-    window: Window,
+    /// Bytes that the next window has at most.
+    window_next: u64,
 }
 
 impl Walk {
     /// A walk by frame pointer that has read nothing yet.
     pub const fn new(regs: Regs) -> Self {
         Self {
+            window: [0; WINDOW_WORDS],
             regs,
             reached: INNERMOST,
             list: 0,
@@ -67,7 +72,7 @@ impl Walk {
             wants: 0,
             window_start: 0,
             window_bytes: 0,
-            window: [0; WINDOW_WORDS],
+            window_next: WINDOW_FIRST_BYTES,
         }
     }
 
@@ -83,6 +88,7 @@ impl Walk {
         self.wants = 0;
         self.window_start = 0;
         self.window_bytes = 0;
+        self.window_next = WINDOW_FIRST_BYTES;
     }
 
     /// The frame's address as it is to be recorded, before the next step: whoever reads it takes one from every address but
@@ -103,24 +109,27 @@ impl Walk {
         read: &mut impl FnMut(&mut Window, u64, u64) -> bool,
         slab: &impl Fn(u32) -> Option<&'a Slab>,
     ) -> u32 {
-        if self.mappings == 0 {
-            return self.by_pointer(read, self.regs.sp);
-        }
-        let at = self.instruction();
-        if at.wrapping_sub(self.start) >= self.bytes && !self.find_mapping(at, slab) {
-            // Code so new that the list does not have it may be running, but what was called from nowhere was not called.
-            self.wants |= COMING as u64;
-            return if self.reached == INNERMOST {
-                self.by_pointer(read, self.regs.sp)
+        let words = if self.mappings == 0 {
+            Words::POINTER
+        } else {
+            let at = self.instruction();
+            if at.wrapping_sub(self.start) >= self.bytes && !self.find_mapping(at, slab) {
+                // Code so new that the list does not have it may be running, but what was called from nowhere was not called.
+                self.wants |= COMING as u64;
+                if self.reached != INNERMOST {
+                    return End::NoMapping as u32;
+                }
+                Words::POINTER
             } else {
-                End::NoMapping as u32
-            };
-        }
-        self.wants |= (self.pages & (WANTED | COMING)) as u64;
-        if self.directory == 0 || (self.pages & KEEPS_FRAMES != 0 && self.reached == CALLED) {
-            return self.by_pointer(read, self.regs.sp);
-        }
-        self.by_table(at, read, slab)
+                self.wants |= (self.pages & (WANTED | COMING)) as u64;
+                if self.directory == 0 || (self.pages & KEEPS_FRAMES != 0 && self.reached == CALLED) {
+                    Words::POINTER
+                } else {
+                    self.find_rule(at, slab)
+                }
+            }
+        };
+        self.by_rule(words, read)
     }
 
     /// Where the mapping begins that the last step found its frame in.
@@ -179,7 +188,7 @@ impl Walk {
         }
         // What is needed may straddle two pages: both are stack then. What is more may not.
         let page = PAGE_BYTES - (low & (PAGE_BYTES - 1));
-        let bytes = if page > WINDOW_BYTES { WINDOW_BYTES } else { page };
+        let bytes = if page > self.window_next { self.window_next } else { page };
         let bytes = if bytes < least { least } else { bytes };
         if !read(&mut self.window, low, bytes) {
             self.window_bytes = 0;
@@ -187,6 +196,7 @@ impl Walk {
         }
         self.window_start = low;
         self.window_bytes = bytes;
+        self.window_next = WINDOW_BYTES;
         true
     }
 

@@ -57,7 +57,6 @@ impl Totals {
         let mut sum = Counters::default();
         for cpu in per_cpu {
             sum.runs += cpu.runs;
-            sum.event_count += cpu.event_count;
             sum.idle += cpu.idle;
             sum.skipped_idle += cpu.skipped_idle;
             sum.skipped_busy += cpu.skipped_busy;

@@ -24,6 +24,18 @@ pub enum AttachError {
         /// What was tried.
         what: String,
     },
+    /// The capabilities are there, and a distribution's kernel wants more of everybody.
+    #[error(
+        "not permitted to {what}: kernel.perf_event_paranoid is {level}, at which this kernel wants CAP_SYS_ADMIN in \
+         place of CAP_PERFMON: set it to 2, as kernels come (sysctl kernel.perf_event_paranoid=2, and in \
+         /etc/sysctl.d to keep it)"
+    )]
+    Paranoid {
+        /// What was tried.
+        what: String,
+        /// The setting.
+        level: i32,
+    },
     /// The kernel lacks something.
     #[error(
         "this kernel cannot {what}: Linux 5.15 or newer with BTF (CONFIG_DEBUG_INFO_BTF) is needed ({detail})"
@@ -68,7 +80,13 @@ impl AttachError {
     }
 
     pub(super) fn perf_event(cpu: u32) -> impl FnOnce(io::Error) -> Self {
-        move |error| Self::refused(format!("open a perf event on processor {cpu}"), &error, &error)
+        let what = format!("open a perf event on processor {cpu}");
+        move |error| match paranoid_level() {
+            Some(level) if error.raw_os_error() == Some(libc::EACCES) && is_privileged() => {
+                Self::Paranoid { what, level }
+            }
+            _ => Self::refused(what, &error, &error),
+        }
     }
 
     pub(super) fn program(name: &str) -> impl FnOnce(ProgramError) -> Self {
@@ -213,6 +231,14 @@ pub(super) fn tables(ebpf: &mut Ebpf, meters: &Meters) -> Result<Tables, AttachE
         });
     };
     Ok(Tables::new(slabs, processes, meters))
+}
+
+/// `kernel.perf_event_paranoid`, where it is above what kernels know: Debian's default is 3 and Ubuntu's 4, by a change of
+/// theirs that asks for CAP_SYS_ADMIN then.
+fn paranoid_level() -> Option<i32> {
+    const KNOWN_MAX: i32 = 2;
+    let text = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok()?;
+    text.trim().parse().ok().filter(|level| *level > KNOWN_MAX)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! `bench-kernel` (hidden): what one program of the object costs. For `cargo xtask bench`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -26,6 +27,9 @@ pub(super) struct Arguments {
     /// Walk by frame pointer alone
     #[arg(long, conflicts_with = "tables")]
     pointers: bool,
+    /// Load this eBPF object instead of the one that is built in, to compare two
+    #[arg(long, value_name = "FILE")]
+    object: Option<PathBuf>,
     /// Walk this process by unwind tables; may be given more than once
     #[arg(long, value_name = "PID")]
     tables: Vec<u32>,
@@ -37,6 +41,7 @@ pub(super) fn main(arguments: &Arguments) -> Result<ExitCode, Failure> {
         frequency_hz: arguments.frequency,
         bounded_loop: arguments.bounded_loop,
         tables: !arguments.pointers,
+        object: arguments.object.clone(),
         ..capture::Config::default()
     };
     let place = |tables: &mut capture::Tables| app::bench::place(&arguments.tables, tables);

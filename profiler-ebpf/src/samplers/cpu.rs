@@ -7,6 +7,7 @@ use core::mem::size_of;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, bpf_perf_event_value};
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_comm, bpf_get_smp_processor_id, bpf_get_stack, bpf_ktime_get_ns,
     bpf_perf_prog_read_value, bpf_ringbuf_output,
@@ -30,27 +31,12 @@ pub fn sample(context: &PerfEventContext) {
     // SAFETY: the value is this processor's, and nothing else runs on it while a program does.
     let counters = unsafe { &mut *counters };
     counters.runs += 1;
-    let mut value = bpf_perf_event_value { counter: 0, enabled: 0, running: 0 };
-    // SAFETY: `value` is as large as said.
-    let read = unsafe {
-        bpf_perf_prog_read_value(context.ctx, &raw mut value, size_of::<bpf_perf_event_value>() as u32)
-    };
-    let mut skipped = 0;
-    if read == 0 {
-        // Rounded, for a tick comes a little late or early: one period since the last run means none was skipped.
-        let period = SETTINGS.load().period_ns;
-        // A processor that came back has a new event, which counts from zero again.
-        let last = if value.counter < counters.event_count { value.counter } else { counters.event_count };
-        let passed = (value.counter - last).wrapping_add(period / 2);
-        // (A plain division would bring a panic along, which has no place here.)
-        if let Some(periods) = passed.checked_div(period)
-            && periods > 1
-        {
-            skipped = periods - 1;
-        }
-        counters.event_count = value.counter;
-    }
-    let tgid = context.tgid();
+    // SAFETY: a helper without preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let skipped = skipped(context, now.wrapping_sub(counters.last_run));
+    counters.last_run = now;
+    let task = bpf_get_current_pid_tgid();
+    let tgid = (task >> 32) as u32;
     if tgid == 0 {
         counters.idle += 1;
         counters.skipped_idle += skipped;
@@ -91,9 +77,9 @@ pub fn sample(context: &PerfEventContext) {
     scratch.words = kernel_frames as u64;
     scratch.ended = End::NoUser as u64;
     scratch.walk.wants = 0;
-    scratch.header.time = unsafe { bpf_ktime_get_ns() };
+    scratch.header.time = now;
     scratch.header.tgid = tgid;
-    scratch.header.tid = context.pid();
+    scratch.header.tid = task as u32;
     scratch.header.cpu = unsafe { bpf_get_smp_processor_id() } as u16;
     scratch.header.kernel_frames = kernel_frames as u16;
     // SAFETY: `comm` is as long as said. It cannot fail: the current task has a name.
@@ -103,6 +89,34 @@ pub fn sample(context: &PerfEventContext) {
         walk::user(context, scratch, user, tgid, CHAIN_CPU);
     }
     send(context, counters, scratch);
+}
+
+/// Ticks that ran no program, when the last that did was `passed` nanoseconds ago.
+///
+/// The event's own counter is asked only when it may say less: one that was made since, because its processor was away, did
+/// not tick until then.
+#[inline(always)]
+fn skipped(context: &PerfEventContext, passed: u64) -> u64 {
+    let period = SETTINGS.load().period_ns;
+    // A tick comes a little late or early: one period and a half since the last run means that one was skipped.
+    let late = period / 2;
+    if passed < period + late {
+        return 0;
+    }
+    let mut value = bpf_perf_event_value { counter: 0, enabled: 0, running: 0 };
+    // SAFETY: `value` is as large as said.
+    let refused = unsafe {
+        bpf_perf_prog_read_value(context.ctx, &raw mut value, size_of::<bpf_perf_event_value>() as u32)
+    };
+    if refused != 0 {
+        return 0;
+    }
+    let ticking = if value.counter < passed { value.counter } else { passed };
+    // (A plain division would bring a panic along, which has no place here.)
+    match ticking.wrapping_add(late).checked_div(period) {
+        Some(periods) if periods > 1 => periods - 1,
+        Some(_) | None => 0,
+    }
 }
 
 /// The next part of a walk that one program could not end.

@@ -3,25 +3,15 @@
 //! An emulated processor is taken away for milliseconds at a time, so figures of cost mean nothing here, and skipped ticks
 //! are no fault of the daemon's. What must hold all the same: programs load and run, names are right, the books balance.
 
-use super::guest::{Step, Transcript};
 use super::noted::Noted;
+use crate::emulator::finding::Finding;
+use crate::emulator::{Step, Transcript};
 
 /// Share of a workload's samples that must show the whole chain of its functions, percent. The rest is its start, before
 /// main(): a tenth where the emulator has hardly a processor, and every page fault is dear. A fault leaves half, or none.
 const WHOLE_PERCENT_MIN: f64 = 80.0;
 /// Samples below which a share says nothing: half a second's.
 const SAMPLES_MIN: u64 = 50;
-
-/// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Finding {
-    /// What.
-    pub what: String,
-    /// What was seen.
-    pub seen: String,
-    /// Whether that is what was to be seen.
-    pub well: bool,
-}
 
 /// Everything there is to see.
 pub(super) fn all(transcript: &Transcript) -> Vec<Finding> {

@@ -1,13 +1,13 @@
 //! The little system that is booted: a shell, the daemon with its libraries, and programs to profile.
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
+use crate::emulator::archive;
 use crate::host;
 
 /// What the first process of the machine does.
@@ -52,7 +52,7 @@ pub(super) fn build(folder: &Path, daemon: &Path) -> Result<PathBuf> {
     compile.args(["-static", "-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls"]);
     compile.arg("-o").arg(root.join("bin/bare")).arg("deep.c");
     host::run(compile.current_dir(host::root().join("tests/workloads")))?;
-    pack(&root, &folder.join("initramfs.cpio"))
+    archive::pack(&root, &folder.join("initramfs.cpio"))
 }
 
 /// What `program` loads when it starts.
@@ -64,32 +64,6 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
 /// The files in what `ldd` prints: `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)`.
 fn library_paths(ldd: &str) -> Vec<PathBuf> {
     ldd.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect()
-}
-
-/// Everything in `root` as an archive that the kernel unpacks, written to `archive`.
-fn pack(root: &Path, archive: &Path) -> Result<PathBuf> {
-    let mut names = Vec::new();
-    list(root, root, &mut names)?;
-    let output = fs::File::create(archive)?;
-    let mut cpio = Command::new("cpio");
-    cpio.args(["--quiet", "--create", "--format=newc", "--owner=0:0", "--null"]).current_dir(root);
-    let mut packer = cpio.stdin(Stdio::piped()).stdout(output).spawn().context("cannot start cpio")?;
-    packer.stdin.take().context("it was piped")?.write_all(&names)?;
-    ensure!(packer.wait()?.success(), "cpio failed");
-    Ok(archive.to_owned())
-}
-
-/// Appends the names below `folder`, relative to `root`, each with a zero behind it.
-fn list(root: &Path, folder: &Path, names: &mut Vec<u8>) -> Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        names.extend(entry.path().strip_prefix(root)?.as_os_str().as_encoded_bytes());
-        names.push(0);
-        if entry.file_type()?.is_dir() {
-            list(root, &entry.path(), names)?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -7,13 +7,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
+use crate::emulator::finding::table;
+use crate::emulator::image::{self, Image};
+use crate::emulator::{self, Machine};
 use crate::host::{self, Need};
-use findings::Finding;
-use image::Image;
 
 mod findings;
-mod guest;
-mod image;
 mod initramfs;
 mod noted;
 
@@ -75,7 +74,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut text = String::new();
     for (number, image) in images.iter().enumerate() {
         let log = folder.join(format!("serial-{number}.log"));
-        let transcript = guest::boot(&image.file, &initramfs, &log).with_context(|| image.name.clone())?;
+        let machine =
+            Machine { image: &image.file, initramfs: &initramfs, memory_mib: 1024, seconds_max: 900 };
+        let transcript = emulator::boot(&machine, &log).with_context(|| image.name.clone())?;
         let release = transcript.step("release").lines.join(" ");
         let findings = findings::all(&transcript);
         faults += findings.iter().filter(|finding| !finding.well).count();
@@ -86,27 +87,5 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     match faults {
         0 => Ok(()),
         _ => bail!("{faults} things were not as they should be"),
-    }
-}
-
-/// What was seen on one kernel.
-fn table(name: &str, release: &str, findings: &[Finding]) -> String {
-    let mut text = format!("\nLinux {release} ({name})\n");
-    for Finding { what, seen, well } in findings {
-        let result = if *well { "ok" } else { "FAULT" };
-        text += &format!("  {result:<6}{what:<36} {seen}\n");
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fault_is_seen_in_the_table() {
-        let finding = Finding { what: "program cpu".into(), seen: "refused".into(), well: false };
-        let text = table("own", "5.15.0", &[finding]);
-        assert!(text.contains("Linux 5.15.0 (own)") && text.contains("FAULT program cpu"), "{text}");
     }
 }

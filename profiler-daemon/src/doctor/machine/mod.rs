@@ -16,6 +16,7 @@ mod kallsyms;
 mod kernel;
 mod lockdown;
 mod memlock;
+mod paranoid;
 mod server;
 
 /// Where to look.
@@ -47,9 +48,10 @@ pub struct Finding {
 type Check = fn(&Place) -> Finding;
 
 /// All checks, in the order in which they matter.
-const CHECKS: [Check; 7] = [
+const CHECKS: [Check; 8] = [
     kernel::check,
     lockdown::check,
+    paranoid::check,
     kallsyms::check,
     memlock::check,
     clock::check,

@@ -48,6 +48,16 @@ fn a_locked_kernel_is_told() {
 }
 
 #[test]
+fn perf_events_for_administrators_only_are_told() {
+    let file = "proc/sys/kernel/perf_event_paranoid";
+    check(paranoid::check, &[(file, "-1\n")], Health::Fits, "-1");
+    check(paranoid::check, &[(file, "2\n")], Health::Fits, "is 2");
+    check(paranoid::check, &[(file, "3\n")], Health::DoesNotFit, "kernel.perf_event_paranoid=2");
+    check(paranoid::check, &[(file, "much\n")], Health::Unknown, "cannot be read");
+    check(paranoid::check, &[], Health::Unknown, "cannot be read");
+}
+
+#[test]
 fn hidden_addresses_of_the_kernel_are_told_with_what_hides_them() {
     let (file, zeros) = ("proc/kallsyms", "0000000000000000 T _stext\n0000000000000000 T other\n");
     let restrict = "proc/sys/kernel/kptr_restrict";

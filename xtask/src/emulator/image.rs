@@ -10,7 +10,7 @@ use crate::host;
 
 /// A kernel that can be booted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Image {
+pub(crate) struct Image {
     /// What to call it.
     pub name: String,
     /// The file.
@@ -18,7 +18,7 @@ pub(super) struct Image {
 }
 
 /// Debian's kernels, downloaded into `folder` unless they are there.
-pub(super) fn debian(folder: &Path, filter: &str) -> Result<Vec<Image>> {
+pub(crate) fn debian(folder: &Path, filter: &str) -> Result<Vec<Image>> {
     let mut names = newest_of_each_series(&available()?);
     if names.is_empty() {
         host::run(Command::new("apt-get").args(["-q", "update"]))?;

@@ -3,6 +3,7 @@
 //! In: both files. Out: what each step said on the line. Not here: what was to be said (`findings`).
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -10,12 +11,13 @@ use anyhow::{Context, Result, ensure};
 
 use crate::host;
 
-/// An emulated boot takes a minute; on a machine whose processors are taken, some.
-const BOOT_SECONDS_MAX: u32 = 900;
+pub(crate) mod archive;
+pub(crate) mod finding;
+pub(crate) mod image;
 
 /// What a step said and how it ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Step {
+pub(crate) struct Step {
     /// Its lines.
     pub lines: Vec<String>,
     /// Its exit code; `None` if the machine ended first.
@@ -24,7 +26,7 @@ pub(super) struct Step {
 
 /// What was said on the serial line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Transcript(BTreeMap<String, Step>);
+pub(crate) struct Transcript(BTreeMap<String, Step>);
 
 impl Transcript {
     /// The steps in `text`; what is said outside of them is nobody's.
@@ -49,32 +51,45 @@ impl Transcript {
     }
 
     /// The step called `name`; an empty one without an end if it never began.
-    pub(super) fn step(&self, name: &str) -> Step {
+    pub(crate) fn step(&self, name: &str) -> Step {
         self.0.get(name).cloned().unwrap_or_default()
     }
 }
 
-/// Boots `image` with `initramfs` until the machine turns itself off, and keeps what it said in `log`.
-pub(super) fn boot(image: &Path, initramfs: &Path, log: &Path) -> Result<Transcript> {
+/// A machine that can be turned on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Machine<'a> {
+    /// Its kernel.
+    pub image: &'a Path,
+    /// What the kernel unpacks into memory and starts `/init` of.
+    pub initramfs: &'a Path,
+    /// Memory, MiB.
+    pub memory_mib: u32,
+    /// When it is given up. An emulated boot takes a minute; on a machine whose processors are taken, some.
+    pub seconds_max: u32,
+}
+
+/// Runs `machine` until it turns itself off, and keeps what it said in `log`.
+pub(crate) fn boot(machine: &Machine, log: &Path) -> Result<Transcript> {
     let mut emulator = Command::new("timeout");
-    emulator.arg(BOOT_SECONDS_MAX.to_string()).arg("qemu-system-x86_64");
+    emulator.arg(machine.seconds_max.to_string()).arg("qemu-system-x86_64");
     // Without KVM, so that it runs in a virtual machine too; a panic ends it.
-    emulator.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024"]);
+    emulator.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"]);
+    emulator.arg("-m").arg(machine.memory_mib.to_string());
     emulator.args(["-nographic", "-nodefaults", "-serial", "stdio", "-no-reboot"]);
-    emulator.arg("-kernel").arg(image).arg("-initrd").arg(initramfs);
+    emulator.arg("-kernel").arg(machine.image).arg("-initrd").arg(machine.initramfs);
     // The kernel's check that its clock ticks fails where the emulator has to wait for a processor.
     emulator.args(["-append", "console=ttyS0 quiet loglevel=1 panic=-1 no_timer_check"]);
     host::say(&format!("$ {}", host::typed(&emulator)));
-    let output = emulator.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
-    let output = output.context("cannot start the emulator")?;
-    std::fs::write(log, &output.stdout).with_context(|| format!("cannot write {}", log.display()))?;
+    let said = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+    let status = emulator.stdin(Stdio::null()).stdout(said).status().context("cannot start the emulator")?;
     ensure!(
-        output.status.success(),
-        "the machine did not turn itself off within {BOOT_SECONDS_MAX} s ({}); what it said is in {}",
-        output.status,
+        status.success(),
+        "the machine did not turn itself off within {} s ({status}); what it said is in {}",
+        machine.seconds_max,
         log.display()
     );
-    Ok(Transcript::parse(&String::from_utf8_lossy(&output.stdout)))
+    Ok(Transcript::parse(&String::from_utf8_lossy(&std::fs::read(log)?)))
 }
 
 #[cfg(test)]

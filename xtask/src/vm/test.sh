@@ -1,0 +1,168 @@
+#!/bin/bash
+# What an operator does with the package, in the order of a service's life, on a Debian that has booted. Each step says when
+# it begins, what it saw and how it ends, on the serial line; its last line is what is shown.
+exec 2>&1
+unit=profiler-daemon.service
+page=4040
+agent=4041
+
+step() {
+    echo "@begin $1"
+    "$1"
+    echo "@end $1 $?"
+}
+
+# Tries for so many seconds.
+within() {
+    local tries=$1
+    shift
+    until "$@"; do
+        tries=$((tries - 1))
+        [ $tries -gt 0 ] || return 1
+        sleep 1
+    done
+}
+
+property() { systemctl show --property="$1" --value $unit; }
+# The answer to a GET of that path from that port.
+get() {
+    exec 3<>"/dev/tcp/127.0.0.1/$1" || return
+    printf 'GET %s HTTP/1.0\r\nHost: 127.0.0.1:%s\r\n\r\n' "$2" "$1" >&3
+    timeout 20 cat <&3
+    exec 3>&-
+}
+active() { [ "$(property ActiveState)" = active ]; }
+lists() { get $page /api/services | grep -q "\"$1\""; }
+metric() { get $agent /metrics | awk -v name="$1" '$1 == name { print $2 }'; }
+is() { [ "$(metric "$1")" = "$2" ]; }
+last_words() { journalctl --unit=$unit --no-pager --lines=40; }
+
+# Everything has started but what Debian cannot start here.
+booted() {
+    systemctl is-system-running --wait
+    systemctl --failed --no-legend
+    echo "$(uname -r), $(systemctl --version | head -1), $(systemctl --failed --no-legend | wc -l) units failed"
+}
+
+installed() {
+    dpkg --install /packages/first.deb || return
+    [ "$(property ActiveState)" = inactive ] || { echo "it was started by itself"; return 1; }
+    echo "$(dpkg-query --show profiler-daemon | tr '\t' ' '), nothing started"
+}
+
+enabled() {
+    systemctl enable --now $unit || { last_words; return 1; }
+    active || return
+    echo "active, $(property StatusText), kernel.perf_event_paranoid $(cat /proc/sys/kernel/perf_event_paranoid)"
+}
+
+# The agent has six capabilities, its children none, or to read files; nobody is root.
+confined() {
+    local main faults=0 pid
+    main=$(property MainPID)
+    # The namers are started by the first samples.
+    sleep 10
+    for pid in $(cat /sys/fs/cgroup/system.slice/$unit/cgroup.procs); do
+        local uid caps ambient
+        uid=$(awk '/^Uid:/ { print $3 }' /proc/$pid/status)
+        caps=$(awk '/^CapEff:/ { print $2 }' /proc/$pid/status)
+        ambient=$(awk '/^CapAmb:/ { print $2 }' /proc/$pid/status)
+        echo "$pid uid $uid effective $caps ambient $ambient: $(tr '\0' ' ' </proc/$pid/cmdline)"
+        [ "$uid" != 0 ] || faults=$((faults + 1))
+        case "$pid $caps" in
+            "$main 000001c400080004") ;;
+            *" 0000000000000000" | *" 0000000000000004") ;;
+            *) faults=$((faults + 1)) ;;
+        esac
+    done
+    echo "$(wc -l </sys/fs/cgroup/system.slice/$unit/cgroup.procs) processes, $faults of them with more than they need"
+    [ $faults = 0 ]
+}
+
+# A program of another user is in the history by name, with its functions, and so are the kernel's.
+profiled() {
+    setpriv --reuid=65534 --clear-groups /usr/local/bin/shop 30 >/dev/null &
+    within 120 lists shop || { get $page /api/services; last_words; return 1; }
+    wait
+    local query="query=process_cpu:cpu:nanoseconds:cpu:nanoseconds%7B%7D&from=now-10m&until=now&format=json"
+    local name names
+    names=$(get $page "/pyroscope/render?$query")
+    for name in serve checkout price do_syscall_64; do
+        grep -q "\"$name\"" <<<"$names" || { echo "no function $name in ${names:0:2000}"; return 1; }
+    done
+    echo "the page lists shop; serve, checkout, price and do_syscall_64 have their names"
+}
+
+reloaded() {
+    local file=/etc/profiler-daemon/profiler.toml pid
+    pid=$(property MainPID)
+    cp $file /root/profiler.toml
+    echo 'interval = "soon"' >>$file
+    systemctl reload $unit
+    within 30 is profiler_config_last_reload_successful 0 || { metric profiler_config_last_reload_successful; return 1; }
+    active || return
+    journalctl --unit=$unit --no-pager --lines=5
+    cp /root/profiler.toml $file
+    systemctl reload $unit
+    within 30 is profiler_config_last_reload_successful 1 || return
+    [ "$pid" = "$(property MainPID)" ] || return
+    echo "a broken configuration changed nothing and was told of; the mended one was taken; the same process"
+}
+
+# The new program takes the place of the old one and has its history.
+upgraded() {
+    local pid
+    pid=$(property MainPID)
+    dpkg --install /packages/second.deb || return
+    within 60 active || { last_words; return 1; }
+    [ "$pid" != "$(property MainPID)" ] || { echo "the old program still runs"; return 1; }
+    within 60 lists shop || { echo "the history is gone"; last_words; return 1; }
+    echo "$(dpkg-query --show profiler-daemon | tr '\t' ' '), another process, the history of the first"
+}
+
+again() { active && [ "$(property NRestarts)" -gt "$1" ]; }
+
+killed() {
+    local restarts
+    restarts=$(property NRestarts)
+    kill -KILL "$(property MainPID)"
+    within 60 again "$restarts" || { last_words; return 1; }
+    echo "started again by systemd"
+}
+
+# A minute without progress, and the time that an abort may take.
+hung() {
+    local restarts
+    restarts=$(property NRestarts)
+    kill -STOP "$(property MainPID)"
+    within 180 again "$restarts" || { last_words; return 1; }
+    journalctl --unit=$unit --no-pager --lines=100 | grep -i watchdog | head -3
+    echo "ended by the watchdog and started again"
+}
+
+stopped() {
+    local since=$SECONDS
+    systemctl stop $unit || return
+    [ "$(property Result)" = success ] || { property Result; last_words; return 1; }
+    echo "stopped within $((SECONDS - since)) s, $(property Result)"
+}
+
+purged() {
+    systemctl start $unit || return
+    dpkg --purge profiler-daemon || return
+    [ -z "$(pgrep -x profiler-daemon)" ] || { echo "it still runs"; return 1; }
+    ! getent passwd profiler-daemon || return
+    ! getent group profiler-daemon || return
+    local left
+    left=$(find / -xdev -path /proc -prune -o -path /packages -prune -o -iname '*profiler*' -print |
+        grep -v -e '^/root/' -e '^/sys/' -e '^/usr/share/perl')
+    [ -z "$left" ] || { echo "left: $left"; return 1; }
+    systemctl daemon-reload
+    ! systemctl cat $unit 2>/dev/null || return
+    echo "no process, no file, no user, no unit"
+}
+
+for name in booted installed enabled confined profiled reloaded upgraded killed hung stopped purged; do
+    step $name
+done
+systemctl poweroff --force --no-block
