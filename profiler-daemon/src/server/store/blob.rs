@@ -69,13 +69,13 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(place: Place<'_>, bytes: &[u8], expected: Result<(u32, Vec<String>), Damaged>) {
-        assert_eq!(read::<(u32, Vec<String>)>(place, bytes), expected);
+    fn check(place: Place<'_>, bytes: &[u8], sound: bool) {
+        assert_eq!(read(place, bytes).ok(), sound.then(value));
     }
 
     #[test]
     fn what_was_written_comes_back() {
-        check(PLACE, &write(PLACE, &value()), Ok(value()));
+        check(PLACE, &write(PLACE, &value()), true);
     }
 
     #[test]
@@ -84,21 +84,21 @@ mod tests {
         for bit in 0..sound.len() * 8 {
             let mut bytes = sound.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            check(PLACE, &bytes, Err(Damaged));
+            check(PLACE, &bytes, false);
         }
     }
 
     #[test]
     fn the_bytes_of_another_place_are_not_taken_for_its_own() {
         let bytes = write(PLACE, &value());
-        check(("minutes", 3, 29_922_671), &bytes, Err(Damaged));
-        check(("minutes", 4, 29_922_670), &bytes, Err(Damaged));
-        check(("texts", 3, 29_922_670), &bytes, Err(Damaged));
+        check(("minutes", 3, 29_922_671), &bytes, false);
+        check(("minutes", 4, 29_922_670), &bytes, false);
+        check(("texts", 3, 29_922_670), &bytes, false);
     }
 
     #[test]
     fn less_than_a_check_is_damaged() {
-        check(PLACE, b"", Err(Damaged));
-        check(PLACE, b"abc", Err(Damaged));
+        check(PLACE, b"", false);
+        check(PLACE, b"abc", false);
     }
 }
