@@ -221,3 +221,31 @@ fn an_embedded_server_that_is_killed_or_stopped_costs_nothing() {
     assert_eq!(books.lost_by_us, 0, "{}", ended.said);
     assert!(!ended.said.contains("for good"), "{}", ended.said);
 }
+
+/// Samples are taken while nobody reads them: 999 Hz for three seconds on every processor.
+#[test]
+fn an_agent_that_is_stopped_for_seconds_knows_what_became_of_every_sample() {
+    need!(gate::bpf());
+    let _honest = Running::start(Command::new(workloads::shop_c("wl-honest")).arg("120"));
+    let server = Pyroscope::start(Mood::Takes);
+    let agent = Agent::start(&["--server", &server.url(), "--interval", "1s", "-F", "999"]);
+    server.wait_for("the honest program's names", 0, is_honest);
+    agent.signal(Signal::STOP);
+    std::thread::sleep(Duration::from_secs(3));
+    agent.signal(Signal::CONT);
+    let since = now_ns();
+    server.wait_for("the honest program's names afterwards", since, is_honest);
+    let ended = agent.stop();
+    // Balanced, or there are none.
+    let books = ended.books();
+    assert!(books.captured > 3000, "{}", ended.said);
+    assert_eq!(books.delivered, server.samples(), "{}", ended.said);
+    // What nobody took for so long may have no room, and then that is the reason.
+    let line = ended.said.lines().rfind(|line| line.contains("stopped: captured ")).unwrap_or_default();
+    for reason in line.split_once('(').map_or("", |(_, reasons)| reasons).trim_end_matches(')').split(", ") {
+        assert!(
+            reason.is_empty() || reason.ends_with("tick skipped") || reason.ends_with("ring full"),
+            "{line}"
+        );
+    }
+}

@@ -41,3 +41,28 @@ fn every_recording_replays_to_its_golden_text() {
         assert_eq!(written, recorded, "{}", path.display());
     }
 }
+
+#[test]
+fn every_format_has_the_same_total() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for path in recordings() {
+        let file = |name: &str| folder.path().join(name);
+        let mut replay = Command::new(profiler_tests::harness::daemon::binary());
+        replay.arg("replay").arg(&path);
+        for name in ["x.pb.gz", "x.svg", "x.json"] {
+            replay.arg("-o").arg(file(name));
+        }
+        assert!(replay.status().expect("the daemon runs").success(), "{}", path.display());
+        let pprof = std::fs::read(file("x.pb.gz")).expect("a pprof");
+        let pprof = profiler_tests::harness::profile::from_pprof(&pprof);
+        let svg = std::fs::read_to_string(file("x.svg")).expect("a picture");
+        assert!(svg.contains(&format!("all ({} samples, 100%)", pprof.samples())), "{}", path.display());
+        let speedscope = std::fs::read(file("x.json")).expect("a speedscope file");
+        let speedscope: serde_json::Value = serde_json::from_slice(&speedscope).expect("JSON");
+        let profiles = speedscope["profiles"].as_array().expect("profiles");
+        let total: u64 = profiles.iter().filter_map(|profile| profile["endValue"].as_u64()).sum();
+        assert_eq!(total, pprof.samples() * pprof.period_ns, "{}", path.display());
+        let weights = profiles.iter().filter_map(|profile| profile["weights"].as_array()).flatten();
+        assert_eq!(total, weights.filter_map(serde_json::Value::as_u64).sum::<u64>(), "{}", path.display());
+    }
+}

@@ -30,6 +30,21 @@ impl Settings {
     }
 }
 
+/// What the daemon may change while the programs run.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Knobs {
+    /// Busy ticks of a processor that one sample stands for; its weight says so. Zero, as before anything was written, is one.
+    pub stretch: u64,
+}
+wire!(Knobs: 8 bytes, stretch @ 0);
+
+impl Default for Knobs {
+    fn default() -> Self {
+        Self { stretch: 1 }
+    }
+}
+
 /// "profiler" in ASCII.
 pub const SETTINGS_MAGIC: u64 = 0x7265_6c69_666f_7270;
 
@@ -50,11 +65,11 @@ pub struct Counters {
     pub skipped_idle: u64,
     /// Ticks that ran no program, between two samples of other tasks.
     pub skipped_busy: u64,
-    /// Samples that went into the ring.
+    /// Weight that went into the ring.
     pub sent: u64,
-    /// Samples lost because the ring was full.
+    /// Weight lost because the ring was full.
     pub ring_full: u64,
-    /// Samples lost because a per-processor map had no value (cannot happen; counted all the same).
+    /// Weight lost because a per-processor map had no value (cannot happen; counted all the same).
     pub no_scratch: u64,
     /// Samples in the kernel sent without kernel frames, because the kernel's own walk failed.
     pub no_kernel_stack: u64,
@@ -66,14 +81,19 @@ pub struct Counters {
     pub stacks_over_rate: u64,
     /// Samples that did not, because the ring was filling.
     pub stacks_no_room: u64,
+    /// Busy ticks since the last sample, which the next one stands for too.
+    pub pending: u64,
+    /// Nanoseconds that the program spent on samples.
+    pub spent_ns: u64,
 }
-wire!(Counters: 104 bytes, runs @ 0, last_run @ 8, idle @ 16, skipped_idle @ 24, skipped_busy @ 32, sent @ 40,
+wire!(Counters: 120 bytes, runs @ 0, last_run @ 8, idle @ 16, skipped_idle @ 24, skipped_busy @ 32, sent @ 40,
     ring_full @ 48, no_scratch @ 56, no_kernel_stack @ 64,
-    was_idle @ 72, stacks @ 80, stacks_over_rate @ 88, stacks_no_room @ 96);
+    was_idle @ 72, stacks @ 80, stacks_over_rate @ 88, stacks_no_room @ 96, pending @ 104,
+    spent_ns @ 112);
 
 impl Counters {
     /// Words of a value.
-    pub const WORDS: usize = 13;
+    pub const WORDS: usize = 15;
 
     /// From words, in the order of the fields: the form in which the loader reads a map's value.
     pub const fn from_words(words: [u64; Self::WORDS]) -> Self {
@@ -91,6 +111,8 @@ impl Counters {
             stacks,
             stacks_over_rate,
             stacks_no_room,
+            pending,
+            spent_ns,
         ] = words;
         Self {
             runs,
@@ -106,6 +128,8 @@ impl Counters {
             stacks,
             stacks_over_rate,
             stacks_no_room,
+            pending,
+            spent_ns,
         }
     }
 }

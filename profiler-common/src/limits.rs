@@ -28,6 +28,10 @@ pub const SAMPLE_RING_BYTES_MAX: u32 = 64 << 20;
 /// Bytes of the sample ring at least.
 pub const SAMPLE_RING_BYTES_MIN: u32 = 256 << 10;
 
+/// Busy ticks that one sample stands for at most: at the usual 19 Hz a processor then has a sample in three seconds, below which a
+/// profile of a minute says nothing.
+pub const STRETCH_MAX: u64 = 64;
+
 /// Slabs of unwind tables at most: 64 MiB. Tables of all that runs on a large machine are some 40 MiB.
 pub const SLABS_MAX: usize = 256;
 

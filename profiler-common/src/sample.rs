@@ -23,9 +23,11 @@ pub struct SampleHeader {
     pub user_frames: u16,
     /// How the user walk ended: an [`crate::unwind::End`] as a number, and perhaps [`WANTS_TABLES`] and [`HAS_STACK`].
     pub ended: u16,
+    /// Busy ticks of this processor that the sample stands for: itself, and those before it that were left out.
+    pub weight: u64,
 }
-wire!(SampleHeader: 40 bytes, time @ 0, tgid @ 8, tid @ 12, comm @ 16, cpu @ 32,
-    kernel_frames @ 34, user_frames @ 36, ended @ 38);
+wire!(SampleHeader: 48 bytes, time @ 0, tgid @ 8, tid @ 12, comm @ 16, cpu @ 32,
+    kernel_frames @ 34, user_frames @ 36, ended @ 38, weight @ 40);
 
 /// The walk would have had use for tables that are not there and were not asked for. Beside [`SampleHeader::ended`].
 pub const WANTS_TABLES: u16 = 1 << 15;

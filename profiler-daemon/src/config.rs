@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::attribute::Relabel;
 use crate::deliver::{AccessConfig, Ambiguous, SinkConfig, WhenShort};
 
 mod keys;
@@ -36,10 +37,14 @@ pub struct Config {
     pub http2: bool,
     /// Ticks per second and processor.
     pub frequency_hz: u32,
+    /// How much of the machine profiling may cost before less is sampled; without it, whatever it takes.
+    pub cpu_max: Option<Share>,
     /// Where the embedded server listens.
     pub listen: SocketAddr,
     /// Where the agent's metrics and health are.
     pub admin_listen: SocketAddr,
+    /// A file with the token that who asks for figures has to show; without one, whoever reaches the port may.
+    pub token_file: Option<PathBuf>,
     /// Where state is kept: what waits to be pushed, and what the server refused. Without it, memory alone.
     pub data_dir: Option<PathBuf>,
     /// Most disk for what waits to be pushed, bytes.
@@ -50,6 +55,8 @@ pub struct Config {
     pub reject_older_than: Duration,
     /// Whether inlined functions, files and lines are read from debug information.
     pub inlines: bool,
+    /// What is to become of labels: rules, as TOML.
+    pub relabel: String,
     /// The value of the label `hostname`.
     pub hostname: Option<String>,
     /// While there is such a file, nothing is profiled.
@@ -70,8 +77,10 @@ impl Default for Config {
             delivery: Ambiguous::default(),
             http2: false,
             frequency_hz: 19,
+            cpu_max: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 4040)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 4041)),
+            token_file: None,
             data_dir: None,
             // Some days at a usual rate, 30 kB each 10 s: more than any server's patience by default.
             spool_bytes_max: 512 << 20,
@@ -80,6 +89,7 @@ impl Default for Config {
             // A Pyroscope's own default.
             reject_older_than: Duration::from_secs(3600),
             inlines: true,
+            relabel: String::new(),
             hostname: None,
             off_file: PathBuf::from("/etc/profiler-daemon/disabled"),
             kernel_log_level: 0,
@@ -116,6 +126,29 @@ pub fn size(text: &str) -> Option<u64> {
     let part =
         part.parse::<u64>().ok()?.checked_mul(unit)? / 10_u64.checked_pow(u32::try_from(part.len()).ok()?)?;
     whole.parse::<u64>().ok()?.checked_mul(unit)?.checked_add(part)
+}
+
+/// A share of a machine's processors, in hundredths of a percent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share(u32);
+
+impl Share {
+    /// As people write it: `1%`, `0.25 %`; more than nothing, no more than all.
+    pub fn parse(text: &str) -> Option<Self> {
+        let percent: f64 = text.trim().strip_suffix('%')?.trim().parse().ok()?;
+        (0.01..=100.0).contains(&percent).then(|| Self((percent * 100.0).round() as u32))
+    }
+
+    /// CPU seconds per second on a machine of `processors`.
+    pub fn of_machine(self, processors: usize) -> f64 {
+        f64::from(self.0) / 10_000.0 * processors as f64
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}%", f64::from(self.0) / 100.0)
+    }
 }
 
 /// A sampling frequency, Hz.
@@ -239,6 +272,7 @@ pub fn resolve(
                 ("password", "password_file", &mut access.password_file),
                 ("bearer-token", "bearer_token_file", &mut access.bearer_token_file),
                 ("client-key", "client_key_file", &mut access.client_key_file),
+                ("token", "token_file", &mut config.token_file),
             ];
             for (name, key, place) in known {
                 let file = Path::new(&text).join(name);
@@ -272,6 +306,10 @@ pub fn resolve(
                 places.insert(known.name, place);
             }
         }
+    }
+    if let Err(found) = Relabel::parse(&config.relabel) {
+        let place = places.get("relabel").unwrap_or(&Place::Default);
+        problems.extend(found.into_iter().map(|problem| format!("{place}: {problem}")));
     }
     if config.server.is_none() && !config.listen.ip().is_loopback() {
         problems.push(format!(
@@ -452,6 +490,27 @@ mod tests {
         }
     }
 
+    #[track_caller]
+    fn check_share(text: &str, expected: Option<(&str, f64)>) {
+        let share = Share::parse(text);
+        assert_eq!(
+            share.map(|share| share.to_string()).as_deref(),
+            expected.map(|(shown, _)| shown),
+            "{text}"
+        );
+        assert_eq!(share.map(|share| share.of_machine(4)), expected.map(|(_, of_four)| of_four), "{text}");
+    }
+
+    #[test]
+    fn a_share_is_of_all_processors() {
+        check_share("1%", Some(("1%", 0.04)));
+        check_share(" 0.25 % ", Some(("0.25%", 0.01)));
+        check_share("100%", Some(("100%", 4.0)));
+        for text in ["1", "0%", "-1%", "101%", "%", "NaN%", "inf%", "much"] {
+            check_share(text, None);
+        }
+    }
+
     #[test]
     fn systemds_state_directory_is_a_default() {
         let environment = [("STATE_DIRECTORY", "/var/lib/profiler:/var/lib/other")];
@@ -459,6 +518,26 @@ mod tests {
         assert_eq!(config.data_dir.as_deref(), Some(Path::new("/var/lib/profiler")));
         let config = resolve_all("data_dir = \"/srv/p\"", &environment, &[]).unwrap();
         assert_eq!(config.data_dir.as_deref(), Some(Path::new("/srv/p")));
+    }
+
+    #[test]
+    fn rules_are_tables_and_all_that_is_wrong_with_them_is_told() {
+        let file = "[[relabel]]\nregex = \"a\"\naction = \"labeldrop\"\n[[relabel]]\ntarget_label = \"b\"\n";
+        let config = resolve_all(file, &[], &[]).unwrap();
+        let shown = Resolved { config: config.clone(), places: BTreeMap::new() }.show();
+        assert_eq!(resolve_all(&shown, &[], &[]).unwrap(), config, "{shown}");
+        check_problems(
+            "[[relabel]]\nregex = \"(\"\n[[relabel]]\naction = \"jump\"\n",
+            &[("PROFILER_FREQUENCY", "0")],
+            &[],
+            &["frequency", "rule 1: regex", "rule 1: target_label", "rule 2: action = \"jump\""],
+        );
+        check_problems(
+            "",
+            &[("PROFILER_RELABEL", "[{ separator = 3, action = \"keep\" }]")],
+            &[],
+            &["environment PROFILER_RELABEL: relabel, rule 1"],
+        );
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod config;
 pub mod deliver;
 pub mod doctor;
 pub mod encode;
+pub mod govern;
 pub mod meters;
 pub mod model;
 pub mod pprof;

@@ -4,7 +4,7 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
-use profiler_common::knobs::Counters;
+use profiler_common::knobs::{Counters, Knobs};
 use profiler_common::limits::{
     PROCESSES_MAX, SAMPLE_RING_BYTES_MAX, SLABS_MAX, STACK_PROCESSES_MAX, STACK_WORDS_MAX,
 };
@@ -21,6 +21,10 @@ pub static SAMPLES: RingBuf = RingBuf::with_byte_size(SAMPLE_RING_BYTES_MAX, 0);
 /// daemon once per window.
 #[map]
 pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+
+/// What may change while the programs run. Written by the daemon, read by the samplers.
+#[map]
+pub static KNOBS: aya_ebpf::maps::Array<Knobs> = aya_ebpf::maps::Array::with_max_entries(1, 0);
 
 /// Unwind tables, and lists of mappings. Made and written by the daemon, slab by slab, as they are needed.
 #[btf_map]

@@ -83,11 +83,12 @@ fn control(tree: &Path, version: &str) -> Result<()> {
     let folder = tree.join("DEBIAN");
     fs::create_dir(&folder)?;
     let control = format!(
-        "Package: {NAME}\nVersion: {version}\nArchitecture: {}\nMaintainer: The authors of {NAME} <root@localhost>\n\
+        "Package: {NAME}\nVersion: {version}\nArchitecture: {}\nMaintainer: {}\n\
          Depends: libc6 (>= 2.34), systemd\nRecommends: ca-certificates\nSection: admin\nPriority: optional\n\
          Description: system-wide CPU profiler that may be left on\n \
          Samples the stacks of every process by eBPF and pushes them to a Pyroscope server, or shows them by itself.\n",
-        architecture()
+        architecture(),
+        maintainer(std::env::var("DEBFULLNAME").ok(), std::env::var("DEBEMAIL").ok())
     );
     fs::write(folder.join("control"), control)?;
     fs::write(folder.join("conffiles"), format!("/{}\n", install::CONFIGURATION))?;
@@ -98,6 +99,14 @@ fn control(tree: &Path, version: &str) -> Result<()> {
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
     }
     Ok(())
+}
+
+/// Who answers for a package: by Debian's own variables whoever makes it, else the authors.
+fn maintainer(name: Option<String>, address: Option<String>) -> String {
+    match (name, address) {
+        (Some(name), Some(address)) => format!("{name} <{address}>"),
+        _ => env!("CARGO_PKG_AUTHORS").to_owned(),
+    }
 }
 
 /// What Debian calls this machine's processor.
@@ -157,6 +166,9 @@ mod tests {
             ["conffiles", "postinst", "prerm", "postrm"].iter().all(|part| parts.contains(part)),
             "{parts}"
         );
+        assert!(parts.contains(&format!("Maintainer: {}", env!("CARGO_PKG_AUTHORS"))), "{parts}");
+        let (name, address) = (Some("Ada".to_owned()), Some("ada@example.org".to_owned()));
+        assert_eq!(maintainer(name, address), "Ada <ada@example.org>");
         let archive = made[0].display().to_string();
         let files = output("tar", &["--list", "--file", &archive], &folder);
         assert!(files.contains(&format!("{NAME}-{VERSION}")) && files.contains(install::BINARY), "{files}");

@@ -35,6 +35,8 @@ pub(crate) struct Removal {
 /// What is installed, where, and with which mode.
 pub(crate) const BINARY: &str = "usr/bin/profiler-daemon";
 pub(crate) const CONFIGURATION: &str = "etc/profiler-daemon/profiler.toml";
+/// What a service has beside the defaults: a machine of other people's is not to be kept busy by who watches it.
+const SERVICE_CONFIGURATION: &str = "\n# Set for the service.\ncpu_max = \"1%\"\n";
 /// Files of the folder `packaging`.
 const PACKAGED: [(&str, &str); 3] = [
     ("profiler-daemon.service", "usr/lib/systemd/system/profiler-daemon.service"),
@@ -102,7 +104,9 @@ pub(crate) fn files(binary: &Path, root: &Path) -> Result<Vec<PathBuf>> {
         write(place, &printed(binary, words)?, 0o644)?;
     }
     if !root.join(CONFIGURATION).exists() {
-        write(CONFIGURATION, &printed(binary, &["config", "default"])?, 0o644)?;
+        let mut file = printed(binary, &["config", "default"])?;
+        file.extend_from_slice(SERVICE_CONFIGURATION.as_bytes());
+        write(CONFIGURATION, &file, 0o644)?;
     }
     Ok(written)
 }

@@ -4,6 +4,7 @@
 
 use super::Failure;
 use super::build::{self, Patience};
+use super::usage::Roll;
 use crate::capture::Tables;
 use crate::meters::Meters;
 use crate::model::Pid;
@@ -18,7 +19,7 @@ pub fn place(pids: &[u32], tables: &mut Tables) -> Result<(), Failure> {
     let meters = Meters::default();
     let mut tracker = Tracker::new(processes::Config::default(), Procfs::new("/proc"), &meters);
     tracker.snapshot();
-    let mut symbolizer = build::symbolizer(false, Patience::Recording, &meters);
+    let mut symbolizer = build::symbolizer(false, Patience::Recording, &Roll::default(), &meters);
     let present = tracker.present();
     for pid in pids.iter().copied().map(Pid) {
         let Some(mappings) = present.mappings(pid) else {

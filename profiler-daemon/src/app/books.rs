@@ -43,7 +43,7 @@ impl Books {
             captured: meters.counter("profiler_samples_captured", "Samples of busy processors, lost ones included"),
             elsewhere: meters.counter(
                 "profiler_samples_elsewhere",
-                "Samples captured of processes that were not asked for (record with a command or pids)",
+                "Samples captured of processes that were not asked for (record with a command or pids, rules that leave them out)",
             ),
             lost: meters.counters("profiler_samples_lost", "Samples captured that will not be delivered"),
             waiting: meters.gauges("profiler_samples_waiting", "Samples captured and not yet delivered or lost"),

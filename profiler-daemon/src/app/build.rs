@@ -1,10 +1,12 @@
 //! Rooms that more than one command needs, each built from its own configuration.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use super::Failure;
-use crate::attribute::{self, Attributor};
+use super::usage::Roll;
+use crate::attribute::{self, Attributor, Relabel};
 use crate::children;
 use crate::meters::Meters;
 use crate::processes::{self, Tracker};
@@ -15,6 +17,7 @@ use crate::symbolize::{self, NamerProcess, Spawner, Symbolizer};
 pub(super) fn tracking(
     hostname: Option<String>,
     by_task: bool,
+    relabel: Relabel,
     meters: &Meters,
 ) -> Result<(Tracker, Attributor), Failure> {
     let procfs = Procfs::new("/proc");
@@ -29,9 +32,26 @@ pub(super) fn tracking(
     let defaults = attribute::Config::default();
     // A recording is one window, as long as it takes, and its traces are bounded all the same: no server has to keep its series.
     let series_max = if by_task { defaults.traces_max } else { defaults.series_max };
-    let attributor =
-        Attributor::new(&attribute::Config { hostname, by_task, series_max, ..defaults }, meters);
+    let attributor = Attributor::new(
+        &attribute::Config { hostname, by_task, series_max, relabel, users: users(), ..defaults },
+        meters,
+    );
     Ok((tracker, attributor))
+}
+
+/// Names of this machine's users by their numbers. Of two with one number the first counts, as everywhere.
+fn users() -> BTreeMap<u32, String> {
+    let accounts = std::fs::read("/etc/passwd").unwrap_or_default();
+    let mut users = BTreeMap::new();
+    for account in String::from_utf8_lossy(&accounts).lines() {
+        let mut fields = account.split(':');
+        if let (Some(name), Some(number)) =
+            (fields.next(), fields.nth(1).and_then(|number| number.parse().ok()))
+        {
+            users.entry(number).or_insert_with(|| name.to_owned());
+        }
+    }
+    users
 }
 
 /// How long names may be waited for.
@@ -44,7 +64,7 @@ pub(super) enum Patience {
 }
 
 /// Names frames with the help of a namer, which is started when it is first needed.
-pub(super) fn symbolizer(inlines: bool, patience: Patience, meters: &Meters) -> Symbolizer {
+pub(super) fn symbolizer(inlines: bool, patience: Patience, roll: &Roll, meters: &Meters) -> Symbolizer {
     let (request_timeout, batch_timeout) = match patience {
         Patience::Window => (Duration::from_secs(5), Duration::from_secs(8)),
         Patience::Recording => (Duration::from_secs(30), Duration::from_secs(300)),
@@ -56,12 +76,17 @@ pub(super) fn symbolizer(inlines: bool, patience: Patience, meters: &Meters) -> 
         find_debug_files: processes::find_debug_files,
         ..symbolize::Config::default()
     };
-    Symbolizer::new(config, namer(), meters)
+    Symbolizer::new(config, namer(roll.clone()), meters)
 }
 
 /// Another one, for unwind tables, which are kept below `data_dir`. Without them on disk they are made again after a start.
-pub(super) fn unwinder(symbolizer: &Symbolizer, data_dir: Option<&Path>, meters: &Meters) -> Symbolizer {
-    let mut unwinder = symbolizer.beside(namer());
+pub(super) fn unwinder(
+    symbolizer: &Symbolizer,
+    data_dir: Option<&Path>,
+    roll: &Roll,
+    meters: &Meters,
+) -> Symbolizer {
+    let mut unwinder = symbolizer.beside(namer(roll.clone()));
     if let Some(folder) = data_dir.map(|folder| folder.join("unwind"))
         && let Err(error) = unwinder.keep_tables(&folder, meters)
     {
@@ -70,9 +95,10 @@ pub(super) fn unwinder(symbolizer: &Symbolizer, data_dir: Option<&Path>, meters:
     unwinder
 }
 
-fn namer() -> Spawner {
-    Box::new(|| {
+fn namer(roll: Roll) -> Spawner {
+    Box::new(move || {
         let (socket, child) = children::spawn_namer(Path::new(children::SELF))?;
+        roll.add(child.id());
         Ok(NamerProcess { socket, child: Some(child) })
     })
 }

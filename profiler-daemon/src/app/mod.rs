@@ -21,7 +21,9 @@ pub mod run;
 mod service;
 mod signals;
 mod stacks;
+mod steering;
 mod usage;
+pub mod why;
 
 pub use books::Books;
 pub use ports::{PortError, listen};

@@ -14,6 +14,8 @@ use super::Failure;
 pub(super) enum FileFormat {
     Pprof,
     Folded,
+    Svg,
+    Speedscope,
     Recording,
 }
 
@@ -23,9 +25,12 @@ pub(super) fn format_of(path: &Path) -> Result<FileFormat, Failure> {
     match () {
         () if name.ends_with(".pb.gz") => Ok(FileFormat::Pprof),
         () if name.ends_with(".folded") => Ok(FileFormat::Folded),
+        () if name.ends_with(".svg") => Ok(FileFormat::Svg),
+        () if name.ends_with(".json") => Ok(FileFormat::Speedscope),
         () if name.ends_with(".jsonl") || name.ends_with(".jsonl.gz") => Ok(FileFormat::Recording),
         () => Err(Failure::Usage(format!(
-            "{name}: the ending names the format, and must be .pb.gz (pprof), .folded (text) or .jsonl.gz (a recording for replay)"
+            "{name}: the ending names the format, and must be .pb.gz (pprof), .svg (a flame graph), .json (speedscope), \
+             .folded (text) or .jsonl.gz (a recording for replay)"
         ))),
     }
 }
@@ -117,7 +122,7 @@ mod tests {
 
     #[test]
     fn an_ending_that_names_no_format_is_refused() {
-        let said = format_of(Path::new("x.svg")).unwrap_err().to_string();
+        let said = format_of(Path::new("x.png")).unwrap_err().to_string();
         assert!(said.contains(".pb.gz") && said.contains(".folded"), "{said}");
     }
 }

@@ -15,6 +15,7 @@ use super::Failure;
 use super::books::{Books, Room};
 use super::builder::{Builder, Built};
 use super::intake::Intake;
+use super::steering::Steering;
 use crate::capture::Kernel;
 use crate::capture::recording::Writer;
 use crate::deliver::Cadence;
@@ -83,6 +84,7 @@ pub(super) struct Reader {
     kernel: Kernel,
     intake: Intake,
     builder: Option<Builder>,
+    steering: Option<Steering>,
     kind: SampleKind,
     clock: WindowClock,
     books: Books,
@@ -131,6 +133,7 @@ impl Reader {
             kernel,
             intake,
             builder: None,
+            steering: None,
             kind,
             clock: WindowClock::default(),
             books,
@@ -173,6 +176,12 @@ impl Reader {
         Ok(self)
     }
 
+    /// Has the rate lowered by `steering` where profiling costs too much.
+    pub(super) fn steered(mut self, steering: Option<Steering>) -> Self {
+        self.steering = steering;
+        self
+    }
+
     /// Reads until the stop descriptor becomes readable or the plan ends, then hands over what is left. Ends early
     /// when nobody takes batches any more.
     pub(super) fn run(mut self, plan: &Plan, q1: &SyncSender<TraceBatch>) -> Result<(), Failure> {
@@ -194,6 +203,9 @@ impl Reader {
             if let Some(due) = stack_due {
                 deadline = deadline.min(due);
             }
+            if let Some(steering) = &self.steering {
+                deadline = deadline.min(steering.due());
+            }
             let woken = self.kernel.wait(deadline).map_err(Failure::other("waiting for the kernel"))?;
             for (name, yes) in [
                 ("processes", woken.processes),
@@ -211,6 +223,7 @@ impl Reader {
                 std::thread::sleep(COALESCE);
             }
             last_wake = MonoNs::now();
+            self.steer(now);
             if woken.called {
                 self.fill();
                 self.walk();
@@ -260,6 +273,16 @@ impl Reader {
             } else {
                 self.take_events();
             }
+        }
+    }
+
+    /// Turns the knobs if that is due.
+    fn steer(&mut self, now: MonoNs) {
+        let Some(steering) = &mut self.steering else { return };
+        if let Some(knobs) = steering.step(now, || self.kernel.spent())
+            && let Err(error) = self.kernel.turn(knobs)
+        {
+            tracing::warn!("the sampling rate cannot be changed: {error}");
         }
     }
 
@@ -397,6 +420,7 @@ impl Reader {
         let window = self.clock.window(opened, closed, Anchor::now());
         let balance = self.kernel.balance();
         self.books.captured(&balance);
+        self.books.elsewhere(self.intake.attributor.take_unwanted());
         self.meters.no_kernel_stack.inc_by(balance.no_kernel_stack);
         self.intake.stacks.count("over rate", balance.stacks_over_rate);
         self.intake.stacks.count("ring filling", balance.stacks_no_room);

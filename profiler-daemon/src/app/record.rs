@@ -17,8 +17,10 @@ use super::builder::Builder;
 use super::intake::{Family, Intake};
 use super::output::{FileFormat, Output, format_of};
 use super::reader::{Heartbeat, Plan, Reader};
+use super::usage::Roll;
 use super::{Failure, Signals, build, quality};
 use crate::aggregate::{Grain, aggregate};
+use crate::attribute::Relabel;
 use crate::capture::{self, Kernel, recording};
 use crate::deliver::Cadence;
 use crate::encode;
@@ -83,15 +85,18 @@ pub fn record(options: &Options) -> Result<ExitCode, Failure> {
     };
     let kind = SampleKind::CpuTime { period_ns: capture_config.period_ns() };
     let kernel = Kernel::open(capture_config, signals.waker(), &meters)?;
-    let (tracker, attributor) = build::tracking(None, true, &meters)?;
-    let symbolizer = build::symbolizer(options.inlines, Patience::Recording, &meters);
+    let roll = Roll::default();
+    let (tracker, attributor) = build::tracking(None, true, Relabel::default(), &meters)?;
+    let symbolizer = build::symbolizer(options.inlines, Patience::Recording, &roll, &meters);
 
     let mut files = Vec::new();
     let mut writer = None;
     for (path, format) in options.outputs.iter().zip(formats) {
         match format {
             FileFormat::Recording => writer = Some(recording::Writer::create(path)?),
-            FileFormat::Pprof | FileFormat::Folded => files.push((format, Output::open(path)?)),
+            FileFormat::Pprof | FileFormat::Folded | FileFormat::Svg | FileFormat::Speedscope => {
+                files.push((format, Output::open(path)?))
+            }
         }
     }
 
@@ -110,7 +115,7 @@ pub fn record(options: &Options) -> Result<ExitCode, Failure> {
     let progress = std::io::stderr().is_terminal();
     let window = Duration::from_secs(if progress { 1 } else { 10 });
     let plan = Plan { first: window, cadence: Cadence::new(window), total: options.duration };
-    let builder = Builder::start(build::unwinder(&symbolizer, None, &meters))?;
+    let builder = Builder::start(build::unwinder(&symbolizer, None, &roll, &meters))?;
     let (q1, batches) = sync_channel(super::BATCHES_WAITING_MAX);
     let workshop = {
         let books = books.clone();
@@ -273,6 +278,11 @@ impl Collected {
         for (format, file) in files {
             let bytes = match format {
                 FileFormat::Folded => encode::folded::encode(profiles).into_bytes(),
+                FileFormat::Svg if profiles.is_empty() => continue,
+                FileFormat::Svg => {
+                    encode::svg::encode(profiles).map_err(Failure::other("drawing a flame graph"))?
+                }
+                FileFormat::Speedscope => encode::speedscope::encode(profiles),
                 FileFormat::Pprof | FileFormat::Recording => {
                     encode::pprof::file(profiles, self.window(), kind.period_ns())
                 }

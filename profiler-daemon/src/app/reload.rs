@@ -6,6 +6,7 @@
 use std::fmt;
 
 use super::Failure;
+use crate::attribute::Relabel;
 use crate::config::{self, Config};
 use crate::deliver::Access;
 use crate::meters::prometheus_client::metrics::gauge::Gauge;
@@ -18,6 +19,7 @@ type Again = Box<dyn Fn() -> Result<Config, Failure> + Send>;
 pub(super) struct Reload {
     started_with: Config,
     access: Access,
+    relabel: Relabel,
     again: Again,
     reloads: Counters,
     successful: Gauge<f64, std::sync::atomic::AtomicU64>,
@@ -30,7 +32,13 @@ impl fmt::Debug for Reload {
 }
 
 impl Reload {
-    pub(super) fn new(started_with: Config, access: Access, again: Again, meters: &Meters) -> Self {
+    pub(super) fn new(
+        started_with: Config,
+        access: Access,
+        relabel: Relabel,
+        again: Again,
+        meters: &Meters,
+    ) -> Self {
         let successful = meters.gauge(
             "profiler_config_last_reload_successful",
             "One unless the configuration was wrong when last read",
@@ -39,6 +47,7 @@ impl Reload {
         Self {
             started_with,
             access,
+            relabel,
             again,
             reloads: meters
                 .counters("profiler_config_reloads", "Times the configuration was read again, by result"),
@@ -73,7 +82,9 @@ impl Reload {
     fn read(&self) -> Result<Vec<&'static str>, String> {
         let newer = (self.again)().map_err(|failure| failure.to_string())?;
         let access = Access::read(&newer.access).map_err(|problems| problems.join("\n"))?;
+        let relabel = Relabel::parse(&newer.relabel).map_err(|problems| problems.join("\n"))?;
         self.access.replace_headers(&access);
+        self.relabel.replace(&relabel);
         Ok(config::change(&self.started_with, &newer).at_start)
     }
 }
@@ -89,7 +100,8 @@ mod tests {
         let again =
             move || newer.lock().map_or(None, |mut newer| newer.take()).unwrap_or_else(|| unreachable!());
         let meters = Meters::default();
-        Reload::new(Config::default(), Access::default(), Box::new(again), &meters).reload();
+        Reload::new(Config::default(), Access::default(), Relabel::default(), Box::new(again), &meters)
+            .reload();
         let page = meters.render();
         assert!(page.contains(&format!("profiler_config_reloads_total{{result=\"{result}\"}} 1")), "{page}");
         assert!(page.contains(&format!("profiler_config_last_reload_successful {successful}")), "{page}");

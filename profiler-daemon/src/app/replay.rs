@@ -7,7 +7,9 @@ use super::build::Patience;
 use super::intake::Intake;
 use super::output::{FileFormat, Output, format_of};
 use super::record::Collected;
+use super::usage::Roll;
 use super::{Failure, build};
+use crate::attribute::Relabel;
 use crate::capture::{Tables, recording};
 use crate::encode;
 use crate::meters::Meters;
@@ -22,13 +24,13 @@ pub fn replay(path: &Path, outputs: &[PathBuf]) -> Result<(), Failure> {
         let format = format_of(output)?;
         if format == FileFormat::Recording {
             return Err(Failure::Usage(
-                "a replay writes .pb.gz or .folded, not another recording".to_owned(),
+                "a replay writes .pb.gz, .svg, .json or .folded, not another recording".to_owned(),
             ));
         }
         files.push((format, Output::open(output)?));
     }
     let meters = Meters::default();
-    let mut symbolizer = build::symbolizer(true, Patience::Recording, &meters);
+    let mut symbolizer = build::symbolizer(true, Patience::Recording, &Roll::default(), &meters);
     let mut collected = Collected::default();
     let kind = named_each(path, &mut symbolizer, &meters, |batch| {
         collected.add(batch);
@@ -52,7 +54,7 @@ fn named_each(
         .first()
         .map(|batch| batch.kind)
         .ok_or_else(|| Failure::NothingSampled(format!("{} holds no window", path.display())))?;
-    let (tracker, attributor) = build::tracking(Some("replay".to_owned()), true, meters)?;
+    let (tracker, attributor) = build::tracking(Some("replay".to_owned()), true, Relabel::default(), meters)?;
     let mut intake = Intake::new(tracker, attributor, None, meters);
     let mut tables = Tables::offline(meters);
     for mut batch in batches {
@@ -76,7 +78,7 @@ fn named_each(
 /// The named batches of a recording, for tests: the seam of the whole pipeline.
 pub fn named(path: &Path) -> Result<Vec<NamedBatch>, Failure> {
     let meters = Meters::default();
-    let mut symbolizer = build::symbolizer(true, Patience::Recording, &meters);
+    let mut symbolizer = build::symbolizer(true, Patience::Recording, &Roll::default(), &meters);
     let mut batches = Vec::new();
     named_each(path, &mut symbolizer, &meters, |batch| batches.push(batch))?;
     Ok(batches)

@@ -16,9 +16,12 @@ use super::reader::{Heartbeat, Plan, Reader};
 use super::reload::Reload;
 use super::service::{Progress, Service};
 use super::signals::Hangup;
+use super::steering::Steering;
+use super::usage::Roll;
 use super::{Failure, Signals, build, notify, ports, service, usage};
 use crate::admin::{self, Admin};
 use crate::aggregate::{Grain, aggregate};
+use crate::attribute::Relabel;
 use crate::capture::{self, Kernel};
 use crate::children::{self, Keeper};
 use crate::config::Config;
@@ -27,6 +30,7 @@ use crate::encode::{self, Limits};
 use crate::meters::Meters;
 use crate::model::{Payload, Profile, SampleKind, TraceBatch, Weight};
 use crate::symbolize::Symbolizer;
+use crate::token::Token;
 
 /// Length of the first window: a newcomer sees data at once.
 const FIRST_WINDOW: Duration = Duration::from_secs(1);
@@ -50,6 +54,8 @@ pub fn run(
     }
     raise_open_files();
     let access = Access::read(&config.access).map_err(|problems| Failure::Usage(problems.join("\n")))?;
+    let token = config.token_file.as_deref().map(Token::read).transpose().map_err(Failure::Usage)?;
+    let relabel = Relabel::parse(&config.relabel).map_err(|problems| Failure::Usage(problems.join("\n")))?;
     let meters = Meters::default();
     let admin_listener = ports::listen(config.admin_listen, "--admin-listen")?;
     let embedded = match &config.server {
@@ -66,14 +72,19 @@ pub fn run(
     let kernel = Kernel::open(capture_config, signals.waker(), &meters)?;
 
     let books = Books::new(&meters);
+    let roll = Roll::default();
+    let steering = config
+        .cpu_max
+        .map(|share| Steering::new(share.of_machine(kernel.processors()), roll.clone(), &meters));
     let heartbeat = Heartbeat::default();
-    let (tracker, attributor) = build::tracking(config.hostname.clone(), false, &meters)?;
+    let (tracker, attributor) = build::tracking(config.hostname.clone(), false, relabel.clone(), &meters)?;
     let address = match &embedded {
         None => None,
         Some(listener) => Some(listener.local_addr().map_err(Failure::other("asking for the port"))?),
     };
-    let server =
-        embedded.map(|listener| start_server(listener, config.data_dir.as_deref(), &meters)).transpose()?;
+    let server = embedded
+        .map(|listener| start_server(listener, config.data_dir.as_deref(), &roll, &meters))
+        .transpose()?;
     let url = match (&config.server, address) {
         (Some(url), _) => url.clone(),
         (None, Some(address)) => format!("http://{address}"),
@@ -102,21 +113,21 @@ pub fn run(
     let uploader = deliver::start(&upload, &meters, books.lost_counters())
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let cadence = uploader.cadence();
-    let symbolizer = build::symbolizer(config.inlines, Patience::Window, &meters);
+    let symbolizer = build::symbolizer(config.inlines, Patience::Window, &roll, &meters);
     let url = deliver::shown(&url);
     let pushes = format!("pushing every {} to {url}", humantime::format_duration(config.interval));
     let standing = uploader.standing();
     let status = move || format!("{pushes}\n{standing}\n");
     let progress = Progress::new(heartbeat.clone(), config.interval, uploader.pulses());
-    let admin_address = start_admin(admin_listener, &meters, progress.clone(), status)?;
+    let admin_address = start_admin(admin_listener, &meters, progress.clone(), token, status)?;
     say_what_runs(config, &kernel, &url, address, admin_address);
     notify::ready();
     let stopper = signals.stopper().map_err(Failure::other("watching over the work"))?;
-    let reload = Reload::new(config.clone(), access, Box::new(again), &meters);
+    let reload = Reload::new(config.clone(), access, relabel, Box::new(again), &meters);
     let off_file = config.off_file.clone();
     Service { hangup, reload, progress, books: books.clone(), off_file, stopper }.start()?;
 
-    let builder = Builder::start(build::unwinder(&symbolizer, config.data_dir.as_deref(), &meters))?;
+    let builder = Builder::start(build::unwinder(&symbolizer, config.data_dir.as_deref(), &roll, &meters))?;
     let (q1, batches) = sync_channel(super::BATCHES_WAITING_MAX);
     let workshop = {
         let (books, quality) = (books.clone(), QualityMeters::new(&meters));
@@ -131,7 +142,7 @@ pub fn run(
     let intake = Intake::new(tracker, attributor, None, &meters);
     let reader = Reader::new(kernel, intake, kind, books.clone(), heartbeat, None, &meters);
     let plan = Plan { first: FIRST_WINDOW.min(config.interval), cadence, total: None };
-    let read = reader.with(builder)?.run(&plan, &q1);
+    let read = reader.with(builder)?.steered(steering).run(&plan, &q1);
     drop(q1);
     notify::stopping(GRACE + SERVER_GRACE);
     let outcome = workshop.join().map_err(|_| Failure::Other {
@@ -149,11 +160,12 @@ pub fn run(
     };
     let reasons: Vec<String> = lost.iter().map(|(reason, weight)| format!("{weight} {reason}")).collect();
     tracing::info!(
-        "stopped: captured {}{} = delivered {}{} + lost {}{}",
+        "stopped: captured {}{} = delivered {}{}{} + lost {}{}",
         books.captured_total(),
         some(" + recovered", outcome.recovered),
         outcome.delivered.0,
         some(" + kept", outcome.kept),
+        some(" + elsewhere", Weight(books.elsewhere_total())),
         lost.iter().map(|(_, weight)| weight).sum::<u64>(),
         if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) },
     );
@@ -170,14 +182,24 @@ fn raise_open_files() {
 
 /// The embedded server, a child of the same binary; the socket stays ours, so that nobody is refused while it is
 /// started again.
-fn start_server(listener: TcpListener, data_dir: Option<&Path>, meters: &Meters) -> Result<Keeper, Failure> {
+fn start_server(
+    listener: TcpListener,
+    data_dir: Option<&Path>,
+    roll: &Roll,
+    meters: &Meters,
+) -> Result<Keeper, Failure> {
     let mut arguments: Vec<OsString> = ["serve", "--handed"].map(Into::into).into();
     if let Some(folder) = data_dir {
         let store = folder.join(super::STORE);
         children::hand_over(&store).map_err(Failure::other(store.display().to_string()))?;
         arguments.extend(["--data-dir".into(), folder.into()]);
     }
-    let spawn = move || children::spawn_server(Path::new(children::SELF), &arguments, &listener);
+    let roll = roll.clone();
+    let spawn = move || {
+        let spawned = children::spawn_server(Path::new(children::SELF), &arguments, &listener)?;
+        roll.add(spawned.child.id());
+        Ok(spawned)
+    };
     Keeper::start("server", spawn, meters).map_err(Failure::other("starting the embedded server"))
 }
 
@@ -185,6 +207,7 @@ fn start_admin(
     listener: TcpListener,
     meters: &Meters,
     progress: Progress,
+    token: Option<Token>,
     status: impl Fn() -> String + Send + Sync + 'static,
 ) -> Result<SocketAddr, Failure> {
     let address = listener.local_addr().map_err(Failure::other("asking for the port"))?;
@@ -193,6 +216,7 @@ fn start_admin(
         meters: meters.clone(),
         refresh: Arc::new(move || usage.refresh()),
         healthy: Arc::new(move || progress.check()),
+        token: token.map(Arc::new),
         status: Arc::new(status),
     };
     admin::spawn(listener, admin).map_err(Failure::other("serving the admin port"))?;
@@ -212,7 +236,11 @@ fn say_what_runs(
         count => format!("{count} processors"),
     };
     println!("profiling every process on {processors} at {} Hz", config.frequency_hz);
-    let whose = if embedded.is_some() { " (embedded, the last hour in memory)" } else { "" };
+    let whose = match (embedded, &config.data_dir) {
+        (None, _) => "",
+        (Some(_), None) => " (embedded, the last hour in memory)",
+        (Some(_), Some(_)) => " (embedded, its history on disk)",
+    };
     println!("pushing every {} to {url}{whose}", humantime::format_duration(config.interval));
     match &config.data_dir {
         Some(folder) => println!("what waits to be pushed is kept in {}", folder.display()),

@@ -1,6 +1,11 @@
 //! What the daemon itself uses, read when somebody asks.
+//!
+//! In: `/proc` of this process and of its children, who are on a roll because not every kernel lists them. Out: gauges, and the sum
+//! that the governor goes by.
 
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::meters::Meters;
 use crate::meters::prometheus_client::metrics::gauge::Gauge;
@@ -28,23 +33,106 @@ impl Usage {
     }
 
     pub(super) fn refresh(&self) {
-        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        // Fields are counted behind the name, which may hold anything; user and system time are the 14th and 15th.
-        let fields: Vec<f64> = stat
-            .rsplit_once(')')
-            .map(|(_, rest)| {
-                rest.split_whitespace().skip(1).map(|field| field.parse().unwrap_or(0.0)).collect()
-            })
-            .unwrap_or_default();
-        let ticks = rustix::param::clock_ticks_per_second() as f64;
-        let field = |number: usize| fields.get(number - 4).copied().unwrap_or(0.0);
-        self.cpu.set((field(14) + field(15)) / ticks);
-        self.children_cpu.set((field(16) + field(17)) / ticks);
+        let Times { own, ended_children, .. } = times("self").unwrap_or_default();
+        self.cpu.set(own.as_secs_f64());
+        self.children_cpu.set(ended_children.as_secs_f64());
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let anonymous = status.lines().find_map(|line| {
             line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok()
         });
         self.anonymous.set(anonymous.unwrap_or(0.0) * 1024.0);
         self.files.set(std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count) as f64);
+    }
+}
+
+/// CPU time as `/proc/PID/stat` has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Times {
+    parent: u32,
+    own: Duration,
+    /// Of children that ended and were waited for.
+    ended_children: Duration,
+}
+
+fn times(process: &str) -> Option<Times> {
+    parse(&std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?)
+}
+
+/// Fields are counted behind the name, which may hold anything: the parent is the 4th, user and system time the 14th and 15th, those
+/// of ended children the two after them.
+fn parse(stat: &str) -> Option<Times> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let fields: Vec<u64> =
+        rest.split_whitespace().skip(1).map(|field| field.parse().unwrap_or_default()).collect();
+    let ticks = rustix::param::clock_ticks_per_second().max(1) as f64;
+    let sum = |first: usize| {
+        Some(Duration::from_secs_f64((*fields.get(first - 4)? + *fields.get(first - 3)?) as f64 / ticks))
+    };
+    Some(Times { parent: u32::try_from(*fields.first()?).ok()?, own: sum(14)?, ended_children: sum(16)? })
+}
+
+/// The children that were started. Cheap to clone; clones share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Roll(Arc<Mutex<Vec<u32>>>);
+
+impl Roll {
+    /// A child was started.
+    pub(super) fn add(&self, pid: u32) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(pid);
+    }
+
+    /// CPU time of this process and of all children, those that ended included.
+    pub(super) fn cpu(&self) -> Duration {
+        let Times { own, ended_children, .. } = times("self").unwrap_or_default();
+        let mut sum = own + ended_children;
+        let mut pids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that was waited for is among the ended; its number may be somebody else's by now.
+        pids.retain(|pid| match times(&pid.to_string()) {
+            Some(Times { parent, own, ended_children }) if parent == std::process::id() => {
+                sum += own + ended_children;
+                true
+            }
+            _ => false,
+        });
+        sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn times_are_read_behind_any_name() {
+        let ticks = rustix::param::clock_ticks_per_second();
+        let stat = format!(
+            "7 (a) b (c)) S 3 7 7 0 -1 4194304 1 2 3 4 {ticks} {ticks} {} 0 20 0 1 0 5 6 7",
+            3 * ticks
+        );
+        let expected =
+            Times { parent: 3, own: Duration::from_secs(2), ended_children: Duration::from_secs(3) };
+        assert_eq!(parse(&stat), Some(expected));
+        assert_eq!(parse("7 (a) S 3 7"), None);
+    }
+
+    #[test]
+    fn a_child_counts_while_it_runs_and_after_it_was_waited_for() {
+        let roll = Roll::default();
+        let before = roll.cpu();
+        // A quarter of a second of work, and then sleep.
+        let burn = "t=$(date +%s%N); while [ $(($(date +%s%N) - t)) -lt 250000000 ]; do :; done; sleep 60";
+        let mut child = std::process::Command::new("sh").args(["-c", burn]).spawn().unwrap();
+        roll.add(child.id());
+        roll.add(1); // not ours
+        while roll.cpu() < before + Duration::from_millis(50) {
+            assert!(child.try_wait().unwrap().is_none(), "it ended and never counted");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(roll.cpu() >= before + Duration::from_millis(50));
+        assert_eq!(roll.0.lock().unwrap().len(), 0);
     }
 }

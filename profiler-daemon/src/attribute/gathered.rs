@@ -114,6 +114,11 @@ impl Gathered {
         }
     }
 
+    /// Forgets what [`Self::add_again`] did not know: it is not wanted.
+    pub(super) fn forget(&mut self) {
+        self.words.truncate(self.at_hand.0);
+    }
+
     pub(super) fn room(&self) -> Room {
         let is_full = self.traces.len() >= self.traces_max
             || self.frames >= self.frames_max

@@ -5,23 +5,28 @@
 //! merged on the way, for a busy loop says the same thing a hundred times a second.
 //! Not here: names of functions. A process that is gone already costs a `Reason`, never an error.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use profiler_common::unwind::End;
 
 use crate::meters::prometheus_client::metrics::counter::Counter;
 use crate::meters::{Counters, Meters, label};
-use crate::model::{Frame, KernelAddr, Lost, RawSample, Reason, SampleKind, Trace, TraceBatch, UserAddr};
+use crate::model::{
+    Frame, KernelAddr, Lost, RawSample, Reason, SampleKind, Trace, TraceBatch, UserAddr, Weight,
+};
 use crate::processes::{Process, Tracker};
 use crate::time::Window;
 
 mod gathered;
 mod labels;
+mod relabel;
 mod sources;
 
 use gathered::Gathered;
 pub use gathered::Room;
 use labels::LabelCache;
+pub use relabel::Relabel;
 
 /// What traces are labelled with and how many are kept.
 #[derive(Clone, Debug)]
@@ -38,6 +43,10 @@ pub struct Config {
     /// Series of one window that have labels of their own; what comes beyond is merged and counted. A server has to keep each
     /// of them, window after window: as many as a large machine has services.
     pub series_max: usize,
+    /// What operators make of labels.
+    pub relabel: Relabel,
+    /// Names of users by their numbers.
+    pub users: BTreeMap<u32, String>,
 }
 
 impl Default for Config {
@@ -48,6 +57,8 @@ impl Default for Config {
             traces_max: 1 << 14,
             frames_max: 1 << 18,
             series_max: 1 << 11,
+            relabel: Relabel::default(),
+            users: BTreeMap::new(),
         }
     }
 }
@@ -60,6 +71,8 @@ pub struct Attributor {
     gathered: Gathered,
     walks: [Counter; ENDS.len()],
     missing: Counters,
+    /// Weight of processes that are not to be profiled, since it was last asked for.
+    unwanted: Weight,
 }
 
 /// How walks end, and what that is called in metrics.
@@ -79,19 +92,25 @@ impl Attributor {
         let walks = meters.counters("profiler_walks", "Walks of user stacks, by how they ended");
         Self {
             by_task: config.by_task,
-            labels: LabelCache::new(&config.hostname, config.series_max, meters),
+            labels: LabelCache::new(config, meters),
             gathered: Gathered::new(config, meters),
             walks: ENDS.map(|(_, name)| walks.get_or_create(&label("end", name)).clone()),
             missing: meters.counters(
                 "profiler_frames_missing",
                 "Frames that cannot be known, by reason, each with the weight of its trace",
             ),
+            unwanted: Weight(0),
         }
     }
 
-    /// What `sample` means, while its process is as it was then.
-    pub fn attribute(&mut self, sample: &RawSample, tracker: &Tracker) -> Trace {
+    /// What `sample` means, while its process is as it was then; `None` if it is not to be profiled.
+    pub fn attribute(&mut self, sample: &RawSample, tracker: &Tracker) -> Option<Trace> {
         self.trace(sample, tracker.process(sample.task.pid))
+    }
+
+    /// Weight of processes that rules leave out, since the last time.
+    pub fn take_unwanted(&mut self) -> Weight {
+        std::mem::take(&mut self.unwanted)
     }
 
     /// Adds `sample` of `process`, as it was then, to the window. It is never refused: without room, the window is to be taken soon.
@@ -104,8 +123,13 @@ impl Attributor {
         let is_task_apart = self.by_task || is_named_by_thread;
         let generation = process.map_or(0, |process| process.generation);
         if !self.gathered.add_again(sample, generation, is_task_apart) {
-            let trace = self.trace(sample, process);
-            self.gathered.add(trace, self.by_task);
+            match self.trace(sample, process) {
+                Some(trace) => self.gathered.add(trace, self.by_task),
+                None => {
+                    self.gathered.forget();
+                    self.unwanted += sample.weight;
+                }
+            }
         }
         self.gathered.room()
     }
@@ -118,14 +142,15 @@ impl Attributor {
         TraceBatch { window, kind, traces, lost }
     }
 
-    fn trace(&mut self, sample: &RawSample, process: Option<&Process>) -> Trace {
-        Trace {
+    fn trace(&mut self, sample: &RawSample, process: Option<&Process>) -> Option<Trace> {
+        let labels = self.labels.of(process, sample.task.comm)?;
+        Some(Trace {
             time: sample.time,
             task: sample.task,
-            labels: self.labels.of(process, sample.task.comm),
+            labels,
             frames: frames(sample, process),
             weight: sample.weight,
-        }
+        })
     }
 
     fn count_missing(&self, traces: &[Trace]) {

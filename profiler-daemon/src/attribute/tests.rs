@@ -125,7 +125,7 @@ impl Scene {
 #[track_caller]
 fn check(sample: &RawSample, expected: &str) {
     let mut scene = scene(&config());
-    let trace = scene.attributor.attribute(sample, &scene.tracker);
+    let trace = scene.attributor.attribute(sample, &scene.tracker).unwrap();
     assert_eq!(text(&trace.frames), expected);
     assert_eq!(trace.weight, sample.weight);
 }
@@ -174,7 +174,7 @@ fn a_walk_that_was_cut_says_why_at_the_root() {
 fn every_end_of_a_walk_but_a_root_is_a_reason() {
     for (end, name) in ENDS {
         let mut scene = scene(&config());
-        let trace = scene.attributor.attribute(&sample(1, &[], &[1010], end), &scene.tracker);
+        let trace = scene.attributor.attribute(&sample(1, &[], &[1010], end), &scene.tracker).unwrap();
         let is_cut = matches!(trace.frames.last(), Some(Frame::Missing(_)));
         assert_eq!(is_cut, !matches!(end, End::Root | End::NoUser), "{name}");
     }
@@ -205,7 +205,7 @@ fn addresses_at_the_edges_are_no_special_case() {
 #[test]
 fn labels_name_service_and_host() {
     let mut scene = scene(&config());
-    let trace = scene.attributor.attribute(&sample(1, &[], &[1010], End::Root), &scene.tracker);
+    let trace = scene.attributor.attribute(&sample(1, &[], &[1010], End::Root), &scene.tracker).unwrap();
     assert_eq!(trace.labels.iter().collect::<Vec<_>>(), [("hostname", "host"), ("service_name", "app")]);
 }
 

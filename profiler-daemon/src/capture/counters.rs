@@ -1,5 +1,7 @@
 //! What the kernel side counted, as differences and by reason.
 
+use std::time::Duration;
+
 use aya::maps::{MapData, PerCpuArray};
 use profiler_common::knobs::Counters;
 
@@ -18,7 +20,7 @@ pub struct Balance {
     pub idle: u64,
     /// Ticks that ran no program, whatever the processor did meanwhile.
     pub skipped: u64,
-    /// Samples put into the ring.
+    /// Weight of the samples put into the ring.
     pub sent: u64,
     /// Ticks and samples that went nowhere.
     pub lost: Lost,
@@ -67,8 +69,15 @@ impl Totals {
             sum.stacks += cpu.stacks;
             sum.stacks_over_rate += cpu.stacks_over_rate;
             sum.stacks_no_room += cpu.stacks_no_room;
+            sum.pending += cpu.pending;
+            sum.spent_ns += cpu.spent_ns;
         }
         Self { counters: sum, idle_accounted: None }
+    }
+
+    /// Time that programs spent on samples.
+    pub(super) fn spent(&self) -> Duration {
+        Duration::from_nanos(self.counters.spent_ns)
     }
 
     /// A halted processor of a virtual machine may not tick at all, and its gap shows only when it wakes: what its idle
@@ -91,11 +100,14 @@ impl Totals {
         lost.add(Reason::TickSkipped, Weight(skipped_busy));
         lost.add(Reason::RingFull, Weight(difference(|counters| counters.ring_full)));
         lost.add(Reason::NoScratch, Weight(difference(|counters| counters.no_scratch)));
+        let idle = difference(|counters| counters.idle) + skipped_idle;
+        let sent = difference(|counters| counters.sent);
         Balance {
-            ticks: difference(|counters| counters.runs) + skipped_idle + skipped_busy,
-            idle: difference(|counters| counters.idle) + skipped_idle,
+            // A tick that waits for others to become a sample with them counts when it is one.
+            ticks: idle + sent + lost.0.values().map(|weight| weight.0).sum::<u64>(),
+            idle,
             skipped: skipped_idle + skipped_busy,
-            sent: difference(|counters| counters.sent),
+            sent,
             lost,
             no_kernel_stack: difference(|counters| counters.no_kernel_stack),
             stacks: difference(|counters| counters.stacks),
@@ -148,6 +160,14 @@ mod tests {
         assert_eq!(balance.lost.0[&Reason::RingFull], Weight(4));
         let lost: Weight = balance.lost.0.values().copied().sum();
         assert_eq!(balance.ticks, balance.idle + balance.sent + lost.0);
+    }
+
+    #[test]
+    fn ticks_that_wait_for_others_count_with_their_sample() {
+        let before = Counters { runs: 10, idle: 4, sent: 4, pending: 2, ..Counters::default() };
+        let after = Counters { runs: 15, idle: 5, sent: 8, pending: 2, ..Counters::default() };
+        let balance = Totals::sum([after].into_iter()).since(&Totals::sum([before].into_iter()));
+        assert_eq!((balance.ticks, balance.idle, balance.sent), (5, 1, 4));
     }
 
     #[test]

@@ -56,6 +56,7 @@ pub(super) fn sample(record: &[u8]) -> Option<(RawSample, bool)> {
         kernel_frames: bytes.u16()?,
         user_frames: bytes.u16()?,
         ended: bytes.u16()?,
+        weight: bytes.u64()?,
     };
     let mut words = |count: usize| -> Option<Vec<u64>> {
         let (words, rest) = bytes.0.split_at_checked(count * 8)?;
@@ -80,7 +81,7 @@ pub(super) fn sample(record: &[u8]) -> Option<(RawSample, bool)> {
         user: user.into_iter().map(UserAddr).collect(),
         ended: End::from_wire(header.ended & !(WANTS_TABLES | HAS_STACK))?,
         stack,
-        weight: Weight(1),
+        weight: Weight(header.weight),
     };
     Some((sample, wants_tables))
 }
@@ -188,7 +189,7 @@ mod tests {
         for half in [3u16, 1, 2, 0] {
             record.extend(half.to_ne_bytes());
         }
-        record.extend(words(&[0xffff_ffff_8100_0000, 0x40_1000, 0x40_2000]));
+        record.extend(words(&[5, 0xffff_ffff_8100_0000, 0x40_1000, 0x40_2000]));
         record
     }
 
@@ -203,7 +204,7 @@ mod tests {
         assert_eq!(sample.task.comm.to_string(), "work");
         assert_eq!(sample.kernel, [KernelAddr(0xffff_ffff_8100_0000)]);
         assert_eq!(sample.user, [UserAddr(0x40_1000), UserAddr(0x40_2000)]);
-        assert_eq!(sample.ended, End::Root);
+        assert_eq!((sample.ended, sample.weight), (End::Root, Weight(5)));
     }
 
     #[test]

@@ -11,13 +11,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::{MapData, PerCpuArray, ProgramArray, RingBuf};
+use aya::maps::{Array, MapData, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::PerfEvent;
 use profiler_common::limits::{SAMPLE_RING_BYTES_MAX, SAMPLE_RING_BYTES_MIN};
 use rustix::event::{Timespec, epoll};
 
 use crate::meters::Meters;
-use crate::model::{Pid, ProcessEvent, RawSample, Reason, Weight};
+use crate::model::{Knobs, Pid, ProcessEvent, RawSample, Reason, Weight};
 use crate::time::MonoNs;
 
 mod bench;
@@ -101,6 +101,7 @@ pub struct Kernel {
     ring: RingBuf<MapData>,
     counters: PerCpuArray<MapData, counters::Wire>,
     last: counters::Totals,
+    knobs: Array<MapData, u64>,
     /// Idle time of all processors when the first clock was started, nanoseconds.
     idle_at_start: Option<u64>,
     malformed: u64,
@@ -141,6 +142,8 @@ impl Kernel {
             RingBuf::try_from(load::map(&mut ebpf, "SAMPLES")?).map_err(|error| AttachError::map(&error))?;
         let counters = PerCpuArray::try_from(load::map(&mut ebpf, "COUNTERS")?)
             .map_err(|error| AttachError::map(&error))?;
+        let knobs =
+            Array::try_from(load::map(&mut ebpf, "KNOBS")?).map_err(|error| AttachError::map(&error))?;
         let tables = load::tables(&mut ebpf, meters)?;
         let epoll =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(AttachError::system("epoll_create1"))?;
@@ -156,6 +159,7 @@ impl Kernel {
             ring,
             counters,
             last: counters::Totals::default(),
+            knobs,
             idle_at_start: counters::idle_ns(),
             malformed: 0,
             epoll,
@@ -278,6 +282,17 @@ impl Kernel {
         self.last = totals;
         balance.lost.add(Reason::Malformed, Weight(std::mem::take(&mut self.malformed)));
         balance
+    }
+
+    /// Time that the kernel side spent on samples, all processors together, since it was loaded.
+    pub fn spent(&self) -> Duration {
+        counters::Totals::read(&self.counters, self.config.period_ns(), None)
+            .map_or(Duration::ZERO, |totals| totals.spent())
+    }
+
+    /// Turns the knobs: from the next tick of each processor on. Samples say what they stand for, so nothing has to wait for it.
+    pub fn turn(&mut self, Knobs { stretch }: Knobs) -> io::Result<()> {
+        self.knobs.set(0, stretch, 0).map_err(io::Error::other)
     }
 
     /// Stops the clocks: no sample is taken after this returns. What is in the rings stays to be read.

@@ -13,6 +13,7 @@ use crate::config;
 use crate::doctor::Health;
 use crate::doctor::connection::{Address, Doctor, Question, report};
 use crate::doctor::machine::{self, Finding};
+use crate::doctor::why::{self, Subject};
 
 /// Find out what is wrong: of this machine, and whether its programs can be loaded by who asks. Run it as the user of the
 /// service, or as root.
@@ -35,6 +36,23 @@ pub(super) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Check {
     Connection(ConnectionArguments),
+    Why(WhyArguments),
+}
+
+/// Why a process has no data, or poor data: whether it is there, may be looked at, uses CPU time, can be walked and named, and which
+/// labels it has. Run it as the user of the service, or as root.
+///
+/// Exit codes: 0 nothing is wrong, 1 something is to be changed, 2 something could not be found out.
+#[derive(Debug, Args)]
+struct WhyArguments {
+    /// The process
+    pid: u32,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Configuration file, TOML [default: PROFILER_CONFIG, else none]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 /// Whether the push interval fits the server's keep-alive timeout: opens three connections, leaves them idle and tells
@@ -65,6 +83,7 @@ struct ConnectionArguments {
 pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
     match arguments.check {
         Some(Check::Connection(arguments)) => connection(arguments),
+        Some(Check::Why(arguments)) => why(arguments),
         None => machine(arguments.json, arguments.config),
     }
 }
@@ -83,14 +102,42 @@ fn machine(json: bool, file: Option<PathBuf>) -> Result<ExitCode, Failure> {
         Ok(()) => Finding::fits("sampling", "programs were loaded and attached"),
         Err(failure) => Finding::does_not_fit("sampling", "programs cannot be loaded", failure.to_string()),
     });
-    let health = machine::health(&findings);
+    Ok(told(&findings, json))
+}
+
+/// About one process.
+fn why(arguments: WhyArguments) -> Result<ExitCode, Failure> {
+    let WhyArguments { pid, json, config: file } = arguments;
+    let config = super::configuration(file, &[])?;
+    let subject = Subject { proc: PathBuf::from("/proc"), pid, patience: WATCHED };
+    let (mut findings, goes_on) = why::examine(&subject);
+    if goes_on {
+        findings.push(app::why::labels(&config, pid)?);
+        findings.push(match config.off_file.exists() {
+            true => Finding::does_not_fit(
+                "agent",
+                "switched off",
+                format!("Remove {}: nothing is profiled while it is there.", config.off_file.display()),
+            ),
+            false => Finding::fits("agent", "not switched off"),
+        });
+    }
+    Ok(told(&findings, json))
+}
+
+/// How long a process is watched.
+const WATCHED: Duration = Duration::from_secs(1);
+
+/// Prints `findings`; the exit code that they come to.
+fn told(findings: &[Finding], json: bool) -> ExitCode {
+    let health = machine::health(findings);
     if json {
         let findings: Vec<_> = findings.iter().map(Finding::json).collect();
         say(&serde_json::json!({ "checks": findings }).to_string());
     } else {
         findings.iter().for_each(|finding| say(&finding.text()));
     }
-    Ok(ExitCode::from(health.exit_code()))
+    ExitCode::from(health.exit_code())
 }
 
 fn connection(arguments: ConnectionArguments) -> Result<ExitCode, Failure> {

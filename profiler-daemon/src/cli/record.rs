@@ -23,8 +23,8 @@ pub(super) struct Arguments {
     /// Only these processes and their descendants; may be repeated [default: every process]
     #[arg(short, long, value_name = "PID")]
     pid: Vec<u32>,
-    /// File to write, its format by its ending: .pb.gz (pprof), .folded (text for flame graph tools), .jsonl or .jsonl.gz (a recording
-    /// for `replay`); may be repeated [default: profile.pb.gz]
+    /// File to write, its format by its ending: .pb.gz (pprof), .svg (a flame graph), .json (speedscope), .folded (text for flame graph
+    /// tools), .jsonl or .jsonl.gz (a recording for `replay`); may be repeated [default: profile.pb.gz]
     #[arg(short, long, value_name = "FILE")]
     output: Vec<PathBuf>,
     /// Read inlined functions, files and lines from debug information

@@ -12,7 +12,7 @@ use crate::app::{self, Failure};
 pub(super) struct Arguments {
     /// The recording
     recording: PathBuf,
-    /// File to write, .pb.gz or .folded; may be repeated [default: folded text on standard output]
+    /// File to write, .pb.gz, .svg, .json (speedscope) or .folded; may be repeated [default: folded text on standard output]
     #[arg(short, long, value_name = "FILE")]
     output: Vec<PathBuf>,
 }

@@ -47,12 +47,20 @@ pub(super) struct Arguments {
     /// Samples per second and processor, 1 to 999 [default: 19]
     #[arg(short = 'F', long, value_name = "HZ")]
     frequency: Option<String>,
+    /// Share of all processors that profiling may cost, such as 1%: beyond, one sample stands for several ticks, with the weight of
+    /// all of them; `off` for no limit [default: off; 1% in the service's configuration]
+    #[arg(long, value_name = "SHARE")]
+    cpu_max: Option<String>,
     /// Where the embedded server listens; loopback only [default: 127.0.0.1:4040]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
     /// Where the agent answers /metrics, /-/healthy and /-/ready [default: 127.0.0.1:4041]
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<String>,
+    /// File with a token that who asks for /metrics or /-/status has to show, as `Authorization: Bearer` or once as ?token=; mode 640 or
+    /// less [default: the credential `token` of the unit, else none: whoever reaches the port may ask]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<String>,
     /// Where state is kept; created if missing. What waits to be pushed is there before it is sent, so that a restart or
     /// a crash loses nothing; so is, for a while, what the server refused [default: STATE_DIRECTORY, which systemd sets;
     /// else none: memory only]
@@ -72,6 +80,10 @@ pub(super) struct Arguments {
     /// Read inlined functions, files and lines from debug information, true or false [default: true]
     #[arg(long, value_name = "BOOL")]
     inlines: Option<String>,
+    /// What is to become of labels: rules as Prometheus has them, a TOML list of tables; better in the file, as [[relabel]]
+    /// [default: none]
+    #[arg(long, value_name = "RULES")]
+    relabel: Option<String>,
     /// Value of the label `hostname` [default: this machine's]
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
@@ -98,13 +110,16 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         delivery,
         http2,
         frequency,
+        cpu_max,
         listen,
         admin_listen,
+        token_file,
         data_dir,
         spool_bytes_max,
         spool_free_bytes_min,
         reject_older_than,
         inlines,
+        relabel,
         hostname,
         off_file,
         kernel_log_level,
@@ -120,13 +135,16 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         ("delivery", delivery),
         ("http2", http2),
         ("frequency", frequency),
+        ("cpu_max", cpu_max),
         ("listen", listen),
         ("admin_listen", admin_listen),
+        ("token_file", token_file),
         ("data_dir", data_dir),
         ("spool_bytes_max", spool_bytes_max),
         ("spool_free_bytes_min", spool_free_bytes_min),
         ("reject_older_than", reject_older_than),
         ("inlines", inlines),
+        ("relabel", relabel),
         ("hostname", hostname),
         ("off_file", off_file),
         ("kernel_log_level", kernel_log_level),

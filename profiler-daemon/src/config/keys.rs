@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Config, duration, frequency, size};
+use super::{Config, Share, duration, frequency, size};
 use crate::deliver::{self, Ambiguous, Secret, SinkConfig, WhenShort};
 
 /// One key.
@@ -247,6 +247,18 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::AtStart,
     },
     Key {
+        name: "cpu_max",
+        accepted: "a share of all processors from 0.01% to 100%, such as 1%, or off",
+        set: |config, text| match text.trim() {
+            "off" => put(&mut config.cpu_max, Some(None)),
+            text => put(&mut config.cpu_max, Share::parse(text).map(Some)),
+        },
+        show: |config| {
+            Some(quoted(&config.cpu_max.map_or_else(|| "off".to_owned(), |share| share.to_string())))
+        },
+        kind: Kind::AtStart,
+    },
+    Key {
         name: "listen",
         accepted: "an address and a port, such as 127.0.0.1:4040",
         set: |config, text| put(&mut config.listen, text.parse().ok()),
@@ -258,6 +270,13 @@ pub(super) const KEYS: &[Key] = &[
         accepted: "an address and a port, such as 127.0.0.1:4041",
         set: |config, text| put(&mut config.admin_listen, text.parse().ok()),
         show: |config| Some(quoted(&config.admin_listen.to_string())),
+        kind: Kind::AtStart,
+    },
+    Key {
+        name: "token_file",
+        accepted: "a path",
+        set: |config, text| put_path(&mut config.token_file, text),
+        show: |config| path(&config.token_file),
         kind: Kind::AtStart,
     },
     Key {
@@ -303,6 +322,13 @@ pub(super) const KEYS: &[Key] = &[
         set: |config, text| put(&mut config.inlines, text.parse().ok()),
         show: |config| Some(config.inlines.to_string()),
         kind: Kind::AtStart,
+    },
+    Key {
+        name: "relabel",
+        accepted: "rules as Prometheus has them, a table [[relabel]] for each, at the end of the file",
+        set: |config, text| put(&mut config.relabel, Some(text.to_owned())),
+        show: |config| (!config.relabel.trim().is_empty()).then(|| config.relabel.clone()),
+        kind: Kind::Live,
     },
     Key {
         name: "hostname",

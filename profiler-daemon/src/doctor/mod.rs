@@ -5,6 +5,7 @@
 
 pub mod connection;
 pub mod machine;
+pub mod why;
 
 /// What a check comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,8 @@
 
 pub mod folded;
 pub mod pprof;
+pub mod speedscope;
+pub mod svg;
 
 /// What a server accepts in one profile. The defaults are a Grafana Pyroscope's, with room to spare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

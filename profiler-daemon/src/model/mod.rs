@@ -14,6 +14,8 @@ mod reason;
 mod table;
 mod trace;
 
+pub use profiler_common::knobs::Knobs;
+
 pub use labels::Labels;
 pub use module::{BuildId, DebugFile, FileIdentity, Module, ModuleKind};
 pub use named::{Function, Known, NamedBatch, NamedTrace};

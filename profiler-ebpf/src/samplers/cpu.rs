@@ -21,7 +21,7 @@ use profiler_common::unwind::table::WANTED;
 use profiler_common::unwind::{End, Regs};
 
 use crate::config::SETTINGS;
-use crate::maps::{CHAIN_CPU, COUNTERS, FRAME_MASK, SAMPLES, SCRATCH, Scratch};
+use crate::maps::{CHAIN_CPU, COUNTERS, FRAME_MASK, KNOBS, SAMPLES, SCRATCH, Scratch};
 use crate::{regs, stack, walk};
 
 /// One tick.
@@ -49,12 +49,22 @@ pub fn sample(context: &PerfEventContext) {
         counters.skipped_idle += skipped;
     }
     counters.was_idle = 0;
+    // The clock ticks as before where less is to be sampled: each tick is a part of some sample's weight, so that no rate has to be known
+    // to know what a sample stands for.
+    counters.pending += 1;
+    if counters.pending < KNOBS.get(0).map_or(1, |knobs| knobs.stretch) {
+        return;
+    }
+    let weight = counters.pending;
+    counters.pending = 0;
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
-        counters.no_scratch += 1;
+        counters.no_scratch += weight;
         return;
     };
     // SAFETY: as for the counters.
     let scratch = unsafe { &mut *scratch };
+    scratch.header.time = now;
+    scratch.header.weight = weight;
 
     let kernel = regs::in_kernel(context);
     let mut kernel_frames = 0usize;
@@ -77,7 +87,6 @@ pub fn sample(context: &PerfEventContext) {
     scratch.words = kernel_frames as u64;
     scratch.ended = End::NoUser as u64;
     scratch.walk.wants = 0;
-    scratch.header.time = now;
     scratch.header.tgid = tgid;
     scratch.header.tid = task as u32;
     scratch.header.cpu = unsafe { bpf_get_smp_processor_id() } as u16;
@@ -164,9 +173,10 @@ fn send(context: &PerfEventContext, counters: &mut Counters, scratch: &mut Scrat
         )
     };
     if sent == 0 {
-        counters.sent += 1;
+        counters.sent += scratch.header.weight;
     } else {
-        counters.ring_full += 1;
+        counters.ring_full += scratch.header.weight;
         debug!(context, "sample of {} bytes lost: ring full", bytes);
     }
+    counters.spent_ns += unsafe { bpf_ktime_get_ns() } - scratch.header.time;
 }

@@ -46,6 +46,9 @@ pub(super) fn service_name(facts: &Facts<'_>) -> Arc<str> {
         .into()
 }
 
+/// The label that names a user; sources give the number, which a name is found for.
+pub(super) const USER: &str = "user";
+
 /// Says whose a process is, by name and value.
 type Owner = fn(&Facts<'_>) -> Vec<(&'static str, String)>;
 

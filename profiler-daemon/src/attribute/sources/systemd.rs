@@ -13,7 +13,7 @@ pub(super) fn service(facts: &Facts<'_>) -> Option<String> {
     paths(facts.cgroup?).find_map(service_of)
 }
 
-/// The labels of a process of a unit: the service, by its whole name, and the innermost slice. A scope is none of them: each
+/// The labels of a process of a unit: the service, by its whole name, the innermost slice, and the user whose slice it is in. A scope is none of them: each
 /// login and each program of a desktop has its own, and each would be a series of its own.
 pub(super) fn labels(facts: &Facts<'_>) -> Vec<(&'static str, String)> {
     let Some(path) = facts.cgroup.and_then(|cgroup| paths(cgroup).find(|path| path.contains(".slice")))
@@ -26,6 +26,9 @@ pub(super) fn labels(facts: &Facts<'_>) -> Vec<(&'static str, String)> {
     let slice = parts(path).filter(|part| !part.contains(':') && !part.starts_with("kubepods-"));
     let slice = slice.filter_map(|part| part.strip_suffix(".slice")).next();
     labels.extend(slice.map(|name| ("systemd_slice", format!("{}.slice", unescape(name)))));
+    let user = parts(path).find_map(|part| part.strip_prefix("user-")?.strip_suffix(".slice"));
+    let is_number = |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    labels.extend(user.filter(is_number).map(|number| (super::USER, number.to_owned())));
     labels
 }
 
@@ -135,7 +138,7 @@ mod tests {
         check_labels("0::/system.slice/nginx.service", &nginx);
         check_labels("3:cpu:/\n1:name=systemd:/system.slice/nginx.service\n", &nginx);
         let login = "0::/user.slice/user-1000.slice/session-3.scope";
-        check_labels(login, &[("systemd_slice", "user-1000.slice")]);
+        check_labels(login, &[("systemd_slice", "user-1000.slice"), ("user", "1000")]);
         check_labels(
             "0::/kubepods.slice/kubepods-pod1.slice/x.scope",
             &[("systemd_slice", "kubepods.slice")],
