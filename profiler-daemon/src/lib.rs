@@ -21,6 +21,8 @@ pub mod model;
 pub mod pprof;
 pub mod processes;
 pub mod procfs;
+pub mod querier;
+pub mod query;
 pub mod server;
 pub mod socket;
 pub mod symbolize;

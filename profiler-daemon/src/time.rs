@@ -2,7 +2,7 @@
 //!
 //! Only this file and tokio look at a clock.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -52,6 +52,29 @@ impl WallNs {
     pub fn now() -> Self {
         Self(i64::try_from(nanoseconds(ClockId::Realtime)).unwrap_or(i64::MAX))
     }
+}
+
+/// Milliseconds since the epoch: of `now`, `now-1h`, a date like `2026-01-31 12:00:00` (UTC), or a number of seconds,
+/// milliseconds, microseconds or nanoseconds, told apart by its size.
+pub fn moment_ms(text: &str, now: WallNs) -> Option<i64> {
+    const MS: i64 = 1_000_000;
+    if let Some(back) = text.strip_prefix("now") {
+        if back.is_empty() {
+            return Some(now.0 / MS);
+        }
+        let back = humantime::parse_duration(back.strip_prefix('-')?).ok()?;
+        return (now.0 / MS).checked_sub(i64::try_from(back.as_millis()).ok()?);
+    }
+    let Ok(number) = text.parse::<i64>() else {
+        let date = humantime::parse_rfc3339_weak(text).ok()?;
+        return i64::try_from(date.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok();
+    };
+    Some(match number {
+        ..10_000_000_000 => number.checked_mul(1000)?,
+        10_000_000_000..10_000_000_000_000 => number,
+        10_000_000_000_000..10_000_000_000_000_000 => number / 1000,
+        10_000_000_000_000_000.. => number / MS,
+    })
 }
 
 fn nanoseconds(clock: ClockId) -> u64 {
@@ -141,5 +164,38 @@ mod tests {
     fn a_window_follows_a_clock_that_was_set() {
         check_second_start(3_600_000_000_000, 3_600_000_006_000);
         check_second_start(-3_600_000_000_000, -3_599_999_994_000);
+    }
+
+    #[track_caller]
+    fn check_moment(text: &str, expected: Option<i64>) {
+        assert_eq!(moment_ms(text, WallNs(1_795_360_230_123_456_789)), expected, "{text:?}");
+    }
+
+    #[test]
+    fn a_moment_is_told_in_many_ways() {
+        check_moment("now", Some(1_795_360_230_123));
+        check_moment("now-1h 30m", Some(1_795_354_830_123));
+        for number in ["1795360230", "1795360230000", "1795360230000000", "1795360230000000000"] {
+            check_moment(number, Some(1_795_360_230_000));
+        }
+        check_moment("2026-11-22T12:30:30Z", Some(1_795_350_630_000));
+        check_moment("2026-11-22 12:30:30", Some(1_795_350_630_000));
+    }
+
+    #[test]
+    fn what_is_no_moment_is_none() {
+        for text in [
+            "",
+            "yesterday",
+            "now+1h",
+            "now-",
+            "now-9999999999999999y",
+            "1e9",
+            "0x10",
+            "99999999999999999999",
+        ] {
+            check_moment(text, None);
+        }
+        check_moment("1969-12-31 23:59:59", None);
     }
 }

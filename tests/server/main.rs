@@ -1,4 +1,8 @@
-//! Tier 3: the embedded server as a process: killed, restarted, on a disk that is full.
+//! Tier 3: the embedded server as a process: killed, restarted, on a disk that is full; asked by a thousand at once; and
+//! what real SDKs push to it.
 
+mod crowd;
+mod doors;
 mod history;
+mod sdks;
 mod serving;

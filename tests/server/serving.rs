@@ -21,18 +21,33 @@ pub(crate) struct Serving {
 impl Serving {
     /// Starts it on the history in `folder`.
     pub(crate) fn start(folder: &Path) -> Self {
+        Self::start_with(folder, &[])
+    }
+
+    /// Starts it with further options.
+    pub(crate) fn start_with(folder: &Path, options: &[&str]) -> Self {
         // Set by an earlier test already, perhaps.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut command = Command::new(binary());
-        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(folder);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(folder).args(options);
         let process = Spoken::start(&mut command);
-        process.wait_until_said("serving http://");
+        process.wait_until_said("stop: Ctrl-C");
         let said = process.said();
         let url = said.split_once("serving ").expect("it said where").1;
         let url = url.split_once("/ ").expect("an address ends").0.to_owned();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20));
         Self { process, url, client: client.build().expect("a client"), runtime }
+    }
+
+    /// Its address.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     /// Pushes one profile; the status and the words of the answer, or nothing if there was none.

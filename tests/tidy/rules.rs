@@ -26,7 +26,9 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("admin", &["meters", "token"]),
     ("govern", ROOM),
     ("doctor", ROOM_WITH_DELIVER),
-    ("server", &["pprof", "meters", "time", "token"]),
+    ("querier", &["pprof"]),
+    ("query", &["pprof", "time", "querier", "deliver"]),
+    ("server", &["pprof", "meters", "time", "querier", "token"]),
 ];
 const ROOM: &[&str] = &["model", "time", "meters", "procfs", "pprof", "socket"];
 // What the pusher would do with a server is asked of the pusher's own rules.

@@ -74,6 +74,9 @@ pub enum Failure {
     /// Nothing was sampled.
     #[error("nothing was sampled: {0}")]
     NothingSampled(String),
+    /// A server has nothing of what it was asked for.
+    #[error("nothing is there: {0}")]
+    NothingFound(String),
     /// Anything else.
     #[error("{what}: {error}")]
     Other {
@@ -97,7 +100,7 @@ impl Failure {
             Self::Usage(_) => 2,
             Self::Attach(AttachError::Object { .. }) => 6,
             Self::Attach(_) => 3,
-            Self::NothingSampled(_) => 4,
+            Self::NothingSampled(_) | Self::NothingFound(_) => 4,
             Self::Port(_) => 5,
             // As a shell does.
             Self::Command { error, .. } if error.kind() == std::io::ErrorKind::NotFound => 127,

@@ -2,6 +2,7 @@
 //!
 //! In: arguments. Out: an exit code. The only place that names clap.
 
+mod access;
 mod bench_kernel;
 mod bench_programs;
 mod bench_table;
@@ -9,6 +10,7 @@ mod completions;
 mod config;
 mod doctor;
 mod namer;
+mod query;
 mod record;
 mod replay;
 mod run;
@@ -30,7 +32,7 @@ use crate::config::{Config, Resolved, resolve};
     version,
     arg_required_else_help = true,
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a privilege or a kernel feature is \
-                  missing, 4 nothing was sampled, 5 a port is taken, 6 the eBPF object is missing or damaged; \
+                  missing, 4 nothing was sampled, or a query found nothing, 5 a port is taken, 6 the eBPF object is missing or damaged; \
                   `record -- COMMAND` exits with the command's code, \
                   128 and the signal's number if one ended it, 127 if there is no such command and 126 if it cannot \
                   be started; a second Ctrl-C ends at once with 130.\n\
@@ -46,6 +48,7 @@ enum Command {
     Run(Box<run::Arguments>),
     Record(record::Arguments),
     Serve(serve::Arguments),
+    Query(Box<query::Arguments>),
     Replay(replay::Arguments),
     Doctor(doctor::Arguments),
     Config(config::Arguments),
@@ -74,6 +77,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::main(*arguments),
         Command::Record(arguments) => record::main(arguments),
         Command::Serve(arguments) => serve::main(arguments),
+        Command::Query(arguments) => query::main(*arguments),
         Command::Replay(arguments) => replay::main(&arguments),
         Command::Doctor(arguments) => doctor::main(arguments),
         Command::Config(arguments) => config::main(arguments),

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::access::AccessArguments;
 use crate::app::{self, Failure};
 
 /// Profile every process of this machine and push to a Pyroscope server; without one, to the embedded server, whose
@@ -17,32 +18,8 @@ pub(super) struct Arguments {
     /// Pyroscope server to push to, such as http://pyroscope:4040 [default: none, the embedded server is started]
     #[arg(long, value_name = "URL")]
     server: Option<String>,
-    /// User to push as, by basic authentication; the password is in PROFILER_PASSWORD, a file, or the credential `password`
-    /// of the unit [default: none]
-    #[arg(long, value_name = "NAME")]
-    user: Option<String>,
-    /// File with that user's password [default: none]
-    #[arg(long, value_name = "FILE")]
-    password_file: Option<String>,
-    /// File with a token to push with; else it is in PROFILER_BEARER_TOKEN or the credential `bearer-token` of the unit
-    /// [default: none]
-    #[arg(long, value_name = "FILE")]
-    bearer_token_file: Option<String>,
-    /// Tenant to push for, sent as X-Scope-OrgID [default: none]
-    #[arg(long, value_name = "NAME")]
-    tenant: Option<String>,
-    /// More headers of each push, a TOML table such as { X-Team = "profiling" } [default: none]
-    #[arg(long, value_name = "TABLE")]
-    headers: Option<String>,
-    /// Certificates of authorities to trust beside the machine's own, PEM [default: none]
-    #[arg(long, value_name = "FILE")]
-    ca_file: Option<String>,
-    /// Our certificate, for servers that ask for one, PEM [default: none]
-    #[arg(long, value_name = "FILE")]
-    client_certificate_file: Option<String>,
-    /// The key of that certificate, PEM [default: the credential `client-key` of the unit, else none]
-    #[arg(long, value_name = "FILE")]
-    client_key_file: Option<String>,
+    #[command(flatten)]
+    access: AccessArguments,
     /// Where to deliver beside that, each with a queue of its own: a list such as pyroscope=http://one:4040,
     /// ingest=http://older:4040 (Pyroscope before 1.0), directory=/srv/profiles (pprof files, never removed by us)
     /// [default: none]
@@ -125,14 +102,7 @@ pub(super) struct Arguments {
 pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
     let Arguments {
         server,
-        user,
-        password_file,
-        bearer_token_file,
-        tenant,
-        headers,
-        ca_file,
-        client_certificate_file,
-        client_key_file,
+        access,
         sinks,
         interval,
         keepalive_timeout,
@@ -155,16 +125,9 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         kernel_log_level,
         config: file,
     } = arguments;
-    let flags: Vec<(&'static str, String)> = [
+    let mut flags = access.flags();
+    let others = [
         ("server", server),
-        ("user", user),
-        ("password_file", password_file),
-        ("bearer_token_file", bearer_token_file),
-        ("tenant", tenant),
-        ("headers", headers),
-        ("ca_file", ca_file),
-        ("client_certificate_file", client_certificate_file),
-        ("client_key_file", client_key_file),
         ("sinks", sinks),
         ("interval", interval),
         ("keepalive_timeout", keepalive_timeout),
@@ -185,10 +148,8 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         ("hostname", hostname),
         ("off_file", off_file),
         ("kernel_log_level", kernel_log_level),
-    ]
-    .into_iter()
-    .filter_map(|(key, text)| Some((key, text?)))
-    .collect();
+    ];
+    flags.extend(others.into_iter().filter_map(|(key, text)| Some((key, text?))));
     let config = super::configuration(file.clone(), &flags)?;
     app::run::run(&config, move || super::configuration(file.clone(), &flags))?;
     Ok(ExitCode::SUCCESS)

@@ -1,7 +1,8 @@
 //! `serve`: the embedded server alone, for several agents, or as the child that `run` starts.
 
+use std::io::IsTerminal;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,14 +11,25 @@ use clap::Args;
 use crate::app::{Failure, Signals};
 use crate::children::{Confinement, Writes, confine, enter, hand_over};
 use crate::meters::Meters;
+use crate::server::{Door, DoorError};
 use crate::{app, server};
 
 /// The embedded Pyroscope-compatible server alone: takes pushes, keeps history, serves the page.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Where to listen; loopback only
+    /// Where to listen; on loopback only, unless there is a token
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4040")]
     listen: SocketAddr,
+    /// File with a token that whoever pushes or asks has to show: as `Authorization: Bearer`, or, in a browser, once in the
+    /// page's address. Tenants are not kept apart: who has it sees all [default: none]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Speak TLS, with this certificate and those that vouch for it, PEM [default: none]
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key of that certificate, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// Where history is kept, in a folder `store`; created if missing. Without it the last hour is kept in memory
     /// [default: none]
     #[arg(long, value_name = "DIR")]
@@ -34,12 +46,17 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
-    let Arguments { listen, data_dir, keep, store_bytes_max, handed } = arguments;
-    if !listen.ip().is_loopback() {
+    let Arguments { listen, token_file, tls_cert, tls_key, data_dir, keep, store_bytes_max, handed } =
+        arguments;
+    if !listen.ip().is_loopback() && token_file.is_none() {
         return Err(Failure::Usage(server::ServeError::NotLoopback(listen).to_string()));
     }
+    // Read before we are confined, as who we are now.
+    let door = door(token_file.as_deref(), tls_cert.as_deref().zip(tls_key.as_deref()));
+    let door = door.map_err(|error| Failure::Usage(error.to_string()))?;
     let mut config = server::Config {
         listen,
+        door: door.clone(),
         keep_on_disk: keep,
         disk_bytes_max: store_bytes_max,
         ..server::Config::default()
@@ -73,7 +90,9 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         })?;
         tracing::debug!("server: {report}");
         let address = listener.local_addr().map_err(Failure::other("asking for the port"))?;
-        println!("serving http://{address}/ (page and push; {kept})   stop: Ctrl-C");
+        // The token is shown to whoever started this, and to no log.
+        let door = if std::io::stdout().is_terminal() { door } else { door.without_token() };
+        println!("serving {} (page and push; {kept})   stop: Ctrl-C", door.address(address));
         (listener, None)
     };
     let signals = Signals::install().map_err(Failure::other("taking over signals"))?;
@@ -88,6 +107,17 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
     });
     served.map_err(|error| Failure::Usage(error.to_string()))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn door(token: Option<&Path>, tls: Option<(&Path, &Path)>) -> Result<Door, DoorError> {
+    let mut door = Door::default();
+    if let Some(path) = token {
+        door = door.with_token(path)?;
+    }
+    match tls {
+        Some((certificate, key)) => door.with_certificate(certificate, key),
+        None => Ok(door),
+    }
 }
 
 /// Until a signal comes, or the agent is gone.

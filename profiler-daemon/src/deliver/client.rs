@@ -105,10 +105,7 @@ impl Client {
         http2: bool,
         access: Access,
     ) -> Result<Self, StartError> {
-        // A proxy has no business between us and this very machine.
-        let proxied = !is_loopback(&address);
-        let encrypted = address.scheme() == "https" || (proxied && proxy_is_set());
-        let tls = tls(encrypted, http2, &access)?;
+        let (tls, proxied) = way_to(&address, http2, &access)?;
         let (closed_by, closed) = unbounded_channel();
         let settings = Settings { address, content_type, timeout, tls, proxied, http2, access };
         // What cannot be built at all is known now.
@@ -191,17 +188,35 @@ impl Client {
     }
 }
 
+/// How `address` is reached: TLS settings, and whether a proxy may be between.
+pub(super) fn way_to(
+    address: &Url,
+    http2: bool,
+    access: &Access,
+) -> Result<(ClientConfig, bool), StartError> {
+    // A proxy has no business between us and this very machine.
+    let proxied = !is_loopback(address);
+    let encrypted = address.scheme() == "https" || (proxied && proxy_is_set());
+    Ok((tls(encrypted, http2, access)?, proxied))
+}
+
+/// What all our clients have in common: they go where they are told, and say who they are.
+pub(super) fn builder(tls: ClientConfig, proxied: bool, timeout: Duration) -> reqwest::ClientBuilder {
+    let builder = reqwest::Client::builder()
+        .timeout(timeout)
+        .redirect(redirect::Policy::none())
+        .referer(false)
+        .user_agent(USER_AGENT)
+        .tls_backend_preconfigured(tls);
+    if proxied { builder } else { builder.no_proxy() }
+}
+
 impl Settings {
     fn lease(&self, noting: Noting) -> Result<reqwest::Client, StartError> {
-        let mut builder = reqwest::Client::builder()
+        let mut builder = builder(self.tls.clone(), self.proxied, self.timeout)
             .pool_max_idle_per_host(1)
             // Only we say when it is closed; and no timer runs for it.
             .pool_idle_timeout(None)
-            .timeout(self.timeout)
-            .redirect(redirect::Policy::none())
-            .referer(false)
-            .user_agent(USER_AGENT)
-            .tls_backend_preconfigured(self.tls.clone())
             .connector_layer(noting);
         builder = match (self.http2, self.address.scheme()) {
             (false, _) => builder.http1_only(),
@@ -209,9 +224,6 @@ impl Settings {
             (true, "https") => builder,
             (true, _) => builder.http2_prior_knowledge(),
         };
-        if !self.proxied {
-            builder = builder.no_proxy();
-        }
         builder.build().map_err(StartError::Client)
     }
 
@@ -304,7 +316,7 @@ async fn answer(mut response: Response) -> Answer {
 }
 
 /// Finds out how a request failed: the kind is somewhere down the chain of causes.
-fn failure(error: &reqwest::Error, evidence: Option<Evidence>) -> Failure {
+pub(super) fn failure(error: &reqwest::Error, evidence: Option<Evidence>) -> Failure {
     let mut kind = if error.is_timeout() {
         FailureKind::Timeout
     } else if error.is_connect() {

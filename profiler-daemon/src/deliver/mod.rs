@@ -8,6 +8,7 @@
 
 mod access;
 mod answer;
+mod call;
 mod client;
 pub mod connect_error;
 pub mod connection;
@@ -41,6 +42,7 @@ use std::time::Duration;
 use tokio::runtime;
 
 pub use access::{Access, AccessConfig, Secret};
+pub use call::{CallError, Caller};
 pub(crate) use client::tls;
 pub use connection::WhenShort;
 pub use pulse::Pulse;

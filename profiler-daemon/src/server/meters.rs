@@ -112,6 +112,10 @@ impl ServerMeters {
         self.connection_ended_by("connections_max");
     }
 
+    pub(super) fn connection_unencrypted(&self) {
+        self.connection_ended_by("no encryption");
+    }
+
     fn connection_ended_by(&self, how: &str) {
         self.connections_ended.get_or_create(&label("by", how)).inc();
     }

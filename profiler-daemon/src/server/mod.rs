@@ -6,6 +6,9 @@
 
 mod connect;
 mod connection;
+mod door;
+#[doc(hidden)]
+pub mod foreign;
 mod ingest;
 mod meters;
 mod page;
@@ -13,6 +16,7 @@ mod profile;
 mod push;
 mod query;
 mod refusal;
+mod routes;
 mod store;
 mod web;
 pub mod wire;
@@ -20,42 +24,35 @@ pub mod wire;
 #[cfg(test)]
 mod tests;
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use axum::extract::Query;
-use http::{Method, Request, StatusCode};
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinSet, LocalSet};
 
-use self::connect::Accepted;
-use self::connection::{Patience, Progress, Timed};
-use self::meters::ServerMeters;
+use self::connection::{Patience, Timed};
+pub use self::door::{Door, DoorError};
 pub use self::profile::Limits;
-use self::query::{Host, Question, Resolved};
-use self::refusal::{Code, Refusal};
-use self::store::{Bounds, Journal, Safety, Store};
-use self::web::{
-    Answer, BodyError, BodyRoom, check_origin, json, method_not_allowed, plain, refused, says_close,
-};
-use crate::meters::{CONTENT_TYPE, Meters};
+use self::routes::Server;
+use self::store::{Bounds, Journal};
+use crate::meters::Meters;
 use crate::time::WallNs;
 
 /// How the embedded server behaves.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Where it listens if the caller has no socket for it yet.
     pub listen: SocketAddr,
+    /// Who is let in, and how.
+    pub door: Door,
     /// How long a connection is kept between two requests, and that is what answers advertise. The slowest SDK pushes
     /// every 60 s, and whoever closes while a push is on its way loses it: twice that.
     pub idle_timeout: Duration,
@@ -67,6 +64,8 @@ pub struct Config {
     pub body_bytes_max: usize,
     /// Bytes of all requests that are arriving.
     pub bodies_bytes_max: usize,
+    /// Bytes of all answers that are leaving. Who asks waits until there is room.
+    pub answers_bytes_max: usize,
     /// Connections at once: one for each client, and a browser opens six.
     pub connections_max: usize,
     /// Where history is kept; without it, in memory.
@@ -105,11 +104,13 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 4040)),
+            door: Door::default(),
             idle_timeout: Duration::from_secs(120),
             read_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
             body_bytes_max: 16 << 20,
             bodies_bytes_max: 64 << 20,
+            answers_bytes_max: 64 << 20,
             connections_max: 256,
             store: None,
             memory_bytes_max: 64 << 20,
@@ -128,8 +129,9 @@ impl Default for Config {
 pub enum ServeError {
     /// Profiles show what every user of a machine runs.
     #[error(
-        "the embedded server listens on loopback only, not on {0}: profiles show what runs on this machine to whoever \
-         can connect. Listen on 127.0.0.1 and reach it by `ssh -L 4040:127.0.0.1:4040`, or push to a Pyroscope"
+        "the embedded server listens on loopback only, not on {0}, unless a token keeps others out: profiles show what \
+         runs on this machine to whoever can connect. Give `serve` a --token-file; or listen on 127.0.0.1 and reach it by \
+         `ssh -L 4040:127.0.0.1:4040`; or push to a Pyroscope"
     )]
     NotLoopback(SocketAddr),
     /// The socket is of no use.
@@ -153,7 +155,7 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let address = listener.local_addr()?;
-    if !address.ip().is_loopback() {
+    if !address.ip().is_loopback() && !config.door.asks() {
         return Err(ServeError::NotLoopback(address));
     }
     listener.set_nonblocking(true)?;
@@ -205,7 +207,7 @@ async fn accept(listener: TcpListener, server: &Rc<Server>, stop: impl Future<Ou
                 turn_away(&socket);
             }
             Ok((socket, _)) => {
-                connections.spawn_local(converse(socket, Rc::clone(server), stopped.clone()));
+                connections.spawn_local(greet(socket, Rc::clone(server), stopped.clone()));
             }
             // The other side gave up already, or there is no file descriptor: both pass.
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
@@ -225,10 +227,25 @@ fn turn_away(socket: &TcpStream) {
     );
 }
 
-/// One connection, from its first request to its end.
-async fn converse(socket: TcpStream, server: Rc<Server>, mut stopped: watch::Receiver<()>) {
+/// One connection, from the moment it is there.
+async fn greet(socket: TcpStream, server: Rc<Server>, stopped: watch::Receiver<()>) {
     // Answers are written in one piece; without this the last part of a long one waits for an acknowledgement.
     let _ = socket.set_nodelay(true);
+    let Some(acceptor) = server.config.door.encryption() else {
+        return converse(socket, server, stopped).await;
+    };
+    match tokio::time::timeout(server.config.read_timeout, acceptor.accept(socket)).await {
+        Ok(Ok(socket)) => converse(socket, server, stopped).await,
+        Ok(Err(_)) | Err(_) => server.meters.connection_unencrypted(),
+    }
+}
+
+/// One connection, from its first request to its end.
+async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: S,
+    server: Rc<Server>,
+    mut stopped: watch::Receiver<()>,
+) {
     let Config { idle_timeout: idle, read_timeout: read, write_timeout: write, .. } = server.config;
     let (socket, progress) = Timed::new(socket, Patience { idle, read, write });
     server.meters.connection_opened();
@@ -246,251 +263,4 @@ async fn converse(socket: TcpStream, server: Rc<Server>, mut stopped: watch::Rec
         }
     }
     server.meters.connection_ended(progress.expired());
-}
-
-/// Why a request gets no answer: its connection is of no more use.
-#[derive(Debug, thiserror::Error)]
-#[error("the request did not arrive whole")]
-struct Unanswerable(#[source] hyper::Error);
-
-/// What a Pyroscope says of itself, said of this.
-fn build_info() -> String {
-    serde_json::json!({ "status": "success", "data": {
-        "version": env!("CARGO_PKG_VERSION"), "revision": "", "branch": "", "buildUser": "", "buildDate": "", "goVersion": "",
-    }})
-    .to_string()
-}
-
-struct Server {
-    config: Config,
-    address: IpAddr,
-    host: Host,
-    bodies: BodyRoom,
-    store: RefCell<Store>,
-    /// The store has changed and is to be made safe.
-    changed: Notify,
-    /// How far it is safe.
-    safety: watch::Sender<Safety>,
-    /// Who may ask the store.
-    turns: Semaphore,
-    meters: ServerMeters,
-    /// Another number each time the server starts, so that nobody takes an old answer for a new one.
-    boot: u64,
-}
-
-impl Server {
-    fn new(config: Config, address: IpAddr, meters: &Meters) -> Result<(Self, Option<Journal>), ServeError> {
-        let (store, journal) = Store::open(config.bounds(), WallNs::now())
-            .map_err(|error| ServeError::Store(error.to_string()))?;
-        let server = Self {
-            bodies: BodyRoom::new(config.body_bytes_max, config.bodies_bytes_max),
-            config,
-            address,
-            host: Host::this(),
-            safety: watch::Sender::new(store.safety()),
-            store: RefCell::new(store),
-            changed: Notify::new(),
-            turns: Semaphore::new(1),
-            meters: ServerMeters::new(meters),
-            boot: WallNs::now().0.unsigned_abs(),
-        };
-        Ok((server, journal))
-    }
-
-    /// Waits until all that was pushed up to now is on the disk.
-    async fn safe(&self) -> Result<(), Refusal> {
-        let change = self.store.borrow().version();
-        self.changed.notify_one();
-        let mut safety = self.safety.subscribe();
-        loop {
-            let known = safety.borrow_and_update().of(change);
-            match known {
-                Some(Ok(())) => return Ok(()),
-                Some(Err(why)) => {
-                    let message = format!("the history cannot be written, so nothing was stored: {why}");
-                    return Err(Refusal::new(Code::Unavailable, "disk", message));
-                }
-                None => {}
-            }
-            safety.changed().await.expect("the sender is ours");
-        }
-    }
-
-    async fn answer(&self, request: Request<Incoming>, progress: &Progress) -> Result<Answer, Unanswerable> {
-        let close = says_close(request.headers());
-        let answer = self.route(request, progress).await?;
-        progress.request_is_whole();
-        self.meters.answered(answer.status());
-        Ok(web::finish(answer, (!close).then_some(self.config.idle_timeout.as_secs())))
-    }
-
-    async fn route(&self, request: Request<Incoming>, progress: &Progress) -> Result<Answer, Unanswerable> {
-        let (head, body) = request.into_parts();
-        if let Err(refusal) = check_origin(&head.method, &head.uri, &head.headers, self.address) {
-            return Ok(refused(&refusal));
-        }
-        let path = head.uri.path();
-        let asked = path.strip_prefix(query::api::PATH).filter(|method| query::api::knows(method));
-        if path == push::PATH || asked.is_some() {
-            let accepted = match connect::accept(&head.method, &head.headers) {
-                Ok(accepted) => accepted,
-                Err(answer) => return Ok(*answer),
-            };
-            let body = match self.bodies.read(body).await {
-                Ok(body) => body,
-                Err(BodyError::Broken(error)) => return Err(Unanswerable(error)),
-                Err(BodyError::Refused(refusal)) => {
-                    self.meters.refused(&refusal);
-                    return Ok(refused(&refusal));
-                }
-            };
-            progress.request_is_whole();
-            return Ok(match asked {
-                None => self.push(accepted, &body).await,
-                Some(method) => {
-                    let answer = self.query(method, accepted, &body, &head.headers).await;
-                    let answer = answer.unwrap_or_else(|refusal| refused(&refusal));
-                    web::compressed(answer, &head.headers).await
-                }
-            });
-        }
-        if ingest::PATHS.contains(&path) {
-            if let Err(answer) = ingest::accept(&head.method) {
-                return Ok(*answer);
-            }
-            let body = match self.bodies.read(body).await {
-                Ok(body) => body,
-                Err(BodyError::Broken(error)) => return Err(Unanswerable(error)),
-                Err(BodyError::Refused(refusal)) => {
-                    self.meters.refused(&refusal);
-                    return Ok(ingest::refused(&refusal));
-                }
-            };
-            progress.request_is_whole();
-            return Ok(self.ingest(&head, body).await);
-        }
-        if head.method != Method::GET && head.method != Method::HEAD {
-            let known = matches!(head.uri.path(), "/ready" | "/metrics" | "/" | query::render::PATH);
-            return Ok(if known {
-                method_not_allowed("GET, HEAD")
-            } else {
-                plain(StatusCode::NOT_FOUND, "not found")
-            });
-        }
-        Ok(match head.uri.path() {
-            "/ready" => plain(StatusCode::OK, "ready"),
-            "/metrics" => web::text(StatusCode::OK, CONTENT_TYPE, self.meters.all.render()),
-            query::render::PATH => {
-                let _turn = self.turn().await;
-                let parameters = Query::<HashMap<String, String>>::try_from_uri(&head.uri);
-                let parameters = parameters.map(|Query(parameters)| parameters).unwrap_or_default();
-                let answer = query::render::answer(&parameters, WallNs::now(), &self.store.borrow());
-                let answer = answer.map(|answer| json(StatusCode::OK, answer));
-                let answer = answer.unwrap_or_else(|refusal| refused(&refusal));
-                web::compressed(answer, &head.headers).await
-            }
-            "/api/v1/status/buildinfo" => json(StatusCode::OK, build_info()),
-            "/api/services" => {
-                let _turn = self.turn().await;
-                self.ask(&head, |asked, now, store| query::services(asked, now, &self.host, store))
-            }
-            "/api/flamegraph" => {
-                let _turn = self.turn().await;
-                self.ask(&head, |asked, _, store| query::flamegraph(asked, store))
-            }
-            path => {
-                page::answer(path, &head.headers).unwrap_or_else(|| plain(StatusCode::NOT_FOUND, "not found"))
-            }
-        })
-    }
-
-    /// Takes a push; what it changed is on the disk when it is answered.
-    async fn push(&self, accepted: Accepted, body: &[u8]) -> Answer {
-        let Config { body_bytes_max, ref limits, .. } = self.config;
-        let answer = {
-            let store = &mut self.store.borrow_mut();
-            push::answer(accepted, body, body_bytes_max, limits, store, &self.meters)
-        };
-        self.when_safe(answer).await
-    }
-
-    /// Takes what an older agent or an SDK sends.
-    async fn ingest(&self, head: &http::request::Parts, body: Vec<u8>) -> Answer {
-        let content_type = head.headers.get(http::header::CONTENT_TYPE);
-        let content_type = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let parameters = Query::<HashMap<String, String>>::try_from_uri(&head.uri);
-        let parameters = parameters.map(|Query(parameters)| parameters).unwrap_or_default();
-        let gzip = head.headers.get(http::header::CONTENT_ENCODING).is_some_and(|value| value == "gzip");
-        let body = match connect::plain_body(gzip, body, self.config.body_bytes_max) {
-            Ok(body) => ingest::parts(body, content_type).await,
-            Err(refusal) => Err(refusal),
-        };
-        let answer = match body {
-            Err(refusal) => {
-                self.meters.refused(&refusal);
-                return ingest::refused(&refusal);
-            }
-            Ok(body) => {
-                let asked = ingest::Asked { parameters: &parameters, content_type };
-                let store = &mut self.store.borrow_mut();
-                ingest::answer(&asked, body, &self.config.limits, store, &self.meters)
-            }
-        };
-        self.when_safe(answer).await
-    }
-
-    /// `answer`, once what was pushed before it is on the disk; another where that cannot be.
-    async fn when_safe(&self, answer: Answer) -> Answer {
-        match self.safe().await {
-            Err(refusal) => {
-                self.meters.refused(&refusal);
-                refused(&refusal)
-            }
-            Ok(()) => answer,
-        }
-    }
-
-    /// Answers a question that a Pyroscope answers.
-    async fn query(
-        &self,
-        method: &str,
-        accepted: Accepted,
-        body: &[u8],
-        headers: &http::HeaderMap,
-    ) -> Result<Answer, Refusal> {
-        let body = accepted.body(body, self.config.body_bytes_max)?;
-        let _turn = self.turn().await;
-        let accepts = headers.get(http::header::ACCEPT).and_then(|value| value.to_str().ok());
-        let dotted = accepts.is_some_and(|accepts| accepts.contains("allow-utf8-labelnames=true"));
-        query::api::answer(method, accepted.codec, &body, dotted, WallNs::now(), &self.store.borrow())
-    }
-
-    /// Questions are answered one after another, so that a push never waits for more than one.
-    async fn turn(&self) -> tokio::sync::SemaphorePermit<'_> {
-        self.turns.acquire().await.expect("turns are never closed")
-    }
-
-    /// Answers a question of the page, unless it knows the answer.
-    fn ask(
-        &self,
-        head: &http::request::Parts,
-        answer: impl Fn(&Resolved, WallNs, &Store) -> String,
-    ) -> Answer {
-        let now = WallNs::now();
-        let store = &mut self.store.borrow_mut();
-        self.meters.evicted(store.evict(now));
-        self.meters.store_bytes(store.bytes(), store.disk_bytes());
-        let question = match Query::<Question>::try_from_uri(&head.uri) {
-            Ok(Query(question)) => question,
-            Err(error) => return plain(StatusCode::BAD_REQUEST, &error.to_string()),
-        };
-        match Resolved::new(question, now, store) {
-            Err(refusal) => refused(&refusal),
-            Ok(asked) => {
-                let tag = asked.tag(self.boot, store);
-                web::unchanged(&head.headers, &tag)
-                    .unwrap_or_else(|| web::tagged(json(StatusCode::OK, answer(&asked, now, store)), &tag))
-            }
-        }
-    }
 }

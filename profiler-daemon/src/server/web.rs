@@ -3,11 +3,12 @@
 //! In: requests as hyper reads them. Out: bodies within bounds, and answers with the headers that keep a browser
 //! safe. A page of any site can make a browser talk to 127.0.0.1 (by DNS rebinding even as if it were its own
 //! server), so a request must name this machine as its host, and one that changes something must come from a page
-//! of ours or from no page at all.
+//! of ours or from no page at all. Where a token is asked for any name will do: no such page has it.
 
 use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
@@ -18,6 +19,7 @@ use http::uri::Authority;
 use http::{HeaderMap, Method, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::refusal::{Code, Refusal};
 
@@ -141,12 +143,13 @@ pub(super) fn tagged(mut answer: Answer, tag: &str) -> Answer {
     answer
 }
 
-/// Refuses a request that a page of another site may have made.
+/// Refuses a request that a page of another site may have made. `listen` is where this server is; without it, it may have
+/// any name.
 pub(super) fn check_origin(
     method: &Method,
     uri: &Uri,
     headers: &HeaderMap,
-    listen: IpAddr,
+    listen: Option<IpAddr>,
 ) -> Result<(), Refusal> {
     let refuse = |message: &str| Err(Refusal::new(Code::PermissionDenied, "foreign", message));
     let host = match (uri.authority(), headers.get_all(HOST).iter().collect::<Vec<_>>().as_slice()) {
@@ -154,11 +157,11 @@ pub(super) fn check_origin(
         (None, [host]) => Authority::try_from(host.as_bytes()).ok(),
         (None, _) => None,
     };
-    if !host.is_some_and(|host| is_ours(&host, listen)) {
+    let Some(host) = host.filter(|host| listen.is_none_or(|listen| is_ours(host, listen))) else {
         return refuse(
             "the Host header must be localhost or a loopback address: this server answers no other name",
         );
-    }
+    };
     if method == Method::GET || method == Method::HEAD {
         return Ok(());
     }
@@ -167,7 +170,9 @@ pub(super) fn check_origin(
         Some(origin) => {
             let origin = Uri::try_from(origin.as_bytes()).ok();
             match origin.as_ref().and_then(Uri::authority) {
-                Some(authority) if is_ours(authority, listen) => Ok(()),
+                Some(authority) if listen.map_or(*authority == host, |listen| is_ours(authority, listen)) => {
+                    Ok(())
+                }
                 _ => refuse("a page of another site may not push"),
             }
         }
@@ -183,6 +188,46 @@ fn is_ours(authority: &Authority, listen: IpAddr) -> bool {
     let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     host.eq_ignore_ascii_case("localhost")
         || literal.parse::<IpAddr>().is_ok_and(|address| address.is_loopback() || address == listen)
+}
+
+/// Memory that answers take from when they are made until their readers have them.
+#[derive(Clone, Debug)]
+pub(super) struct AnswerRoom {
+    kib: Arc<Semaphore>,
+    kib_max: u32,
+}
+
+/// The body of an answer; what it took of the room is given back when it is gone.
+struct Kept {
+    body: Bytes,
+    _taken: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl AnswerRoom {
+    /// Room for so many bytes.
+    pub(super) fn new(bytes_max: usize) -> Self {
+        let kib_max = u32::try_from(bytes_max >> 10).unwrap_or(u32::MAX).max(1);
+        Self { kib: Arc::new(Semaphore::new(kib_max as usize)), kib_max }
+    }
+
+    /// `answer`, once there is room for it. One that is larger than all of the room takes all of it.
+    pub(super) async fn take(&self, answer: Answer) -> Answer {
+        let (head, body) = answer.into_parts();
+        let body = body
+            .collect()
+            .await
+            .map(http_body_util::Collected::to_bytes)
+            .unwrap_or_else(|never| match never {});
+        let kib = u32::try_from(body.len().div_ceil(1 << 10)).unwrap_or(u32::MAX).min(self.kib_max);
+        let taken = Arc::clone(&self.kib).acquire_many_owned(kib).await.expect("it is never closed");
+        Response::from_parts(head, Full::new(Bytes::from_owner(Kept { body, _taken: taken })))
+    }
 }
 
 /// Memory that bodies of requests may take together.
@@ -261,12 +306,16 @@ mod tests {
 
     #[track_caller]
     fn check(method: &Method, host: &str, origin: Option<&str>, allowed: bool) {
+        check_on(Some(IpAddr::from([127, 0, 0, 1])), method, host, origin, allowed);
+    }
+
+    #[track_caller]
+    fn check_on(listen: Option<IpAddr>, method: &Method, host: &str, origin: Option<&str>, allowed: bool) {
         let mut headers = HeaderMap::new();
         headers.insert(HOST, host.parse().unwrap());
         if let Some(origin) = origin {
             headers.insert(ORIGIN, origin.parse().unwrap());
         }
-        let listen = IpAddr::from([127, 0, 0, 1]);
         let answer = check_origin(method, &Uri::from_static("/"), &headers, listen);
         assert_eq!(answer.is_ok(), allowed, "{answer:?}");
     }
@@ -296,5 +345,35 @@ mod tests {
         check(&Method::POST, "localhost:4040", Some("http://evil.example"), false);
         check(&Method::POST, "localhost:4040", Some("null"), false);
         check(&Method::GET, "localhost:4040", Some("http://evil.example"), true);
+    }
+
+    #[test]
+    fn where_a_token_is_asked_for_the_name_does_not_matter() {
+        check_on(None, &Method::GET, "profiles.example:4040", None, true);
+        check_on(None, &Method::GET, "", None, false);
+        check_on(None, &Method::POST, "profiles.example", Some("https://profiles.example"), true);
+        check_on(None, &Method::POST, "profiles.example", Some("https://evil.example"), false);
+    }
+
+    /// An answer of so many bytes.
+    fn answer_of(bytes: usize) -> Answer {
+        plain(StatusCode::OK, &"x".repeat(bytes - 1))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_waits_until_readers_have_made_room() {
+        let room = AnswerRoom::new(10 << 10);
+        let second = std::time::Duration::from_secs(1);
+        let large = room.take(answer_of(9 << 10)).await;
+        let small = room.take(answer_of(1 << 10)).await;
+        assert!(tokio::time::timeout(second, room.take(answer_of(1))).await.is_err());
+        drop(small);
+        let body = room.take(answer_of(1)).await.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, "\n");
+        drop((large, body));
+        let huge = room.take(answer_of(99 << 10)).await;
+        assert!(tokio::time::timeout(second, room.take(answer_of(1))).await.is_err());
+        drop(huge);
+        room.take(answer_of(1)).await;
     }
 }

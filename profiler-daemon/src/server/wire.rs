@@ -4,7 +4,9 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use prost::Message;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer};
+
+pub use crate::querier::LabelPair;
 
 /// What is pushed: profiles of several series.
 #[derive(Clone, PartialEq, Eq, Message, Deserialize)]
@@ -25,18 +27,6 @@ pub struct RawProfileSeries {
     /// Its profiles.
     #[prost(message, repeated, tag = "2")]
     pub samples: Vec<RawSample>,
-}
-
-/// A label.
-#[derive(Clone, PartialEq, Eq, Message, Serialize, Deserialize)]
-#[serde(default)]
-pub struct LabelPair {
-    /// Its name.
-    #[prost(string, tag = "1")]
-    pub name: String,
-    /// Its value.
-    #[prost(string, tag = "2")]
-    pub value: String,
 }
 
 /// A profile.

@@ -39,7 +39,7 @@ pub(in crate::deliver) fn push_address(server: &str) -> Result<Url, StartError> 
 }
 
 /// An address below that of the server, whose path is kept.
-pub(super) fn address_below(server: &str, path: &[&str]) -> Result<Url, StartError> {
+pub(in crate::deliver) fn address_below(server: &str, path: &[&str]) -> Result<Url, StartError> {
     let bad = |why: &str| StartError::Address { given: without_secret(server), why: why.to_owned() };
     let mut address = Url::parse(server).map_err(|error| bad(&error.to_string()))?;
     if !matches!(address.scheme(), "http" | "https") {

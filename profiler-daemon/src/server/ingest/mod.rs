@@ -17,12 +17,11 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 
 use super::meters::ServerMeters;
 use super::profile::{self, Limits};
-use super::query::render::time;
 use super::refusal::{Code, Refusal};
 use super::store::Store;
 use super::web::{Answer, method_not_allowed, text};
 use crate::pprof::Message;
-use crate::time::WallNs;
+use crate::time::{WallNs, moment_ms};
 
 pub(super) use form::{Form, parts};
 
@@ -105,7 +104,7 @@ fn take(
             .parse()
             .ok()
             .filter(|&ns: &i64| ns >= 10_000_000_000_000_000)
-            .or_else(|| time(given, now)?.checked_mul(MS))
+            .or_else(|| moment_ms(given, now)?.checked_mul(MS))
     };
     let from = moment("from").unwrap_or(now.0);
     let length_ns = moment("until").map_or(0, |until| until.saturating_sub(from)).max(0);

@@ -13,18 +13,18 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::merged::{ByName, pprof};
-use super::messages::{
-    DOT, LabelNamesRequest, LabelSet, LabelValuesRequest, MergeProfileRequest, MergeRequest, MergeResponse,
-    Names, PPROF, Point, PointSeries, PprofResult, ProfileTypeParts, ProfileTypesRequest,
-    ProfileTypesResponse, SelectSeriesRequest, SelectSeriesResponse, SeriesRequest, SeriesResponse, TREE,
-};
 use super::selector::{Matcher, parse};
 use super::{MS, RANGE_MAX, pprof_json, span_of};
+use crate::querier::{
+    DOT, DiffRequest, DiffResponse, LabelNamesRequest, LabelPair, LabelSet, LabelValuesRequest,
+    MergeProfileRequest, MergeRequest, MergeResponse, Names, PPROF, Point, PointSeries, PprofResult,
+    ProfileTypeParts, ProfileTypesRequest, ProfileTypesResponse, SelectSeriesRequest, SelectSeriesResponse,
+    SeriesRequest, SeriesResponse, TREE,
+};
 use crate::server::connect::Codec;
 use crate::server::refusal::{Code, Refusal};
-use crate::server::store::{Selection, Series, Store};
+use crate::server::store::{Selection, Series, Store, Tree};
 use crate::server::web::{Answer, json, text};
-use crate::server::wire::LabelPair;
 use crate::time::WallNs;
 
 /// Where its methods are.
@@ -39,11 +39,12 @@ const METHODS: &[&str] = &[
     "SelectMergeStacktraces",
     "SelectMergeProfile",
     "SelectSeries",
+    "Diff",
 ];
 
 /// Nodes of a flame graph where none are asked for, and at most.
-const NODES: i64 = 8192;
-const NODES_MAX: i64 = 1 << 20;
+pub(super) const NODES: usize = 8192;
+pub(super) const NODES_MAX: usize = 1 << 20;
 /// Points of all time series of an answer.
 const POINTS_MAX: usize = 1 << 20;
 /// What is asked about when no range is given, where that is allowed.
@@ -69,6 +70,7 @@ pub(in crate::server) fn answer(
         "LabelValues" => written(codec, &label_values(&read(codec, body)?, store)?),
         "Series" => written(codec, &series(&read(codec, body)?, dotted, store)?),
         "SelectSeries" => written(codec, &select_series(&read(codec, body)?, store)?),
+        "Diff" => written(codec, &diff(&read(codec, body)?, store)?),
         "SelectMergeStacktraces" => {
             let response = merge(&read(codec, body)?, store)?;
             Ok(match codec {
@@ -78,8 +80,7 @@ pub(in crate::server) fn answer(
         }
         "SelectMergeProfile" => {
             let MergeProfileRequest { profile_type, selector, start, end } = read(codec, body)?;
-            let asked = Asked::new(start, end, std::slice::from_ref(&selector))?;
-            let tree = store.merge(&asked.selection(checked_type(&profile_type)?));
+            let tree = OneType::new(&profile_type, &selector, start, end)?.merge(store);
             let profile = (tree.total() > 0).then(|| pprof(&tree, &profile_type, end.saturating_mul(MS)));
             let profile = profile.unwrap_or_default();
             Ok(match codec {
@@ -151,7 +152,7 @@ impl Asked {
         Ok(Self { start, end, matchers })
     }
 
-    pub(super) fn selection<'a>(&'a self, profile_type: Option<&'a str>) -> Selection<'a> {
+    fn selection<'a>(&'a self, profile_type: Option<&'a str>) -> Selection<'a> {
         // The whole millisecond at its end is part of it: what was pushed in this very moment is seen.
         let (from, until) = (self.start.saturating_mul(MS), self.end.saturating_add(1).saturating_mul(MS));
         Selection {
@@ -163,10 +164,40 @@ impl Asked {
     }
 }
 
-pub(super) fn checked_type(profile_type: &str) -> Result<Option<&str>, Refusal> {
+/// What is asked about one type of profiles, so that they can be added up.
+#[derive(Debug)]
+pub(super) struct OneType<'a> {
+    pub(super) asked: Asked,
+    pub(super) profile_type: &'a str,
+}
+
+impl<'a> OneType<'a> {
+    pub(super) fn new(profile_type: &'a str, selector: &str, start: i64, end: i64) -> Result<Self, Refusal> {
+        check_type(profile_type)?;
+        let asked = Asked::new(start, end, &[selector.to_owned()])?;
+        Ok(Self { asked, profile_type })
+    }
+
+    fn of(
+        MergeRequest { profile_type, selector, start, end, .. }: &'a MergeRequest,
+    ) -> Result<Self, Refusal> {
+        Self::new(profile_type, selector, *start, *end)
+    }
+
+    fn selection(&self) -> Selection<'_> {
+        self.asked.selection(Some(self.profile_type))
+    }
+
+    /// All of it.
+    pub(super) fn merge(&self, store: &Store) -> Tree {
+        store.merge(&self.selection())
+    }
+}
+
+pub(super) fn check_type(profile_type: &str) -> Result<(), Refusal> {
     let parts = profile_type.split(':').count();
     if parts == 5 || (parts == 6 && profile_type.ends_with(":delta")) {
-        return Ok(Some(profile_type));
+        return Ok(());
     }
     let why = format!(
         "profile-type selection must be of the form <name>:<sample-type>:<sample-unit>:<period-type>:<period-unit>\
@@ -273,38 +304,49 @@ fn series(
     Ok(SeriesResponse { labels_set: sets.into_iter().map(set).collect() })
 }
 
-fn merge(request: &MergeRequest, store: &Store) -> Result<MergeResponse, Refusal> {
-    let MergeRequest { profile_type, selector, start, end, max_nodes, format } = request;
-    let nodes_max = match *max_nodes {
-        0 => NODES,
-        ..0 => {
-            let why = format!("max flamegraph nodes limit must be set (max allowed {NODES_MAX})");
-            return Err(Refusal::invalid("question", why));
-        }
-        more if more > NODES_MAX => {
-            let why = format!("max flamegraph nodes limit {more} is greater than allowed {NODES_MAX}");
-            return Err(Refusal::invalid("question", why));
-        }
-        some => some,
+/// How many nodes a graph may have.
+fn nodes_max(asked: i64) -> Result<usize, Refusal> {
+    let why = match asked {
+        0 => return Ok(NODES),
+        ..0 => format!("max flamegraph nodes limit must be set (max allowed {NODES_MAX})"),
+        more => match usize::try_from(more) {
+            Ok(some) if some <= NODES_MAX => return Ok(some),
+            _ => format!("max flamegraph nodes limit {more} is greater than allowed {NODES_MAX}"),
+        },
     };
-    let wanted = checked_type(profile_type)?;
-    let asked = Asked::new(*start, *end, std::slice::from_ref(selector))?;
+    Err(Refusal::invalid("question", why))
+}
+
+fn merge(request: &MergeRequest, store: &Store) -> Result<MergeResponse, Refusal> {
+    let MergeRequest { profile_type, end, max_nodes, format, .. } = request;
+    let nodes_max = nodes_max(*max_nodes)?;
+    let asked = OneType::of(request)?;
     if *format == DOT {
         let why = "graphs in DOT are not made here: ask for a pprof, from which `go tool pprof` makes them";
         return Err(Refusal::new(Code::Unimplemented, "format", why));
     }
-    let tree = store.merge(&asked.selection(wanted));
-    let nodes_max = usize::try_from(nodes_max).unwrap_or(1);
+    let tree = asked.merge(store);
     let mut response = MergeResponse::default();
     match *format {
-        TREE => response.tree = ByName::new(&tree, nodes_max).bytes(),
+        TREE => response.tree = ByName::new([&tree], nodes_max).bytes(),
         PPROF => {
             let profile = Some(pprof(&tree, profile_type, end.saturating_mul(MS)));
             response.pprof = Some(PprofResult { profile });
         }
-        _ => response.flamegraph = Some(ByName::new(&tree, nodes_max).flame_graph()),
+        _ => response.flamegraph = Some(ByName::new([&tree], nodes_max).flame_graph()),
     }
     Ok(response)
+}
+
+/// Two merged profiles laid over one another.
+fn diff(DiffRequest { left, right }: &DiffRequest, store: &Store) -> Result<DiffResponse, Refusal> {
+    let (Some(left), Some(right)) = (left, right) else {
+        return Err(Refusal::invalid("question", "both \"left\" and \"right\" are required"));
+    };
+    let nodes_max = nodes_max(left.max_nodes.max(right.max_nodes))?;
+    let sides = [OneType::of(left)?, OneType::of(right)?];
+    let [left, right] = sides.map(|side| side.merge(store));
+    Ok(DiffResponse { flamegraph: Some(ByName::new([&left, &right], nodes_max).difference()) })
 }
 
 fn merge_json(response: &MergeResponse) -> serde_json::Value {
@@ -329,10 +371,9 @@ fn select_series(request: &SelectSeriesRequest, store: &Store) -> Result<SelectS
     if !(1.0..1e12).contains(&step_ms) {
         return Err(Refusal::invalid("question", "step must be >= 1ms"));
     }
-    let wanted = checked_type(profile_type)?;
-    let asked = Asked::new(*start, *end, std::slice::from_ref(selector))?;
+    let asked = OneType::new(profile_type, selector, *start, *end)?;
     #[expect(clippy::cast_possible_truncation, reason = "the range was looked at")]
-    let mut all = points(&asked, wanted, group_by, step_ms as i64, store)?;
+    let mut all = points(&asked, group_by, step_ms as i64, store)?;
     if let Ok(limit @ 1..) = usize::try_from(*limit) {
         let weight = |series: &PointSeries| series.points.iter().map(|point| point.value).sum::<f64>();
         all.sort_by(|a, b| weight(b).total_cmp(&weight(a)));
@@ -344,8 +385,7 @@ fn select_series(request: &SelectSeriesRequest, store: &Store) -> Result<SelectS
 /// Time series of what is asked about, one for each value of the labels `group_by`. A window belongs to the step that
 /// ends with it or after it.
 pub(super) fn points(
-    asked: &Asked,
-    profile_type: Option<&str>,
+    one: &OneType<'_>,
     group_by: &[String],
     step_ms: i64,
     store: &Store,
@@ -353,7 +393,8 @@ pub(super) fn points(
     let mut groups: BTreeMap<Vec<(String, String)>, BTreeMap<i64, u64>> = BTreeMap::new();
     let mut points = 0;
     let mut last: Option<(Series, Vec<(String, String)>)> = None;
-    store.windows(&asked.selection(profile_type), |window, series, value| {
+    let asked = &one.asked;
+    store.windows(&one.selection(), |window, series, value| {
         if last.as_ref().is_none_or(|(known, _)| known != series) {
             let mut labels: Vec<(String, String)> = (group_by.iter())
                 .filter_map(|name| Some((name.clone(), series.value_of(name)?.to_owned())))

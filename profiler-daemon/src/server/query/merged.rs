@@ -1,29 +1,41 @@
-//! One merged tree as Pyroscope's clients read it: a flame graph in levels, a tree in bytes, a pprof.
+//! Merged trees as Pyroscope's clients read them: a flame graph in levels, a tree in bytes, a pprof.
 //!
-//! In: a tree whose functions are known by name, file and module. Out: for graphs the same by name alone, as a Pyroscope
-//! does, with what is too light added up as `other` beside its siblings, so that no unit is lost; the pprof has all.
+//! In: a tree whose functions are known by name, file and module, or two to be compared. Out: for graphs the same by name
+//! alone, as a Pyroscope does, with what is too light added up as `other` beside its siblings, so that no unit is lost;
+//! the pprof has all.
 
 use std::collections::HashMap;
 
-use super::messages::{FlameGraph, Level};
 use crate::pprof::{Function, Line, Location, Mapping, Profile, Sample, Strings, ValueType};
+use crate::querier::{FlameGraph, Level};
 use crate::server::store::Tree;
 
-/// A node, known by name.
+/// A node, known by name, with what it weighs on each side.
 #[derive(Clone, Copy, Debug)]
-struct Node {
+struct Node<const SIDES: usize> {
     parent: usize,
     name: u32,
-    own: u64,
-    total: u64,
+    own: [u64; SIDES],
+    total: [u64; SIDES],
 }
 
-/// A tree by names.
+impl<const SIDES: usize> Node<SIDES> {
+    fn empty(parent: usize, name: u32) -> Self {
+        Self { parent, name, own: [0; SIDES], total: [0; SIDES] }
+    }
+
+    /// What it weighs on all sides.
+    fn weight(&self) -> u64 {
+        self.total.iter().fold(0, |sum, &side| sum.saturating_add(side))
+    }
+}
+
+/// A tree by names: of one question, or of two laid over one another.
 #[derive(Debug)]
-pub(super) struct ByName {
+pub(super) struct ByName<const SIDES: usize> {
     names: Vec<String>,
     /// A parent before its children; the root is the first.
-    nodes: Vec<Node>,
+    nodes: Vec<Node<SIDES>>,
     /// Of each node, its children: by name, `other` last.
     children: Vec<Vec<usize>>,
 }
@@ -37,9 +49,9 @@ fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-impl ByName {
+impl<const SIDES: usize> ByName<SIDES> {
     /// Of at most `nodes_max` nodes, and of those that weigh as much as the last of them.
-    pub(super) fn new(tree: &Tree, nodes_max: usize) -> Self {
+    pub(super) fn new(trees: [&Tree; SIDES], nodes_max: usize) -> Self {
         let mut names: Vec<String> = vec![TOTAL.to_owned()];
         let mut name_ids: HashMap<&str, u32> = HashMap::new();
         let mut intern = |name| {
@@ -48,19 +60,25 @@ impl ByName {
                 u32::try_from(names.len() - 1).unwrap_or(u32::MAX)
             })
         };
-        let function_names: Vec<u32> = tree.functions.iter().map(|function| intern(&function.name)).collect();
-        let mut nodes = vec![Node { parent: 0, name: 0, own: tree.nodes[0].own, total: tree.total() }];
+        let mut nodes = vec![Node::empty(0, 0)];
         let mut known: HashMap<(usize, u32), usize> = HashMap::new();
-        let mut place = vec![0; tree.nodes.len()];
-        for (index, node) in tree.nodes.iter().enumerate().skip(1) {
-            let (parent, name) = (place[node.parent as usize], function_names[node.function as usize]);
-            place[index] = *known.entry((parent, name)).or_insert_with(|| {
-                nodes.push(Node { parent, name, own: 0, total: 0 });
-                nodes.len() - 1
-            });
-            let node_here = &mut nodes[place[index]];
-            node_here.own = node_here.own.saturating_add(node.own);
-            node_here.total = node_here.total.saturating_add(node.total);
+        for (side, tree) in trees.into_iter().enumerate() {
+            let function_names: Vec<u32> =
+                tree.functions.iter().map(|function| intern(&function.name)).collect();
+            let mut place = vec![0; tree.nodes.len()];
+            for (index, node) in tree.nodes.iter().enumerate() {
+                if index > 0 {
+                    let (parent, name) =
+                        (place[node.parent as usize], function_names[node.function as usize]);
+                    place[index] = *known.entry((parent, name)).or_insert_with(|| {
+                        nodes.push(Node::empty(parent, name));
+                        nodes.len() - 1
+                    });
+                }
+                let node_here = &mut nodes[place[index]];
+                node_here.own[side] = node_here.own[side].saturating_add(node.own);
+                node_here.total[side] = node_here.total[side].saturating_add(node.total);
+            }
         }
         let other = intern(OTHER);
         let nodes = cut(nodes, nodes_max, other);
@@ -73,38 +91,66 @@ impl ByName {
         Self { names, nodes, children }
     }
 
-    /// In levels: of a node its own weight lies to the left of its children.
+    /// What each side weighs.
+    pub(super) fn ticks(&self) -> [i64; SIDES] {
+        self.nodes[0].total.map(signed)
+    }
+
+    /// In levels: of a node its own weight lies to the left of its children, on each side.
     pub(super) fn flame_graph(&self) -> FlameGraph {
         let mut levels: Vec<Level> = Vec::new();
-        let mut ends: Vec<u64> = Vec::new();
+        let mut ends: Vec<[u64; SIDES]> = Vec::new();
         let mut names = Vec::new();
         let mut name_ids: HashMap<u32, i64> = HashMap::new();
-        let mut waiting = vec![(0, 0, 0_u64)];
-        while let Some((index, depth, begin)) = waiting.pop() {
+        let mut waiting = vec![(0, 0, [0_u64; SIDES])];
+        while let Some((index, depth, mut begin)) = waiting.pop() {
             let node = self.nodes[index];
             if levels.len() == depth {
                 levels.push(Level::default());
-                ends.push(0);
+                ends.push([0; SIDES]);
             }
             let name = *name_ids.entry(node.name).or_insert_with(|| {
                 names.push(self.names[node.name as usize].clone());
                 signed(names.len() as u64 - 1)
             });
-            let gap = begin.saturating_sub(ends[depth]);
-            levels[depth].values.extend([signed(gap), signed(node.total), signed(node.own), name]);
-            ends[depth] = begin.saturating_add(node.total);
-            let mut begin = begin.saturating_add(node.own);
+            for side in 0..SIDES {
+                let gap = begin[side].saturating_sub(ends[depth][side]);
+                let (total, own) = (node.total[side], node.own[side]);
+                levels[depth].values.extend([signed(gap), signed(total), signed(own)]);
+                ends[depth][side] = begin[side].saturating_add(total);
+                begin[side] = begin[side].saturating_add(own);
+            }
+            levels[depth].values.push(name);
             let first = waiting.len();
             for &child in &self.children[index] {
                 waiting.push((child, depth + 1, begin));
-                begin = begin.saturating_add(self.nodes[child].total);
+                for (begin, total) in begin.iter_mut().zip(self.nodes[child].total) {
+                    *begin = begin.saturating_add(total);
+                }
             }
             waiting[first..].reverse();
         }
-        let max_self = self.nodes.iter().map(|node| node.own).max().unwrap_or(0);
-        FlameGraph { names, levels, total: signed(self.nodes[0].total), max_self: signed(max_self) }
+        let max_self = self.nodes.iter().flat_map(|node| node.own).max().unwrap_or(0);
+        FlameGraph {
+            names,
+            levels,
+            total: signed(self.nodes[0].weight()),
+            max_self: signed(max_self),
+            left_ticks: 0,
+            right_ticks: 0,
+        }
     }
+}
 
+impl ByName<2> {
+    /// The same with what each side weighs.
+    pub(super) fn difference(&self) -> FlameGraph {
+        let [left_ticks, right_ticks] = self.ticks();
+        FlameGraph { left_ticks, right_ticks, ..self.flame_graph() }
+    }
+}
+
+impl ByName<1> {
     /// In bytes, depth first: length of the name, name, own weight, count of children. The root has no name.
     pub(super) fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -114,7 +160,7 @@ impl ByName {
             let name = if index == 0 { "" } else { self.names[node.name as usize].as_str() };
             prost::encoding::encode_varint(name.len() as u64, &mut bytes);
             bytes.extend_from_slice(name.as_bytes());
-            prost::encoding::encode_varint(node.own, &mut bytes);
+            prost::encoding::encode_varint(node.own[0], &mut bytes);
             prost::encoding::encode_varint(self.children[index].len() as u64, &mut bytes);
             waiting.extend(self.children[index].iter().rev());
         }
@@ -123,28 +169,30 @@ impl ByName {
 }
 
 /// Leaves out the lightest; what they weigh becomes a node `other` of the nearest parent that stays.
-fn cut(nodes: Vec<Node>, nodes_max: usize, other: u32) -> Vec<Node> {
+fn cut<const SIDES: usize>(nodes: Vec<Node<SIDES>>, nodes_max: usize, other: u32) -> Vec<Node<SIDES>> {
     if nodes.len() <= nodes_max + 1 {
         return nodes;
     }
-    let mut weights: Vec<u64> = nodes[1..].iter().map(|node| node.total).collect();
+    let mut weights: Vec<u64> = nodes[1..].iter().map(Node::weight).collect();
     let (_, &mut least, _) = weights.select_nth_unstable_by(nodes_max.max(1) - 1, |a, b| b.cmp(a));
-    let mut kept: Vec<Node> = Vec::new();
+    let mut kept: Vec<Node<SIDES>> = Vec::new();
     let mut place: Vec<Option<usize>> = vec![None; nodes.len()];
     let mut others: HashMap<usize, usize> = HashMap::new();
     for (index, node) in nodes.iter().enumerate() {
         // A parent is never lighter than its child.
         let Some(parent) = (if index == 0 { Some(0) } else { place[node.parent] }) else { continue };
-        if index == 0 || node.total >= least {
+        if index == 0 || node.weight() >= least {
             place[index] = Some(kept.len());
             kept.push(Node { parent, ..*node });
             continue;
         }
         let rest = *others.entry(parent).or_insert_with(|| {
-            kept.push(Node { parent, name: other, own: 0, total: 0 });
+            kept.push(Node::empty(parent, other));
             kept.len() - 1
         });
-        kept[rest].own = kept[rest].own.saturating_add(node.total);
+        for (sum, total) in kept[rest].own.iter_mut().zip(node.total) {
+            *sum = sum.saturating_add(total);
+        }
         kept[rest].total = kept[rest].own;
     }
     kept

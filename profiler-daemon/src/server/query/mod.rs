@@ -18,13 +18,12 @@ use crate::time::{WallNs, Window};
 pub(super) mod api;
 mod flamegraph;
 mod merged;
-mod messages;
 mod pprof_json;
 pub(super) mod render;
 mod selector;
 
 pub(super) use flamegraph::flamegraph;
-pub(super) use selector::Matcher;
+pub(super) use selector::{Matcher, parse as selector};
 
 /// What a question may ask for.
 #[derive(Debug, Default, Deserialize)]

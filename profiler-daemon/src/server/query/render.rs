@@ -1,64 +1,123 @@
-//! `GET /pyroscope/render`: a flame graph with its time line, for older clients.
+//! `GET /pyroscope/render` and `/pyroscope/render-diff`: a flame graph with its time line, or two laid over one another,
+//! for older clients.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::MS;
-use super::api::{Asked, checked_type, points};
+use super::api::{NODES, NODES_MAX, OneType, check_type, points};
 use super::merged::ByName;
+use crate::querier::{FlameGraph, Point, PointSeries};
 use crate::server::refusal::Refusal;
 use crate::server::store::Store;
-use crate::time::WallNs;
+use crate::time::{WallNs, moment_ms};
 
-/// Where it is.
-pub(in crate::server) const PATH: &str = "/pyroscope/render";
+/// Where they are.
+const RENDER: &str = "/pyroscope/render";
+const DIFFERENCE: &str = "/pyroscope/render-diff";
 /// A point of the time line, seconds at least, and how many there are at most.
 const STEP_S_MIN: i64 = 15;
 const POINTS_MAX: i64 = 1000;
-const NODES: usize = 8192;
+/// Points of all time lines of an answer.
+const POINTS_SUM_MAX: usize = 1 << 20;
 
-/// Answers; `parameters` are those of the address.
+/// True if there is something at `path`.
+pub(in crate::server) fn knows(path: &str) -> bool {
+    matches!(path, RENDER | DIFFERENCE)
+}
+
+/// Answers at `path`, one of those that are known; `parameters` are those of the address.
 pub(in crate::server) fn answer(
+    path: &str,
     parameters: &HashMap<String, String>,
     now: WallNs,
     store: &Store,
 ) -> Result<String, Refusal> {
-    let parameter = |name: &str| parameters.get(name).map(String::as_str).filter(|text| !text.is_empty());
-    let refuse = |why: &str| Refusal::invalid("question", why);
-    let query = parameter("query").ok_or_else(|| refuse("\"query\" is required"))?;
-    let (profile_type, selector) = match query.find('{') {
-        Some(at) => query.split_at(at),
-        None => (query, "{}"),
-    };
-    let wanted = checked_type(profile_type).map_err(|_| refuse("failed to parse \"query\""))?;
-    let moment = |name: &str| parameter(name).and_then(|text| time(text, now)).unwrap_or(now.0 / MS);
-    let asked = Asked::new(moment("from"), moment("until"), &[selector.to_owned()])?;
-    let nodes = parameter("max-nodes").or(parameter("maxNodes"));
-    let nodes_max = match nodes.map(str::parse) {
-        None | Some(Ok(0)) => NODES,
-        Some(Ok(some)) if some <= 1 << 20 => some,
-        Some(Ok(_) | Err(_)) => return Err(refuse("\"max-nodes\" must be a number up to 1048576")),
-    };
-    let graph = ByName::new(&store.merge(&asked.selection(wanted)), nodes_max).flame_graph();
-    let step_s = ((asked.end - asked.start) / 1000 / POINTS_MAX).max(STEP_S_MIN);
-    let steps = usize::try_from((asked.end - asked.start) / 1000 / step_s).unwrap_or(0);
-    let mut samples = vec![0_u64; steps];
-    for point in
-        points(&asked, wanted, &[], step_s * 1000, store)?.into_iter().flat_map(|series| series.points)
-    {
-        let step = usize::try_from((point.timestamp - asked.start) / (step_s * 1000)).unwrap_or(usize::MAX);
-        if let Some(sample) = samples.get_mut(step) {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "it was whole and positive"
-            )]
-            {
-                *sample = point.value as u64;
-            }
+    let parameters = Parameters { all: parameters, now };
+    let answer =
+        if path == DIFFERENCE { difference(&parameters, store)? } else { render(&parameters, store)? };
+    Ok(answer.to_string())
+}
+
+fn refuse(why: impl Into<String>) -> Refusal {
+    Refusal::invalid("question", why)
+}
+
+/// What stands in the address.
+struct Parameters<'a> {
+    all: &'a HashMap<String, String>,
+    now: WallNs,
+}
+
+impl<'a> Parameters<'a> {
+    fn text(&self, name: &str) -> Option<&'a str> {
+        self.all.get(name).map(String::as_str).filter(|text| !text.is_empty())
+    }
+
+    /// The question that the parameters of these names ask: what, from when, until when.
+    fn question(&self, [query, from, until]: [&str; 3]) -> Result<OneType<'a>, Refusal> {
+        let text = self.text(query).ok_or_else(|| refuse(format!("{query:?} is required")))?;
+        let (profile_type, selector) = match text.find('{') {
+            Some(at) => text.split_at(at),
+            None => (text, "{}"),
+        };
+        check_type(profile_type).map_err(|_| refuse(format!("failed to parse {query:?}")))?;
+        let moment = |name: &str| {
+            self.text(name).and_then(|text| moment_ms(text, self.now)).unwrap_or(self.now.0 / MS)
+        };
+        OneType::new(profile_type, selector, moment(from), moment(until))
+    }
+
+    fn nodes_max(&self) -> Result<usize, Refusal> {
+        match self.text("max-nodes").or(self.text("maxNodes")).map(str::parse) {
+            None | Some(Ok(0)) => Ok(NODES),
+            Some(Ok(some)) if some <= NODES_MAX => Ok(some),
+            Some(Ok(_) | Err(_)) => Err(refuse(format!("\"max-nodes\" must be a number up to {NODES_MAX}"))),
         }
     }
+}
+
+fn render(parameters: &Parameters<'_>, store: &Store) -> Result<Value, Refusal> {
+    let one = parameters.question(["query", "from", "until"])?;
+    let graph = ByName::new([&one.merge(store)], parameters.nodes_max()?).flame_graph();
+    let group_by: Vec<String> = parameters.text("groupBy").map(str::to_owned).into_iter().collect();
+    let line = TimeLine::of(&one);
+    let series = points(&one, &group_by, line.step_s * 1000, store)?;
+    if series.len().saturating_mul(line.steps) > POINTS_SUM_MAX {
+        return Err(refuse(format!("more than {POINTS_SUM_MAX} points: ask for fewer groups")));
+    }
+    let mut answer = flamebearer(&graph, "single", one.profile_type);
+    // Empty where there are several groups, as a Pyroscope has it: who asks for groups draws those.
+    answer["timeline"] = match series.as_slice() {
+        [whole] => line.value(&whole.points),
+        _ => line.value(&[]),
+    };
+    if !group_by.is_empty() {
+        // What does not have the label is a group too.
+        let name = |one: &PointSeries| one.labels.first().map_or("*", |label| &label.value).to_owned();
+        let groups: BTreeMap<_, _> = series.iter().map(|one| (name(one), line.value(&one.points))).collect();
+        answer["groups"] = json!(groups);
+    }
+    Ok(answer)
+}
+
+fn difference(parameters: &Parameters<'_>, store: &Store) -> Result<Value, Refusal> {
+    let left = parameters.question(["leftQuery", "leftFrom", "leftUntil"])?;
+    let right = parameters.question(["rightQuery", "rightFrom", "rightUntil"])?;
+    if left.profile_type != right.profile_type {
+        return Err(refuse("profile types must match"));
+    }
+    let nodes_max = parameters.nodes_max()?;
+    let graph = ByName::new([&left.merge(store), &right.merge(store)], nodes_max).difference();
+    let mut answer = flamebearer(&graph, "double", left.profile_type);
+    answer["leftTicks"] = graph.left_ticks.into();
+    answer["rightTicks"] = graph.right_ticks.into();
+    Ok(answer)
+}
+
+/// What all answers have in common.
+fn flamebearer(graph: &FlameGraph, format: &str, profile_type: &str) -> Value {
     let mut parts = profile_type.split(':').skip(1);
     let (name, unit) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let units = match unit {
@@ -67,37 +126,50 @@ pub(in crate::server) fn answer(
         _ => "samples",
     };
     let levels: Vec<_> = graph.levels.iter().map(|level| &level.values).collect();
-    let answer = json!({
+    json!({
         "version": 1,
         "flamebearer": {
             "names": graph.names, "levels": levels, "numTicks": graph.total, "maxSelf": graph.max_self,
         },
-        "metadata": { "format": "single", "spyName": "", "sampleRate": 1_000_000_000, "units": units, "name": name },
-        "timeline": {
-            "startTime": asked.start / 1000, "samples": samples, "durationDelta": step_s, "watermarks": null,
-        },
+        "metadata": { "format": format, "spyName": "", "sampleRate": 1_000_000_000, "units": units, "name": name },
+        "timeline": null,
         "groups": null,
         "heatmap": null,
-    });
-    Ok(answer.to_string())
+    })
 }
 
-/// Milliseconds since the epoch: of `now`, `now-1h`, or a number of seconds, milliseconds, microseconds or nanoseconds,
-/// told apart by its size.
-pub(in crate::server) fn time(text: &str, now: WallNs) -> Option<i64> {
-    let now_ms = now.0 / MS;
-    if let Some(back) = text.strip_prefix("now") {
-        if back.is_empty() {
-            return Some(now_ms);
-        }
-        let back = humantime::parse_duration(back.strip_prefix('-')?).ok()?;
-        return now_ms.checked_sub(i64::try_from(back.as_millis()).ok()?);
+/// The steps of a time line.
+struct TimeLine {
+    start_ms: i64,
+    step_s: i64,
+    steps: usize,
+}
+
+impl TimeLine {
+    fn of(one: &OneType<'_>) -> Self {
+        let (start_ms, seconds) = (one.asked.start, (one.asked.end - one.asked.start) / 1000);
+        let step_s = (seconds / POINTS_MAX).max(STEP_S_MIN);
+        Self { start_ms, step_s, steps: usize::try_from(seconds / step_s).unwrap_or(0) }
     }
-    let number: i64 = text.parse().ok()?;
-    Some(match number {
-        ..10_000_000_000 => number.checked_mul(1000)?,
-        10_000_000_000..10_000_000_000_000 => number,
-        10_000_000_000_000..10_000_000_000_000_000 => number / 1000,
-        10_000_000_000_000_000.. => number / 1_000_000,
-    })
+
+    /// It, with a value for each step.
+    fn value(&self, points: &[Point]) -> Value {
+        let mut samples = vec![0_u64; self.steps];
+        for point in points {
+            let step = (point.timestamp - self.start_ms) / (self.step_s * 1000);
+            if let Some(sample) = usize::try_from(step).ok().and_then(|step| samples.get_mut(step)) {
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "it was whole and positive"
+                )]
+                {
+                    *sample = point.value as u64;
+                }
+            }
+        }
+        json!({
+            "startTime": self.start_ms / 1000, "samples": samples, "durationDelta": self.step_s, "watermarks": null,
+        })
+    }
 }

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Digest;
+use super::blob::{from_bytes, to_bytes};
 use super::rows::Damaged;
 use super::segment::{Function, Mark, Node, Segment};
 use super::series::{ProfileType, Series};
@@ -83,19 +84,6 @@ pub(super) fn read_nodes(bytes: &[u8], first: usize) -> Result<Vec<Node>, Damage
             Ok(Node { parent: parent.ok_or(Damaged)?, function })
         })
         .collect()
-}
-
-/// Anything that is written.
-pub(super) fn to_bytes(value: &impl Serialize) -> Vec<u8> {
-    postcard::to_stdvec(value).expect("numbers, texts and lists can be written")
-}
-
-/// Anything that was written.
-pub(super) fn from_bytes<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Damaged> {
-    match postcard::take_from_bytes(bytes) {
-        Ok((value, [])) => Ok(value),
-        Ok(_) | Err(_) => Err(Damaged),
-    }
 }
 
 /// What came into `segment` since `mark`.

@@ -498,6 +498,7 @@ impl Store {
                         .windows(selection)
                         .for_each(|(window, series, total)| then(window, series, total));
                 }
+                Content::File { damaged, .. } if damaged.get() => {}
                 Content::File { file, damaged } => {
                     note(
                         file,
@@ -522,6 +523,7 @@ impl Store {
         for past in self.past.iter().filter(|past| selection.may_want(past.span)) {
             match &past.content {
                 Content::Memory(segment) => segment.series.iter().for_each(&mut wanted),
+                Content::File { damaged, .. } if damaged.get() => {}
                 Content::File { file, damaged } => {
                     let read = guarded(|| {
                         Partition::open(&file.path)?.series().for_each(&mut wanted);

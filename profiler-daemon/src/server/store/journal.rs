@@ -15,6 +15,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::oneshot;
 
 use super::batch;
+use super::blob::{Place, sealed, unsealed};
 use super::folder::{Folder, PartitionFile};
 use super::partition::{self, ABOUT, CACHE_BYTES, FileError, VERSION, VERSION_NOW};
 use super::rows::Damaged;
@@ -22,6 +23,10 @@ use super::segment::Segment;
 use crate::time::WallNs;
 
 const BATCHES: TableDefinition<'static, u32, &'static [u8]> = TableDefinition::new("batches");
+fn place(number: u32) -> Place<'static> {
+    ("batches", i64::from(number), 0)
+}
+
 /// The key in `ABOUT` of when the segment began, nanoseconds since the epoch.
 const BEGAN: &str = "began";
 
@@ -87,7 +92,7 @@ fn write(folder: &Folder, work: &Receiver<(Work, oneshot::Sender<Done>)>) {
     while let Ok((work, answer)) = work.recv() {
         let result = match work {
             Work::Append { seq, number, began, bytes } => {
-                append(folder, &mut open, seq, number, began, &bytes).map(|()| Done::Appended)
+                append(folder, &mut open, seq, number, began, bytes).map(|()| Done::Appended)
             }
             Work::Close { seq, segment } => {
                 open = None;
@@ -110,7 +115,7 @@ fn append(
     seq: u64,
     number: u32,
     began: WallNs,
-    bytes: &[u8],
+    bytes: Vec<u8>,
 ) -> Result<(), FileError> {
     if open.as_ref().is_none_or(|(known, _)| *known != seq) {
         *open = None;
@@ -126,7 +131,7 @@ fn append(
             about.insert(VERSION, VERSION_NOW)?;
             about.insert(BEGAN, began.0.cast_unsigned())?;
         }
-        transaction.open_table(BATCHES)?.insert(number, bytes)?;
+        transaction.open_table(BATCHES)?.insert(number, &*sealed(place(number), bytes))?;
     }
     Ok(transaction.commit()?)
 }
@@ -163,7 +168,9 @@ pub(super) struct Recovered {
 
 /// Reads the journal at `path`, after a clean end or not.
 pub(super) fn recover(path: &Path) -> Result<Recovered, FileError> {
-    let database = Database::builder().set_cache_size(CACHE_BYTES).open(path)?;
+    // A batch at its end that a damaged page hides would not be missed otherwise.
+    let mut builder = Database::builder();
+    let database = builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).open(path)?;
     let transaction = database.begin_read()?;
     let mut recovered = Recovered { segment: Segment::default(), began: WallNs(0), next: 0 };
     let about = match transaction.open_table(ABOUT) {
@@ -179,8 +186,12 @@ pub(super) fn recover(path: &Path) -> Result<Recovered, FileError> {
     recovered.began = WallNs(about.get(BEGAN)?.ok_or(Damaged)?.value().cast_signed());
     for entry in transaction.open_table(BATCHES)?.iter()? {
         let (number, bytes) = entry?;
-        batch::read(bytes.value(), &mut recovered.segment)?;
-        recovered.next = number.value().checked_add(1).ok_or(Damaged)?;
+        let number = number.value();
+        if number != recovered.next {
+            return Err(Damaged.into());
+        }
+        batch::read(unsealed(place(number), bytes.value())?, &mut recovered.segment)?;
+        recovered.next = number.checked_add(1).ok_or(Damaged)?;
     }
     Ok(recovered)
 }

@@ -9,6 +9,7 @@
 //! Nothing here runs by itself: what is too old goes when someone pushes or asks.
 
 mod batch;
+mod blob;
 mod folder;
 mod history;
 mod journal;
@@ -125,6 +126,32 @@ impl Selection<'_> {
         span.0 < self.range.end && span.1 >= self.range.start
     }
 }
+
+/// Asks `store` for all it has; what it weighs.
+pub(super) fn check(store: &Store) -> u64 {
+    let all = Selection { profile_type: None, service: None, matchers: &[], range: ALWAYS };
+    let mut windows = 0_u64;
+    store.windows(&all, |_, _, value| windows = windows.saturating_add(value));
+    let tree = store.merge(&all);
+    for node in &tree.nodes {
+        assert!(node.own <= node.total && node.total <= tree.nodes[node.parent as usize].total);
+    }
+    tree.total()
+}
+
+/// True if `bytes` are a batch of a journal, its first.
+pub(super) fn read_batch(bytes: &[u8]) -> bool {
+    let mut segment = Segment::default();
+    if batch::read(bytes, &mut segment).is_err() {
+        return false;
+    }
+    let all = Selection { profile_type: None, service: None, matchers: &[], range: ALWAYS };
+    segment.merge(&all, &mut Tree::default()).expect("what was read is sound");
+    true
+}
+
+/// All time.
+const ALWAYS: Range<WallNs> = WallNs(i64::MIN)..WallNs(i64::MAX);
 
 /// The end of a window.
 pub(super) fn end(window: Window) -> WallNs {

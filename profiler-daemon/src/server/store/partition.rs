@@ -2,17 +2,19 @@
 //!
 //! In: a segment. Out: one redb file whose parts can be found without reading the rest: texts and functions in chunks,
 //! numbered so that those of one service lie together; a tree per service; and per series and minute the windows with
-//! their sum, so that a long range reads sums and only its two ends are read window by window.
+//! their sum, so that a long range reads sums and only its two ends are read window by window. A series knows its minutes,
+//! and all that is under a key has a check (`blob`): what a disk loses or changes is met when it is read.
 //! Not here: which files there are (`folder`), and when one is written (`journal`).
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::{Database, ReadOnlyDatabase, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadOnlyDatabase, ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
 use serde::{Deserialize, Serialize};
 
-use super::batch::{WrittenSeries, from_bytes, read_nodes, to_bytes, write_nodes};
+use super::batch::{WrittenSeries, read_nodes, write_nodes};
+use super::blob::{self, Place};
 use super::rows::{self, Damaged};
 use super::segment::{Function, Node, ROOT_NODE, Segment, Stored};
 use super::series::Series;
@@ -27,7 +29,7 @@ pub(super) const ABOUT: TableDefinition<'static, &'static str, u64> = TableDefin
 /// The key of the version in `ABOUT`.
 pub(super) const VERSION: &str = "version";
 /// The version that is written, and the only one that is read.
-pub(super) const VERSION_NOW: u64 = 1;
+pub(super) const VERSION_NOW: u64 = 2;
 const TEXTS: Blobs = TableDefinition::new("texts");
 const FUNCTIONS: Blobs = TableDefinition::new("functions");
 const TREES: Blobs = TableDefinition::new("trees");
@@ -114,6 +116,37 @@ impl MinuteWindow {
     }
 }
 
+/// A series as it is written, and where its windows are.
+#[derive(Serialize, Deserialize)]
+struct OneSeries<'a> {
+    #[serde(borrow)]
+    series: WrittenSeries<'a>,
+    tree: u32,
+    /// The minutes it has, each as the distance to the one before: one that is missing is seen.
+    minutes: Vec<i64>,
+}
+
+fn apart(minutes: &[i64]) -> Vec<i64> {
+    let before = std::iter::once(0).chain(minutes.iter().copied());
+    minutes.iter().zip(before).map(|(minute, before)| minute.wrapping_sub(before)).collect()
+}
+
+fn together(apart: &[i64]) -> Vec<i64> {
+    let add = |minute: &mut i64, &distance: &i64| {
+        *minute = minute.wrapping_add(distance);
+        Some(*minute)
+    };
+    apart.iter().scan(0, add).collect()
+}
+
+fn place(table: &Blobs, key: u32) -> Place<'_> {
+    (table.name(), i64::from(key), 0)
+}
+
+fn minute_place(series: u32, minute: i64) -> Place<'static> {
+    ("minutes", i64::from(series), minute)
+}
+
 /// Writes `segment` to a new file.
 pub(super) fn write(segment: &Segment, path: &Path) -> Result<(), FileError> {
     let database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
@@ -125,14 +158,19 @@ pub(super) fn write(segment: &Segment, path: &Path) -> Result<(), FileError> {
         write_chunks(&transaction, FUNCTIONS, &names.functions)?;
         let mut trees = transaction.open_table(TREES)?;
         for (tree, nodes) in (0..).zip(&names.trees) {
-            trees.insert(tree, &*write_nodes(nodes, 0))?;
+            trees.insert(tree, &*blob::sealed(place(&TREES, tree), write_nodes(nodes, 0)))?;
         }
-        let series: Vec<_> = (segment.series.iter().zip(0..))
-            .map(|(series, id)| (WrittenSeries::of(series), segment.tree_of(id).map_or(0, |tree| tree.0)))
+        let minutes = write_minutes(segment, &mut transaction.open_table(MINUTES)?)?;
+        let series: Vec<_> = (segment.series.iter().zip(0..).zip(&minutes))
+            .map(|((series, id), minutes)| OneSeries {
+                series: WrittenSeries::of(series),
+                tree: segment.tree_of(id).map_or(0, |tree| tree.0),
+                minutes: apart(minutes),
+            })
             .collect();
-        transaction.open_table(SERIES)?.insert(0, &*to_bytes(&series))?;
-        transaction.open_table(DIGESTS)?.insert(0, &*to_bytes(&segment.digests))?;
-        write_minutes(segment, &mut transaction.open_table(MINUTES)?)?;
+        transaction.open_table(SERIES)?.insert(0, &*blob::write(place(&SERIES, 0), &series))?;
+        let digests = blob::write(place(&DIGESTS, 0), &segment.digests);
+        transaction.open_table(DIGESTS)?.insert(0, &*digests)?;
     }
     transaction.commit()?;
     database.close()?;
@@ -144,9 +182,9 @@ fn write_chunks<T: Serialize>(
     table: Blobs,
     all: &[T],
 ) -> Result<(), FileError> {
-    let mut table = transaction.open_table(table)?;
+    let mut chunks = transaction.open_table(table)?;
     for (number, chunk) in (0..).zip(all.chunks(CHUNK as usize)) {
-        table.insert(number, &*to_bytes(&chunk))?;
+        chunks.insert(number, &*blob::write(place(&table, number), &chunk))?;
     }
     Ok(())
 }
@@ -155,10 +193,12 @@ fn minute_of(time: WallNs) -> i64 {
     time.0.div_euclid(MINUTE_NS)
 }
 
+/// The minutes that each series has.
 fn write_minutes(
     segment: &Segment,
     table: &mut redb::Table<'_, (u32, i64), &'static [u8]>,
-) -> Result<(), FileError> {
+) -> Result<Vec<Vec<i64>>, FileError> {
+    let mut written = vec![Vec::new(); segment.series.len()];
     let mut order: Vec<&Stored> = segment.stored.iter().collect();
     let key = |stored: &Stored| (stored.series, minute_of(stored.window.start));
     order.sort_by_key(|stored| (key(stored), stored.window));
@@ -204,9 +244,10 @@ fn write_minutes(
             sum: &sum,
             rows: each.iter().map(Vec::as_slice).collect(),
         };
-        table.insert((series, minute), &*to_bytes(&blob))?;
+        table.insert((series, minute), &*blob::write(minute_place(series, minute), &blob))?;
+        written[series as usize].push(minute);
     }
-    Ok(())
+    Ok(written)
 }
 
 /// The names of a segment, numbered in the order in which its trees meet them.
@@ -247,7 +288,14 @@ impl<'a> Renumbered<'a> {
 /// A file that is open for one question.
 pub(super) struct Partition {
     transaction: redb::ReadTransaction,
-    series: Vec<(Series, u32)>,
+    series: Vec<ReadSeries>,
+}
+
+struct ReadSeries {
+    series: Series,
+    tree: u32,
+    /// Ascending.
+    minutes: Vec<i64>,
 }
 
 impl Partition {
@@ -261,20 +309,25 @@ impl Partition {
             return Err(FileError::Version(version));
         }
         let blob = transaction.open_table(SERIES)?.get(0)?.ok_or(Damaged)?;
-        let written: Vec<(WrittenSeries<'_>, u32)> = from_bytes(blob.value())?;
-        let series = written.iter().map(|(series, tree)| (series.read(), *tree)).collect();
+        let written: Vec<OneSeries<'_>> = blob::read(place(&SERIES, 0), blob.value())?;
+        let read = |OneSeries { series, tree, minutes }| ReadSeries {
+            series: WrittenSeries::read(&series),
+            tree,
+            minutes: together(&minutes),
+        };
+        let series = written.into_iter().map(read).collect();
         Ok(Self { transaction, series })
     }
 
     /// Its series.
     pub(super) fn series(&self) -> impl Iterator<Item = &Series> {
-        self.series.iter().map(|(series, _)| series)
+        self.series.iter().map(|read| &read.series)
     }
 
     /// What was pushed.
     pub(super) fn digests(&self) -> Result<Vec<Digest>, FileError> {
         let blob = self.transaction.open_table(DIGESTS)?.get(0)?.ok_or(Damaged)?;
-        Ok(from_bytes(blob.value())?)
+        Ok(blob::read(place(&DIGESTS, 0), blob.value())?)
     }
 
     /// Gives each wanted minute of each wanted series to `then`, with its number among the series.
@@ -286,12 +339,22 @@ impl Partition {
         let table = self.transaction.open_table(MINUTES)?;
         let (from, until) = (minute_of(selection.range.start), minute_of(selection.range.end));
         for (index, id) in (0..self.series.len()).zip(0_u32..) {
-            if !selection.wants_series(&self.series[index].0) {
+            let ReadSeries { series, minutes, .. } = &self.series[index];
+            if !selection.wants_series(series) {
                 continue;
             }
+            let first = minutes.partition_point(|&minute| minute < from);
+            let mut expected = minutes[first..].iter().take_while(|&&minute| minute <= until);
             for entry in table.range((id, from)..=(id, until))? {
                 let (key, blob) = entry?;
-                then(index, key.value().1, from_bytes(blob.value())?)?;
+                let (_, minute) = key.value();
+                if expected.next() != Some(&minute) {
+                    return Err(Damaged.into());
+                }
+                then(index, minute, blob::read(minute_place(id, minute), blob.value())?)?;
+            }
+            if expected.next().is_some() {
+                return Err(Damaged.into());
             }
         }
         Ok(())
@@ -307,7 +370,7 @@ impl Partition {
             for written in &blob.windows {
                 let window = written.window(minute);
                 if selection.wants_window(window) {
-                    then(window, &self.series[index].0, written.total);
+                    then(window, &self.series[index].series, written.total);
                 }
             }
             Ok(())
@@ -319,11 +382,12 @@ impl Partition {
         let table = self.transaction.open_table(TREES)?;
         let mut trees: HashMap<u32, (Vec<Node>, Vec<u64>)> = HashMap::new();
         self.minutes(selection, |index, minute, blob| {
-            let tree = self.series[index].1;
+            let tree = self.series[index].tree;
             let (_, own) = match trees.entry(tree) {
                 std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
                 std::collections::hash_map::Entry::Vacant(new) => {
-                    let nodes = read_nodes(table.get(tree)?.ok_or(Damaged)?.value(), 0)?;
+                    let blob = table.get(tree)?.ok_or(Damaged)?;
+                    let nodes = read_nodes(blob::unsealed(place(&TREES, tree), blob.value())?, 0)?;
                     let own = vec![0; nodes.len()];
                     new.insert((nodes, own))
                 }
@@ -411,7 +475,7 @@ impl Names {
             std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
             std::collections::hash_map::Entry::Vacant(new) => {
                 let blob = self.texts.get(id / CHUNK)?.ok_or(Damaged)?;
-                let texts: Vec<&str> = from_bytes(blob.value())?;
+                let texts: Vec<&str> = blob::read(place(&TEXTS, id / CHUNK), blob.value())?;
                 new.insert(texts.into_iter().map(Arc::from).collect())
             }
         };
@@ -423,7 +487,7 @@ impl Names {
             std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
             std::collections::hash_map::Entry::Vacant(new) => {
                 let blob = self.functions.get(id / CHUNK)?.ok_or(Damaged)?;
-                new.insert(from_bytes(blob.value())?)
+                new.insert(blob::read(place(&FUNCTIONS, id / CHUNK), blob.value())?)
             }
         };
         let Function { name, file, module, line } = *chunk.get((id % CHUNK) as usize).ok_or(Damaged)?;

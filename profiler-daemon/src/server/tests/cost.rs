@@ -2,9 +2,13 @@
 
 use std::fmt::Write as _;
 
+use http::Method;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::*;
+use crate::server::meters::ServerMeters;
+use crate::server::query::{Host, Question, Resolved};
+use crate::server::store::Store;
 
 fn cpu() -> Duration {
     let used = clock_gettime(ClockId::ThreadCPUTime);

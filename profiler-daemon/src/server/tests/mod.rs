@@ -9,6 +9,7 @@ mod pushes;
 mod querier;
 mod questions;
 
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread::JoinHandle;

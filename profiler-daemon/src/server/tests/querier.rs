@@ -81,14 +81,15 @@ fn said(answer: &Value) -> Value {
             |value: &Value| value.as_i64().unwrap_or_else(|| value.as_str().unwrap().parse().unwrap());
         let mut said = object.clone();
         said.remove("names");
+        let values = |level: &Value| -> Vec<i64> {
+            level.get("values").unwrap_or(level).as_array().unwrap().iter().map(number).collect()
+        };
+        // The root is alone on its level, and as long as all nodes: four numbers, or seven where two are compared.
+        let width = values(&levels[0]).len();
         let level = |level: &Value| -> Value {
-            let values: Vec<i64> =
-                level.get("values").unwrap_or(level).as_array().unwrap().iter().map(number).collect();
             let name = |index: i64| &names[usize::try_from(index).unwrap()];
-            values
-                .chunks(4)
-                .map(|node| serde_json::json!([node[0], node[1], node[2], name(node[3])]))
-                .collect()
+            let node = |node: &[i64]| serde_json::json!([&node[..width - 1], name(node[width - 1])]);
+            values(level).chunks(width).map(node).collect()
         };
         said.insert("levels".to_owned(), levels.as_array().unwrap().iter().map(level).collect());
         return said.into();
@@ -244,9 +245,80 @@ fn what_is_too_light_is_added_up_beside_its_siblings() {
     assert_eq!(graph["total"], "105000000");
     let whole: i64 = (graph["levels"].as_array().unwrap().iter())
         .flat_map(|level| level.as_array().unwrap())
-        .map(|node| node[2].as_i64().unwrap())
+        .map(|node| node[0][2].as_i64().unwrap())
         .sum();
     assert_eq!(whole, 105_000_000, "nothing is lost, and nobody's own name is taken: {graph}");
+}
+
+/// The answer to `body`, asked of `method`.
+fn asked(server: &Running, method: &str, body: &Value) -> (u16, Value) {
+    let path = format!("{}{method}", query::api::PATH);
+    let answer = server.connect().send("POST", &path, &[JSON], body.to_string().as_bytes());
+    (answer.status, serde_json::from_str(&answer.body).unwrap())
+}
+
+/// What is asked about a service, of at most `nodes` nodes.
+fn merge_of(service: &str, nodes: usize) -> Value {
+    serde_json::json!({
+        "profileTypeID": "process_cpu:cpu:nanoseconds:cpu:nanoseconds",
+        "labelSelector": format!("{{service_name=\"{service}\"}}"),
+        "start": BEGIN_MS, "end": BEGIN_MS + 60_000, "maxNodes": nodes,
+    })
+}
+
+/// What the names in a difference weigh alone, left and right.
+fn sides(graph: &Value) -> std::collections::BTreeMap<String, [i64; 2]> {
+    let mut sides = std::collections::BTreeMap::new();
+    for node in said(graph)["levels"].as_array().unwrap().iter().flat_map(|level| level.as_array().unwrap()) {
+        let sum: &mut [i64; 2] = sides.entry(node[1].as_str().unwrap().to_owned()).or_default();
+        for (side, place) in [2, 5].into_iter().enumerate() {
+            sum[side] += node[0][place].as_i64().unwrap();
+        }
+    }
+    sides.retain(|_, weights| *weights != [0, 0]);
+    sides
+}
+
+#[test]
+fn a_difference_loses_nothing_of_either_side() {
+    let server = server();
+    let cpu = [("cpu", "nanoseconds"); 2];
+    let left = [("main;a", 5), ("main;a;b", 7), ("main;gone", 2), ("idle", 1)];
+    let right = [("main;a", 3), ("main;a;b", 90), ("main;new;deep;deeper", 4)];
+    push(&server, "process_cpu", &[("service_name", "left")], 10, cpu, &left);
+    push(&server, "process_cpu", &[("service_name", "right")], 10, cpu, &right);
+    let both = |left, right, nodes| serde_json::json!({ "left": merge_of(left, nodes), "right": merge_of(right, nodes) });
+
+    let (status, whole) = asked(&server, "Diff", &both("left", "right", 100));
+    assert_eq!(status, 200);
+    let expected = [("a", [5, 3]), ("b", [7, 90]), ("deeper", [0, 4]), ("gone", [2, 0]), ("idle", [1, 0])];
+    let expected = expected.map(|(name, weights)| (name.to_owned(), weights.map(|weight| weight * MILLION)));
+    assert_eq!(sides(&whole["flamegraph"]), expected.into_iter().collect());
+    assert_eq!(
+        [&whole["flamegraph"]["leftTicks"], &whole["flamegraph"]["rightTicks"]],
+        ["15000000", "97000000"]
+    );
+
+    for nodes in 1..8 {
+        let (_, cut) = asked(&server, "Diff", &both("left", "right", nodes));
+        let sum = sides(&cut["flamegraph"])
+            .into_values()
+            .fold([0, 0], |sum, side| [sum[0] + side[0], sum[1] + side[1]]);
+        assert_eq!(sum, [15 * MILLION, 97 * MILLION], "{nodes} nodes");
+    }
+    let (_, against_nothing) = asked(&server, "Diff", &both("left", "nobody", 100));
+    assert_eq!(sides(&against_nothing["flamegraph"])["b"], [7 * MILLION, 0]);
+}
+
+#[test]
+fn a_difference_needs_two_sides_of_a_kind() {
+    let server = server();
+    let (status, words) = asked(&server, "Diff", &serde_json::json!({ "left": merge_of("a", 0) }));
+    assert_eq!((status, words["code"].as_str()), (400, Some("invalid_argument")));
+    let types = ["memory:inuse_space:bytes:space:bytes", "process_cpu:cpu:nanoseconds:cpu:nanoseconds"];
+    let path = format!("/pyroscope/render-diff?leftQuery={}%7B%7D&rightQuery={}%7B%7D", types[0], types[1]);
+    let answer = server.connect().send("GET", &path, &[], b"");
+    assert!(answer.status == 400 && answer.body.contains("profile types must match"), "{}", answer.body);
 }
 
 #[test]

@@ -1,11 +1,12 @@
-//! Messages of `querier.v1.QuerierService`, in protobuf and in the JSON of the Connect protocol: there, numbers of 64 bits
-//! are texts, and what is zero or empty is left out.
+//! Messages of `querier.v1.QuerierService`, which the embedded server answers and `query` asks.
+//!
+//! In and out: protobuf, and the JSON of the Connect protocol: there, numbers of 64 bits are texts, and what is zero or
+//! empty is left out. Not here: what is a sensible question (`server`), and what is shown of an answer (`query`).
 
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
 use crate::pprof::Profile;
-use crate::server::wire::LabelPair;
 
 /// Whole numbers of 64 bits in JSON.
 mod int64 {
@@ -66,249 +67,284 @@ fn format<'de, D: serde::Deserializer<'de>>(input: D) -> Result<i32, D::Error> {
 }
 
 /// `PROFILE_FORMAT_TREE`.
-pub(super) const TREE: i32 = 2;
+pub(crate) const TREE: i32 = 2;
 /// `PROFILE_FORMAT_DOT`.
-pub(super) const DOT: i32 = 3;
+pub(crate) const DOT: i32 = 3;
 /// `PROFILE_FORMAT_PPROF`.
-pub(super) const PPROF: i32 = 4;
+pub(crate) const PPROF: i32 = 4;
+
+/// A label.
+#[derive(Clone, PartialEq, Eq, Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LabelPair {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Its value.
+    #[prost(string, tag = "2")]
+    pub value: String,
+}
 
 /// Asks for all types.
 #[derive(Clone, PartialEq, Message, Deserialize)]
 #[serde(default)]
-pub(super) struct ProfileTypesRequest {
+pub(crate) struct ProfileTypesRequest {
     #[prost(int64, tag = "1")]
     #[serde(with = "int64")]
-    pub(super) start: i64,
+    pub(crate) start: i64,
     #[prost(int64, tag = "2")]
     #[serde(with = "int64")]
-    pub(super) end: i64,
+    pub(crate) end: i64,
 }
 
 #[derive(Clone, PartialEq, Message, Serialize)]
-pub(super) struct ProfileTypesResponse {
+pub(crate) struct ProfileTypesResponse {
     #[prost(message, repeated, tag = "1")]
     #[serde(rename = "profileTypes", skip_serializing_if = "Vec::is_empty")]
-    pub(super) profile_types: Vec<ProfileTypeParts>,
+    pub(crate) profile_types: Vec<ProfileTypeParts>,
 }
 
 #[derive(Clone, PartialEq, Eq, Message, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct ProfileTypeParts {
+pub(crate) struct ProfileTypeParts {
     #[prost(string, tag = "1")]
     #[serde(rename = "ID")]
-    pub(super) id: String,
+    pub(crate) id: String,
     #[prost(string, tag = "2")]
     #[serde(skip_serializing_if = "String::is_empty")]
-    pub(super) name: String,
+    pub(crate) name: String,
     #[prost(string, tag = "4")]
     #[serde(skip_serializing_if = "String::is_empty")]
-    pub(super) sample_type: String,
+    pub(crate) sample_type: String,
     #[prost(string, tag = "5")]
     #[serde(skip_serializing_if = "String::is_empty")]
-    pub(super) sample_unit: String,
+    pub(crate) sample_unit: String,
     #[prost(string, tag = "6")]
     #[serde(skip_serializing_if = "String::is_empty")]
-    pub(super) period_type: String,
+    pub(crate) period_type: String,
     #[prost(string, tag = "7")]
     #[serde(skip_serializing_if = "String::is_empty")]
-    pub(super) period_unit: String,
+    pub(crate) period_unit: String,
 }
 
 #[derive(Clone, PartialEq, Message, Deserialize)]
 #[serde(default)]
-pub(super) struct LabelNamesRequest {
+pub(crate) struct LabelNamesRequest {
     #[prost(string, repeated, tag = "1")]
-    pub(super) matchers: Vec<String>,
+    pub(crate) matchers: Vec<String>,
     #[prost(int64, tag = "2")]
     #[serde(with = "int64")]
-    pub(super) start: i64,
+    pub(crate) start: i64,
     #[prost(int64, tag = "3")]
     #[serde(with = "int64")]
-    pub(super) end: i64,
+    pub(crate) end: i64,
 }
 
 #[derive(Clone, PartialEq, Message, Deserialize)]
 #[serde(default)]
-pub(super) struct LabelValuesRequest {
+pub(crate) struct LabelValuesRequest {
     #[prost(string, tag = "1")]
-    pub(super) name: String,
+    pub(crate) name: String,
     #[prost(string, repeated, tag = "2")]
-    pub(super) matchers: Vec<String>,
+    pub(crate) matchers: Vec<String>,
     #[prost(int64, tag = "3")]
     #[serde(with = "int64")]
-    pub(super) start: i64,
+    pub(crate) start: i64,
     #[prost(int64, tag = "4")]
     #[serde(with = "int64")]
-    pub(super) end: i64,
+    pub(crate) end: i64,
 }
 
 /// Names or values of labels.
 #[derive(Clone, PartialEq, Message, Serialize)]
-pub(super) struct Names {
+pub(crate) struct Names {
     #[prost(string, repeated, tag = "1")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) names: Vec<String>,
+    pub(crate) names: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Message, Deserialize)]
 #[serde(default)]
-pub(super) struct SeriesRequest {
+pub(crate) struct SeriesRequest {
     #[prost(string, repeated, tag = "1")]
-    pub(super) matchers: Vec<String>,
+    pub(crate) matchers: Vec<String>,
     #[prost(string, repeated, tag = "2")]
     #[serde(rename = "labelNames", alias = "label_names")]
-    pub(super) label_names: Vec<String>,
+    pub(crate) label_names: Vec<String>,
     #[prost(int64, tag = "3")]
     #[serde(with = "int64")]
-    pub(super) start: i64,
+    pub(crate) start: i64,
     #[prost(int64, tag = "4")]
     #[serde(with = "int64")]
-    pub(super) end: i64,
+    pub(crate) end: i64,
 }
 
 #[derive(Clone, PartialEq, Message, Serialize)]
-pub(super) struct SeriesResponse {
+pub(crate) struct SeriesResponse {
     #[prost(message, repeated, tag = "2")]
     #[serde(rename = "labelsSet", skip_serializing_if = "Vec::is_empty")]
-    pub(super) labels_set: Vec<LabelSet>,
+    pub(crate) labels_set: Vec<LabelSet>,
 }
 
 #[derive(Clone, PartialEq, Eq, Message, Serialize)]
-pub(super) struct LabelSet {
+pub(crate) struct LabelSet {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) labels: Vec<LabelPair>,
+    pub(crate) labels: Vec<LabelPair>,
 }
 
 /// Asks for one profile of many.
 #[derive(Clone, PartialEq, Message, Deserialize)]
 #[serde(default)]
-pub(super) struct MergeRequest {
+pub(crate) struct MergeRequest {
     #[prost(string, tag = "1")]
     #[serde(rename = "profileTypeID", alias = "profile_typeID")]
-    pub(super) profile_type: String,
+    pub(crate) profile_type: String,
     #[prost(string, tag = "2")]
     #[serde(rename = "labelSelector", alias = "label_selector")]
-    pub(super) selector: String,
+    pub(crate) selector: String,
     #[prost(int64, tag = "3")]
     #[serde(with = "int64")]
-    pub(super) start: i64,
+    pub(crate) start: i64,
     #[prost(int64, tag = "4")]
     #[serde(with = "int64")]
-    pub(super) end: i64,
+    pub(crate) end: i64,
     #[prost(int64, tag = "5")]
     #[serde(with = "int64", rename = "maxNodes", alias = "max_nodes")]
-    pub(super) max_nodes: i64,
+    pub(crate) max_nodes: i64,
     #[prost(int32, tag = "6")]
     #[serde(deserialize_with = "format")]
-    pub(super) format: i32,
+    pub(crate) format: i32,
 }
 
 /// The same without a format: that field means something else there.
 #[derive(Clone, PartialEq, Message, Deserialize)]
 #[serde(default)]
-pub(super) struct MergeProfileRequest {
+pub(crate) struct MergeProfileRequest {
     #[prost(string, tag = "1")]
     #[serde(rename = "profileTypeID", alias = "profile_typeID")]
-    pub(super) profile_type: String,
+    pub(crate) profile_type: String,
     #[prost(string, tag = "2")]
     #[serde(rename = "labelSelector", alias = "label_selector")]
-    pub(super) selector: String,
+    pub(crate) selector: String,
     #[prost(int64, tag = "3")]
     #[serde(with = "int64")]
-    pub(super) start: i64,
+    pub(crate) start: i64,
     #[prost(int64, tag = "4")]
     #[serde(with = "int64")]
-    pub(super) end: i64,
+    pub(crate) end: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct MergeResponse {
+pub(crate) struct MergeResponse {
     #[prost(message, optional, tag = "1")]
-    pub(super) flamegraph: Option<FlameGraph>,
+    pub(crate) flamegraph: Option<FlameGraph>,
     #[prost(bytes = "vec", tag = "2")]
-    pub(super) tree: Vec<u8>,
+    pub(crate) tree: Vec<u8>,
     #[prost(message, optional, tag = "4")]
-    pub(super) pprof: Option<PprofResult>,
+    pub(crate) pprof: Option<PprofResult>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct PprofResult {
+pub(crate) struct PprofResult {
     #[prost(message, optional, tag = "1")]
-    pub(super) profile: Option<Profile>,
+    pub(crate) profile: Option<Profile>,
 }
 
-/// Levels of quadruples: the gap to the node before, total, self, index of the name.
+/// Asks how two merged profiles differ.
+#[derive(Clone, PartialEq, Message, Deserialize)]
+#[serde(default)]
+pub(crate) struct DiffRequest {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) left: Option<MergeRequest>,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) right: Option<MergeRequest>,
+}
+
 #[derive(Clone, PartialEq, Message, Serialize)]
-pub(super) struct FlameGraph {
+pub(crate) struct DiffResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) flamegraph: Option<FlameGraph>,
+}
+
+/// Levels of nodes: the gap to the node before, total, self, index of the name. Where two are compared the first three
+/// are there twice, left and right, and with what each side weighs; alone these are zero, so that they are not written.
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub(crate) struct FlameGraph {
     #[prost(string, repeated, tag = "1")]
-    pub(super) names: Vec<String>,
+    pub(crate) names: Vec<String>,
     #[prost(message, repeated, tag = "2")]
-    pub(super) levels: Vec<Level>,
+    pub(crate) levels: Vec<Level>,
     #[prost(int64, tag = "3")]
     #[serde(with = "int64", skip_serializing_if = "is_zero")]
-    pub(super) total: i64,
+    pub(crate) total: i64,
     #[prost(int64, tag = "4")]
     #[serde(with = "int64", rename = "maxSelf", skip_serializing_if = "is_zero")]
-    pub(super) max_self: i64,
+    pub(crate) max_self: i64,
+    #[prost(int64, tag = "5")]
+    #[serde(with = "int64", rename = "leftTicks", skip_serializing_if = "is_zero")]
+    pub(crate) left_ticks: i64,
+    #[prost(int64, tag = "6")]
+    #[serde(with = "int64", rename = "rightTicks", skip_serializing_if = "is_zero")]
+    pub(crate) right_ticks: i64,
 }
 
 #[derive(Clone, PartialEq, Eq, Message, Serialize)]
-pub(super) struct Level {
+pub(crate) struct Level {
     #[prost(int64, repeated, tag = "1")]
     #[serde(serialize_with = "int64::serialize_all")]
-    pub(super) values: Vec<i64>,
+    pub(crate) values: Vec<i64>,
 }
 
 #[derive(Clone, PartialEq, Message, Deserialize)]
 #[serde(default)]
-pub(super) struct SelectSeriesRequest {
+pub(crate) struct SelectSeriesRequest {
     #[prost(string, tag = "1")]
     #[serde(rename = "profileTypeID", alias = "profile_typeID")]
-    pub(super) profile_type: String,
+    pub(crate) profile_type: String,
     #[prost(string, tag = "2")]
     #[serde(rename = "labelSelector", alias = "label_selector")]
-    pub(super) selector: String,
+    pub(crate) selector: String,
     #[prost(int64, tag = "3")]
     #[serde(with = "int64")]
-    pub(super) start: i64,
+    pub(crate) start: i64,
     #[prost(int64, tag = "4")]
     #[serde(with = "int64")]
-    pub(super) end: i64,
+    pub(crate) end: i64,
     #[prost(string, repeated, tag = "5")]
     #[serde(rename = "groupBy", alias = "group_by")]
-    pub(super) group_by: Vec<String>,
+    pub(crate) group_by: Vec<String>,
     #[prost(double, tag = "6")]
-    pub(super) step: f64,
+    pub(crate) step: f64,
     #[prost(int64, tag = "9")]
     #[serde(with = "int64")]
-    pub(super) limit: i64,
+    pub(crate) limit: i64,
 }
 
 #[derive(Clone, PartialEq, Message, Serialize)]
-pub(super) struct SelectSeriesResponse {
+pub(crate) struct SelectSeriesResponse {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) series: Vec<PointSeries>,
+    pub(crate) series: Vec<PointSeries>,
 }
 
 #[derive(Clone, PartialEq, Message, Serialize)]
-pub(super) struct PointSeries {
+pub(crate) struct PointSeries {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) labels: Vec<LabelPair>,
+    pub(crate) labels: Vec<LabelPair>,
     #[prost(message, repeated, tag = "2")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) points: Vec<Point>,
+    pub(crate) points: Vec<Point>,
 }
 
 #[derive(Clone, Copy, PartialEq, Message, Serialize)]
-pub(super) struct Point {
+pub(crate) struct Point {
     #[prost(double, tag = "1")]
     #[serde(serialize_with = "whole")]
-    pub(super) value: f64,
+    pub(crate) value: f64,
     /// Milliseconds since the epoch.
     #[prost(int64, tag = "2")]
     #[serde(with = "int64")]
-    pub(super) timestamp: i64,
+    pub(crate) timestamp: i64,
 }
