@@ -21,6 +21,7 @@ pub(crate) fn run(check: bool) -> Result<()> {
     // `ci` installs exactly what the lock file says.
     npm(&ui, &["ci", "--no-audit", "--no-fund"])?;
     npm(&ui, &["run", "--silent", "check"])?;
+    npm(&ui, &["run", "--silent", "test"])?;
     npm(&ui, &["run", "--silent", "build"])?;
     let made = contents(&dist)?;
     if !check {

@@ -17,6 +17,8 @@ export interface Services {
   cpus: number | null;
   types: string[];
   type: string;
+  /** The label that services are told apart by. */
+  group: string;
   total: number;
   services: Service[];
   others: { services: number; total: number; points: number[] };
@@ -29,23 +31,38 @@ export interface FlameJson {
   service: string | null;
   type: string;
   total: number;
+  /** What all stacks weigh, also those that a view of one function leaves out. */
+  all: number;
+  /** The same of the side that is compared with, if one is. */
+  base_all?: number;
+  /** Profiles that were merged, and series that they are of. */
+  profiles: number;
+  series: number;
   texts: string[];
   functions: { name: number[]; file: number[]; module: number[]; line: number[] };
-  nodes: { parent: number[]; function: number[]; total: number[]; self: number[] };
-  rows: { function: number[]; self: number[]; total: number[] };
+  nodes: { parent: number[]; function: number[]; total: number[]; self: number[]; base_total?: number[]; base_self?: number[] };
+  rows: { function: number[]; self: number[]; total: number[]; base_total?: number[]; base_self?: number[] };
   hidden: { nodes: number; value: number; rows: number };
 }
 
-/** An answer, or the same as last time. */
-export type Answer<T> = { changed: true; value: T } | { changed: false };
+/** Milliseconds since the epoch, both part of the range. */
+export interface Range {
+  start: number;
+  end: number;
+}
+
+/** An answer, and whether it is another than last time. */
+export interface Answer<T> {
+  changed: boolean;
+  value: T;
+}
 
 /** Longer than the server takes for anything; a server that hangs is a server that is gone. */
 const TIMEOUT_MS = 15_000;
 
 /** Asks one question again and again; an answer that is known already is not sent a second time. */
 export class Question<T> {
-  private tag: string | null = null;
-  private url = "";
+  private known: { url: string; tag: string | null; value: T } | null = null;
   private asking: AbortController | null = null;
 
   async ask(path: string, parameters: Record<string, string | number | null>): Promise<Answer<T>> {
@@ -58,19 +75,73 @@ export class Question<T> {
     this.asking?.abort();
     const asking = (this.asking = new AbortController());
     const headers: Record<string, string> = {};
-    if (this.tag !== null && url === this.url) headers["If-None-Match"] = this.tag;
+    const known = this.known?.url === url ? this.known : null;
+    if (known?.tag != null) headers["If-None-Match"] = known.tag;
     const signal = AbortSignal.any([asking.signal, AbortSignal.timeout(TIMEOUT_MS)]);
     const answer = await fetch(url, { headers, cache: "no-store", signal });
-    if (answer.status === 304) return { changed: false };
-    if (!answer.ok) throw new Error((await answer.text()).trim() || `status ${answer.status}`);
+    if (answer.status === 304 && known !== null) return { changed: false, value: known.value };
+    if (!answer.ok) throw new Error(await words(answer));
     const value = (await answer.json()) as T;
-    this.url = url;
-    this.tag = answer.headers.get("ETag");
+    this.known = { url, tag: answer.headers.get("ETag"), value };
     return { changed: true, value };
   }
 
   /** Forgets the last answer. */
   forget(): void {
-    this.tag = null;
+    this.known = null;
   }
+}
+
+/** Why an answer is none: the server's own words. */
+async function words(answer: Response): Promise<string> {
+  const text = (await answer.text()).trim();
+  try {
+    const { message } = JSON.parse(text) as { message?: unknown };
+    if (typeof message === "string") return message;
+  } catch {
+    // Not all that answers speaks JSON.
+  }
+  return text === "" ? `status ${answer.status}` : text.slice(0, 300);
+}
+
+async function query(method: string, body: BodyInit, type: string): Promise<Response> {
+  const answer = await fetch(`querier.v1.QuerierService/${method}`, { method: "POST", headers: { "Content-Type": type, Accept: `${type};allow-utf8-labelnames=true` }, body, signal: AbortSignal.timeout(TIMEOUT_MS) });
+  if (!answer.ok) throw new Error(await words(answer));
+  return answer;
+}
+
+/** Names of labels that a person may want to choose by, in that range. */
+export async function labelNames({ start, end }: Range): Promise<string[]> {
+  const answer = await query("LabelNames", JSON.stringify({ start, end }), "application/json");
+  const { names = [] } = (await answer.json()) as { names?: string[] };
+  return names.filter((name) => !name.startsWith("__"));
+}
+
+/** Values that a label has in that range. */
+export async function labelValues(name: string, { start, end }: Range): Promise<string[]> {
+  const answer = await query("LabelValues", JSON.stringify({ name, start, end }), "application/json");
+  const { names = [] } = (await answer.json()) as { names?: string[] };
+  return names;
+}
+
+/** All of a range as a pprof, not compressed. */
+export async function pprof(type: string, selector: string, { start, end }: Range): Promise<Blob> {
+  const text = new TextEncoder();
+  const parts: number[] = [];
+  const varint = (value: number) => {
+    for (; value >= 128; value = Math.floor(value / 128)) parts.push((value % 128) | 128);
+    parts.push(value);
+  };
+  // SelectMergeProfileRequest: type, selector, start, end.
+  [type, selector].forEach((value, i) => {
+    const bytes = text.encode(value);
+    parts.push(((i + 1) << 3) | 2);
+    varint(bytes.length);
+    for (const byte of bytes) parts.push(byte);
+  });
+  [start, end].forEach((value, i) => {
+    parts.push((i + 3) << 3);
+    varint(value);
+  });
+  return (await query("SelectMergeProfile", new Uint8Array(parts), "application/proto")).blob();
 }

@@ -1,7 +1,8 @@
-// CPU over time, stacked by service. Drag to choose a range.
+// CPU over time, stacked by service. Drag to choose a range, and with the shift key another that it is compared with.
 
 import { INK, serviceColor, type Theme } from "./colors.js";
 import type { Services } from "./api.js";
+import type { Between } from "./state.js";
 import { el, onceAFrame, sharp, type Tooltip } from "./dom.js";
 import { amount, clock, cores, isCpu, percent, unitOf } from "./format.js";
 
@@ -18,7 +19,8 @@ export interface ChartOptions {
   canvas: HTMLCanvasElement;
   holder: HTMLElement;
   tooltip: Tooltip;
-  onSelect(from: number, until: number): void;
+  /** A range was chosen; `base` if it is the one to compare with. */
+  onSelect(from: number, until: number, base: boolean): void;
 }
 
 export class Chart {
@@ -27,8 +29,9 @@ export class Chart {
   private top = 1;
   private theme: Theme = "dark";
   private service: string | null = null;
-  private selection: { from: number; until: number } | null = null;
-  private drag: { from: number; to: number } | null = null;
+  private selection: Between | null = null;
+  private base: Between | null = null;
+  private drag: { from: number; to: number; base: boolean } | null = null;
   private pointer: number | null = null;
   private readonly redraw = onceAFrame(() => this.draw());
 
@@ -38,7 +41,7 @@ export class Chart {
     canvas.addEventListener("pointerdown", (event) => {
       if (event.button !== 0) return;
       canvas.setPointerCapture(event.pointerId);
-      this.drag = { from: event.offsetX, to: event.offsetX };
+      this.drag = { from: event.offsetX, to: event.offsetX, base: event.shiftKey };
     });
     canvas.addEventListener("pointermove", (event) => {
       this.pointer = event.offsetX;
@@ -61,7 +64,7 @@ export class Chart {
         const first = Math.floor((this.timeAt(Math.min(drag.from, drag.to)) - origin) / step);
         const last = Math.ceil((this.timeAt(Math.max(drag.from, drag.to)) - origin) / step);
         const from = Math.max(origin + first * step, origin);
-        options.onSelect(from, Math.max(Math.min(origin + last * step, this.data.until_ms), from + step));
+        options.onSelect(from, Math.max(Math.min(origin + last * step, this.data.until_ms), from + step), drag.base);
       }
       this.redraw();
     };
@@ -69,10 +72,11 @@ export class Chart {
     canvas.addEventListener("pointercancel", () => end(false));
   }
 
-  show(data: Services, service: string | null, selection: { from: number; until: number } | null): void {
+  show(data: Services, service: string | null, selection: Between | null, base: Between | null): void {
     this.data = data;
     this.service = service;
     this.selection = selection;
+    this.base = base;
     const shown = data.services.slice(0, SHOWN);
     const chosen = data.services.slice(SHOWN).find(({ name }) => name === service);
     if (chosen !== undefined) shown.push(chosen);
@@ -159,16 +163,21 @@ export class Chart {
     }
     context.globalAlpha = 1;
 
-    const chosen = this.drag !== null ? { a: this.drag.from, b: this.drag.to } : this.selection !== null ? { a: this.xOf(this.selection.from), b: this.xOf(this.selection.until) } : null;
-    if (chosen !== null) {
-      const a = Math.max(left, Math.min(chosen.a, chosen.b));
-      const b = Math.min(left + width, Math.max(chosen.a, chosen.b));
-      context.fillStyle = ink.select;
-      context.fillRect(a, top, b - a, height);
-      context.fillStyle = ink.accent;
-      context.fillRect(a, top, 1.5, height);
-      context.fillRect(b - 1.5, top, 1.5, height);
-    } else if (this.pointer !== null && this.pointer >= left && this.pointer <= left + width) {
+    const band = (a: number, b: number, fill: string, edge: string) => {
+      const from = Math.max(left, Math.min(a, b));
+      const to = Math.min(left + width, Math.max(a, b));
+      if (to <= from) return;
+      context.fillStyle = fill;
+      context.fillRect(from, top, to - from, height);
+      context.fillStyle = edge;
+      context.fillRect(from, top, 1.5, height);
+      context.fillRect(to - 1.5, top, 1.5, height);
+    };
+    const { drag, selection, base: other } = this;
+    if (other !== null) band(this.xOf(other.from), this.xOf(other.until), ink.before, ink.beforeEdge);
+    if (selection !== null && (drag === null || drag.base)) band(this.xOf(selection.from), this.xOf(selection.until), ink.select, ink.accent);
+    if (drag !== null) band(drag.from, drag.to, drag.base ? ink.before : ink.select, drag.base ? ink.beforeEdge : ink.accent);
+    else if (selection === null && this.pointer !== null && this.pointer >= left && this.pointer <= left + width) {
       const i = Math.min(steps - 1, Math.floor((this.pointer - left) / slot));
       context.fillStyle = ink.select;
       context.fillRect(left + i * slot, top, slot, height);

@@ -2,7 +2,7 @@
 
 import type { Services } from "./api.js";
 import { el, type Child } from "./dom.js";
-import { clock, span } from "./format.js";
+import { clock, isCpu, span, typeName } from "./format.js";
 import type { State } from "./state.js";
 import type { Tree } from "./tree.js";
 
@@ -12,6 +12,8 @@ export interface Situation {
   trouble: string | null;
   state: State;
   waitedMs: number;
+  /** Takes filters and what is left out back. */
+  onReset(): void;
 }
 
 /** A newcomer waits this long before we say that something may be wrong. */
@@ -26,14 +28,14 @@ function code(text: string): HTMLElement {
 }
 
 /** What to say instead of a graph; `null` if there is a graph. */
-export function emptiness({ data, tree, trouble, state, waitedMs }: Situation): Node[] | null {
-  if (tree !== null && tree.total > 0) return null;
+export function emptiness({ data, tree, trouble, state, waitedMs, onReset }: Situation): Node[] | null {
+  if (tree !== null && (tree.total > 0 || (tree.base?.all ?? 0) > 0)) return null;
   if (trouble !== null && data === null) {
     return words("The server does not answer", `Trying again: ${trouble}.`);
   }
   if (data === null) return words("Looking for samples …");
   if (data.newest_ms === null && data.types.length > 0) {
-    return words("There is no CPU profile here, but there are others", "Choose what to look at in the list above.");
+    return words(`There is no ${typeName(data.type)} here, but there is more`, "Choose what to look at in the list above.");
   }
   if (data.newest_ms === null) {
     if (waitedMs < PATIENCE_MS) {
@@ -50,12 +52,25 @@ export function emptiness({ data, tree, trouble, state, waitedMs }: Situation): 
     ];
   }
   const until = data.newest_ms;
-  if (state.service !== null) {
-    return words(`${state.service} used no CPU here`, "It may be asleep, or it may have ended. Other services are in the list; a longer range reaches back further.");
+  const narrowed = state.filters.length + state.only.length + state.hide.length > 0 || state.view === "sandwich";
+  if (narrowed) {
+    const reset = el("button", { type: "button", class: "chip" }, "Show everything again");
+    reset.addEventListener("click", onReset);
+    const why = state.view === "sandwich" ? `${state.function} is in no stack of this range.` : "No stack of this range passes all that was chosen.";
+    return words("Nothing is left to show", why, reset);
   }
-  if (state.fixed !== null) return words("Nothing used the CPU in this range", "Select another part of the graph above, or go back to live.");
+  const cpu = isCpu(data.type);
+  if (state.service !== null) {
+    return words(
+      cpu ? `${state.service} used no CPU here` : `${state.service} has no ${typeName(data.type)} here`,
+      "It may be asleep, or it may have ended. Other services are in the list; a longer range reaches back further.",
+    );
+  }
+  if (state.fixed !== null) return words(cpu ? "Nothing used the CPU in this range" : "There is nothing in this range", "Select another part of the graph above, or go back to live.");
   if (data.now_ms - until > state.last * 1000) {
     return words("No samples in this range", `The last ones are of ${clock(until)}, ${span(data.now_ms - until)} ago. Is the profiler still running? A longer range shows what there was.`);
   }
-  return words("The machine is idle", "Samples are taken only where a CPU works. As soon as something does, it is shown here.");
+  return cpu
+    ? words("The machine is idle", "Samples are taken only where a CPU works. As soon as something does, it is shown here.")
+    : words(`There is no ${typeName(data.type)} in this range`, "Programs that push it do so every 10 to 60 seconds.");
 }

@@ -1,12 +1,12 @@
-// The flame graph: an icicle on a canvas, root on top. Only rows and frames that can be seen are drawn, so a tree of
+// A flame graph: an icicle on a canvas, root on top, or turned over with its root below. Only rows and frames that can be seen are drawn, so a tree of
 // a hundred thousand nodes and a stack of two thousand frames cost what the screen shows.
 
-import { frameColor, INK, type Theme } from "./colors.js";
+import { changeColor, frameColor, INK, type Theme } from "./colors.js";
 import { el, onceAFrame, sharp, type Child, type Tooltip } from "./dom.js";
-import { amount, basename, cores, percent, type Unit } from "./format.js";
+import { amount, basename, cores, percent, signed, type Unit } from "./format.js";
 import { explain } from "./reasons.js";
 import type { ColorBy } from "./state.js";
-import type { Fn, Tree } from "./tree.js";
+import { share, type Fn, type Tree } from "./tree.js";
 
 const ROW = 21;
 const FONT = '12px ui-monospace, "SF Mono", "Cascadia Mono", "JetBrains Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace';
@@ -38,8 +38,14 @@ export interface FlameOptions {
   /** As high as the whole graph, so that it can be scrolled. */
   spacer: HTMLElement;
   tooltip: Tooltip;
+  /** The root is below. */
+  flipped?: boolean;
+  /** What the frame that fills the graph is called in "of …". */
+  part: string;
   onZoom(node: number): void;
   onHover(fn: Fn | null): void;
+  /** What can be done with a frame is asked for, at a place of the window. */
+  onMenu(node: number, x: number, y: number): void;
 }
 
 export class FlameGraph {
@@ -47,6 +53,8 @@ export class FlameGraph {
   private zoom = 0;
   private view: View = { start: 0, width: 1, depth: 0 };
   private animation = 0;
+  /** Where a movement ends. */
+  private target: View = this.view;
   private matched: Uint8Array | null = null;
   private highlighted: string | null = null;
   private hovered = -1;
@@ -57,6 +65,8 @@ export class FlameGraph {
   private unit: Unit = "time";
   private rangeMs = 1;
   private charWidth = 7.2;
+  /** Of all rows, in pixels. */
+  private height = 0;
   private readonly colors = new Map<number, string>();
   private readonly labels = new Map<number, string[]>();
   private readonly hatches = new Map<Theme, CanvasPattern | null>();
@@ -72,6 +82,16 @@ export class FlameGraph {
       const node = this.nodeAt(event);
       if (node >= 0) options.onZoom(node);
     });
+    canvas.addEventListener("contextmenu", (event) => {
+      // By the keyboard it comes from the frame that was walked to, wherever the pointer is.
+      const byKey = event.button !== 2 && this.cursor >= 0;
+      const node = byKey ? this.cursor : this.nodeAt(event);
+      if (node < 0) return;
+      event.preventDefault();
+      const place = byKey ? this.placeOf(node) : { x: event.clientX, y: event.clientY };
+      options.tooltip.hide();
+      options.onMenu(node, place.x, place.y);
+    });
     canvas.addEventListener("keydown", (event) => this.key(event));
     canvas.addEventListener("blur", () => {
       this.cursor = -1;
@@ -84,7 +104,7 @@ export class FlameGraph {
     return this.zoom;
   }
 
-  /** Shows another tree at once: what it shows is the same place, at another time. */
+  /** Shows another tree at once: what it shows is the same place, at another time. A movement goes on. */
   show(tree: Tree, zoom: number, unit: Unit, rangeMs: number): void {
     this.tree = tree;
     this.unit = unit;
@@ -93,10 +113,10 @@ export class FlameGraph {
     this.labels.clear();
     this.hovered = this.cursor = -1;
     this.zoom = zoom;
-    this.stop();
-    this.view = this.viewOf(zoom);
+    this.target = this.viewOf(zoom);
+    if (this.animation === 0) this.view = this.target;
     this.resize();
-    this.draw();
+    this.redraw();
   }
 
   /** Moves to another place of the same tree. */
@@ -104,21 +124,22 @@ export class FlameGraph {
     if (this.tree === null || node === this.zoom) return;
     this.zoom = node;
     this.cursor = -1;
-    this.options.scroller.scrollTop = 0;
-    const [from, to] = [this.view, this.viewOf(node)];
+    const from = this.view;
+    this.target = this.viewOf(node);
+    this.resize();
+    this.options.scroller.scrollTop = this.options.flipped === true ? this.options.scroller.scrollHeight : 0;
     this.stop();
     if (matchMedia("(prefers-reduced-motion: reduce)").matches) {
-      this.view = to;
-      this.resize();
+      this.view = this.target;
       this.redraw();
       return;
     }
-    this.resize();
     const began = performance.now();
     const step = (now: number) => {
       const t = Math.min(1, Math.max(0, (now - began) / ZOOM_MS));
       const eased = 1 - (1 - t) ** 3;
       const mix = (a: number, b: number) => a + (b - a) * eased;
+      const to = this.target;
       this.view = t === 1 ? to : { start: mix(from.start, to.start), width: mix(from.width, to.width), depth: mix(from.depth, to.depth) };
       this.animation = t === 1 ? 0 : requestAnimationFrame(step);
       this.draw();
@@ -153,30 +174,54 @@ export class FlameGraph {
 
   private viewOf(node: number): View {
     const tree = this.tree!;
-    return { start: tree.start[node]!, width: Math.max(1, tree.totals[node]!), depth: tree.depth[node]! };
+    return { start: tree.start[node]!, width: Math.max(Number.MIN_VALUE, tree.widths[node]!), depth: tree.depth[node]! };
   }
 
   private resize(): void {
     const tree = this.tree!;
+    const { flipped, scroller, spacer } = this.options;
     const rows = tree.deepest(this.zoom) - tree.depth[this.zoom]! + 1;
-    this.options.spacer.style.height = `${rows * ROW + 2}px`;
+    const before = this.height;
+    this.height = rows * ROW;
+    spacer.style.height = `${this.height}px`;
+    // The root stays in sight.
+    if (flipped === true && before !== this.height) scroller.scrollTop = scroller.scrollHeight;
+  }
+
+  /** Where the row of that depth begins, from the top of what is seen. */
+  private top(depth: number): number {
+    const { flipped, scroller } = this.options;
+    const row = (depth - this.view.depth) * ROW;
+    return (flipped === true ? Math.max(this.height, scroller.clientHeight) - ROW - row : row) - scroller.scrollTop;
+  }
+
+  /** Where a frame is in the window. */
+  private placeOf(node: number): { x: number; y: number } {
+    const tree = this.tree!;
+    const { scroller, canvas } = this.options;
+    const box = canvas.getBoundingClientRect();
+    const x = ((tree.start[node]! - this.view.start) / this.view.width) * scroller.clientWidth;
+    return { x: box.left + Math.max(0, x), y: box.top + this.top(tree.depth[node]!) + ROW / 2 };
   }
 
   /** Calls `visit` for each frame that is seen, in depth-first order. */
-  private visit(width: number, height: number, scroll: number, visit: (node: number, x: number, y: number, w: number) => void): void {
+  private visit(visit: (node: number, x: number, y: number, w: number) => void): void {
     const tree = this.tree!;
+    const { clientWidth: width, clientHeight: height } = this.options.scroller;
+    const flipped = this.options.flipped === true;
     const scale = width / this.view.width;
     const [left, right] = [this.view.start, this.view.start + this.view.width];
-    const deepest = this.view.depth + (scroll + height) / ROW;
+    const first = this.top(0);
     for (let i = 0; i < tree.count; ) {
       const start = tree.start[i]!;
-      const total = tree.totals[i]!;
-      if (start >= right || start + total <= left || total * scale < WIDTH_MIN || tree.depth[i]! > deepest) {
+      const total = tree.widths[i]!;
+      const y = first + (flipped ? -tree.depth[i]! : tree.depth[i]!) * ROW;
+      const beyond = flipped ? y <= -ROW : y >= height;
+      if (beyond || start >= right || start + total <= left || total * scale < WIDTH_MIN) {
         i = tree.end[i]!;
         continue;
       }
-      const y = (tree.depth[i]! - this.view.depth) * ROW - scroll;
-      if (y > -ROW) {
+      if (y > -ROW && y < height) {
         const x = Math.max(0, (start - left) * scale);
         const end = Math.min(width, (start + total - left) * scale);
         visit(i, x, y, end - x);
@@ -197,14 +242,20 @@ export class FlameGraph {
     context.textBaseline = "middle";
     this.charWidth = context.measureText("0000000000").width / 10;
     const hatch = this.hatch(context);
-    this.visit(width, height, scroller.scrollTop, (node, x, y, w) => {
+    // What is thinner than a pixel is drawn where nothing is yet: over each other they would only cost.
+    const covered = new Float64Array(tree.depthMax + 1).fill(-1);
+    const moving = this.animation !== 0;
+    this.visit((node, x, y, w) => {
+      const depth = tree.depth[node]!;
+      if (w < (moving ? 3 : 1) && x + w < covered[depth]! + 0.5) return;
+      covered[depth] = x + Math.max(w, 1);
       const index = tree.fn[node]!;
       const fn = tree.functions[index]!;
       const dimmed = this.matched !== null && this.matched[index] === 0;
       const drawn = Math.max(w - 1, Math.min(w, 0.7));
       context.globalAlpha = dimmed ? 0.28 : 1;
-      context.fillStyle = node === 0 ? (this.theme === "dark" ? "#232a36" : "#e6eaf0") : this.colorOf(index);
-      if (drawn > 6) {
+      context.fillStyle = node === 0 ? INK[this.theme].root : tree.base === null ? this.colorOf(index) : changeColor(tree.changeOf(node), this.theme);
+      if (drawn > 6 && !moving) {
         context.beginPath();
         context.roundRect(x, y + 1, drawn, ROW - 2, 2.5);
         context.fill();
@@ -213,7 +264,7 @@ export class FlameGraph {
           context.fill();
         }
       } else context.fillRect(x, y + 1, drawn, ROW - 2);
-      if (drawn > 22) {
+      if (drawn > (moving ? 60 : 22)) {
         const label = node === 0 ? this.fit(["all"], drawn) : this.fit(this.labelsOf(index), drawn);
         if (label !== "") {
           context.globalAlpha = dimmed ? 0.5 : 1;
@@ -239,9 +290,8 @@ export class FlameGraph {
   drawn(): Drawn[] {
     if (this.tree === null) return [];
     const tree = this.tree;
-    const { scroller } = this.options;
     const out: Drawn[] = [];
-    this.visit(scroller.clientWidth, scroller.clientHeight, scroller.scrollTop, (node, x, y, width) => {
+    this.visit((node, x, y, width) => {
       const matched = this.matched !== null && this.matched[tree.fn[node]!] === 1;
       out.push({ name: node === 0 ? "all" : tree.functionOf(node).name, x, y, width, self: tree.selfs[node]!, total: tree.totals[node]!, matched });
     });
@@ -300,12 +350,11 @@ export class FlameGraph {
 
   private nodeAt(event: MouseEvent): number {
     if (this.tree === null) return -1;
-    const { scroller, canvas } = this.options;
-    const box = canvas.getBoundingClientRect();
+    const box = this.options.canvas.getBoundingClientRect();
     const [x, y] = [event.clientX - box.left, event.clientY - box.top];
     // Of thin frames the one under the pointer, or the nearest of its row within two pixels.
     let [best, distance] = [-1, 2];
-    this.visit(scroller.clientWidth, scroller.clientHeight, scroller.scrollTop, (node, left, top, w) => {
+    this.visit((node, left, top, w) => {
       if (y < top || y >= top + ROW) return;
       const away = x < left ? left - x : x > left + w ? x - left - w : -1;
       if (away < distance) [best, distance] = [node, away];
@@ -336,7 +385,7 @@ export class FlameGraph {
         {},
         el("th", {}, title),
         el("td", {}, amount(value, this.unit)),
-        el("td", {}, percent(value, tree.total)),
+        el("td", {}, percent(value, tree.all)),
         this.zoom === 0 ? null : el("td", {}, percent(value, zoomed)),
       );
     const where = node === 0 ? "" : fn.file === "" ? "" : fn.line > 0 ? `${fn.file}:${fn.line}` : fn.file;
@@ -347,13 +396,24 @@ export class FlameGraph {
       el(
         "table",
         {},
-        el("tr", {}, el("th"), el("th"), el("th", {}, "of all"), this.zoom === 0 ? null : el("th", {}, "of zoomed")),
+        el("tr", {}, el("th"), el("th"), el("th", {}, "of all"), this.zoom === 0 ? null : el("th", {}, `of ${this.options.part}`)),
         row("total", total),
         row("self", self),
+        ...this.compared(node),
       ),
       this.unit === "time" && this.rangeMs > 0 ? el("div", { class: "tip-note" }, `${cores(total / 1e6 / this.rangeMs)} on average`) : null,
       fn.kind === "missing" && node !== 0 ? el("div", { class: "tip-reason" }, explain(fn.name)) : null,
     ];
+  }
+
+  /** What there is to say about a frame beside what it was. */
+  private compared(node: number): Child[] {
+    const { base, totals, all } = this.tree!;
+    if (base === null) return [];
+    const points = share(totals[node]!, all) - share(base.totals[node]!, base.all);
+    const row = (title: string, value: string, part: string) => el("tr", {}, el("th", {}, title), el("td", {}, value), el("td", {}, part));
+    const before = this.tree!.scale === 1 ? amount(base.totals[node]!, this.unit) : "";
+    return [row(`total, ${this.tree!.baseName}`, before, percent(base.totals[node]!, base.all)), row("change", "", signed(points))];
   }
 
   private key(event: KeyboardEvent): void {
@@ -361,8 +421,9 @@ export class FlameGraph {
     if (tree === null || event.ctrlKey || event.metaKey || event.altKey) return;
     const at = this.cursor >= 0 ? this.cursor : this.zoom;
     let next = at;
-    if (event.key === "ArrowDown") next = tree.end[at]! > at + 1 ? at + 1 : at;
-    else if (event.key === "ArrowUp") next = at === this.zoom ? at : tree.parent[at]!;
+    const [away, back] = this.options.flipped === true ? ["ArrowUp", "ArrowDown"] : ["ArrowDown", "ArrowUp"];
+    if (event.key === away) next = tree.end[at]! > at + 1 ? at + 1 : at;
+    else if (event.key === back) next = at === this.zoom ? at : tree.parent[at]!;
     else if (event.key === "ArrowRight") {
       const after = tree.end[at]!;
       if (at !== this.zoom && after < tree.count && tree.parent[after] === tree.parent[at]) next = after;
@@ -379,14 +440,13 @@ export class FlameGraph {
     event.stopPropagation();
     this.cursor = next;
     const { scroller, canvas } = this.options;
-    const y = (tree.depth[next]! - this.view.depth) * ROW;
-    if (y < scroller.scrollTop) scroller.scrollTop = y;
-    if (y + ROW > scroller.scrollTop + scroller.clientHeight) scroller.scrollTop = y + ROW - scroller.clientHeight;
-    const box = canvas.getBoundingClientRect();
-    const x = ((tree.start[next]! - this.view.start) / this.view.width) * scroller.clientWidth;
-    this.options.tooltip.show(box.left + Math.max(0, x), box.top + y - scroller.scrollTop + ROW / 2, ...this.describe(next));
+    const y = this.top(tree.depth[next]!);
+    if (y < 0) scroller.scrollTop += y;
+    if (y + ROW > scroller.clientHeight) scroller.scrollTop += y + ROW - scroller.clientHeight;
+    const place = this.placeOf(next);
+    this.options.tooltip.show(place.x, place.y, ...this.describe(next));
     const fn = tree.functionOf(next);
-    canvas.setAttribute("aria-description", `${next === 0 ? "all" : fn.name}, ${basename(fn.module)}, total ${percent(tree.totals[next]!, tree.total)}, self ${percent(tree.selfs[next]!, tree.total)}`);
+    canvas.setAttribute("aria-description", `${next === 0 ? "all" : fn.name}, ${basename(fn.module)}, total ${percent(tree.totals[next]!, tree.all)}, self ${percent(tree.selfs[next]!, tree.all)}`);
     this.redraw();
   }
 }

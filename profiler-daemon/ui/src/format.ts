@@ -9,6 +9,46 @@ export function unitOf(type: string): Unit {
   return unit === "nanoseconds" ? "time" : unit === "bytes" ? "bytes" : "count";
 }
 
+/** What is counted, where a number alone does not say it. */
+export function nounOf(type: string): string {
+  const [name = "", kind = "", unit = ""] = type.split(":");
+  if (unit === "nanoseconds" || unit === "bytes") return "";
+  if (kind.endsWith("objects")) return "objects";
+  if (name.startsWith("goroutine")) return "goroutines";
+  return ["samples", "contentions", "exceptions", "lock", "locks"].includes(kind) ? kind : unit === "count" ? kind : unit;
+}
+
+/** True for what is there at a moment, such as memory in use: of many profiles the mean says something, the sum nothing. */
+export function isLevel(type: string): boolean {
+  const [name = "", kind = ""] = type.split(":");
+  return kind.startsWith("inuse") || kind === "live" || name.startsWith("goroutine");
+}
+
+const TYPES: Record<string, string> = {
+  "process_cpu:cpu:nanoseconds": "CPU time",
+  "process_cpu:samples:count": "CPU samples",
+  "wall:wall:nanoseconds": "Wall time",
+  "memory:inuse_space:bytes": "Memory in use",
+  "memory:inuse_objects:count": "Objects in use",
+  "memory:alloc_space:bytes": "Memory allocated",
+  "memory:alloc_objects:count": "Objects allocated",
+  "memory:alloc_in_new_tlab_bytes:bytes": "Memory allocated",
+  "memory:alloc_in_new_tlab_objects:count": "Objects allocated",
+  "mutex:contentions:count": "Mutex contentions",
+  "mutex:delay:nanoseconds": "Time waited for mutexes",
+  "block:contentions:count": "Times blocked",
+  "block:delay:nanoseconds": "Time blocked",
+  "goroutine:goroutine:count": "Goroutines",
+  "goroutines:goroutine:count": "Goroutines",
+  "goroutines:goroutines:count": "Goroutines",
+};
+
+/** A type as people call it. */
+export function typeName(type: string): string {
+  const [name = "", kind = "", unit = ""] = type.split(":");
+  return TYPES[`${name}:${kind}:${unit}`] ?? `${name}: ${kind} (${unit})`;
+}
+
 /** True for CPU time, which can be said in cores. */
 export function isCpu(type: string): boolean {
   const [name, kind, unit] = type.split(":");
@@ -39,11 +79,12 @@ function bytes(count: number): string {
     count /= 1024;
     unit++;
   }
-  return `${unit === 0 ? count : digits(count)} ${units[unit]}`;
+  return `${unit === 0 ? Math.round(count) : digits(count)} ${units[unit]}`;
 }
 
 function count(value: number): string {
-  if (value < 10_000) return String(value);
+  // A mean of counts is seldom whole.
+  if (value < 10_000) return Number.isInteger(value) ? String(value) : digits(value);
   if (value < 1e6) return `${digits(value / 1e3)} k`;
   return `${digits(value / 1e6)} M`;
 }
@@ -65,6 +106,13 @@ export function percent(part: number, whole: number): string {
   const value = (part / whole) * 100;
   if (value < 0.01) return "< 0.01 %";
   return `${value >= 99.95 ? "100" : value >= 10 ? value.toFixed(1) : value.toFixed(2)} %`;
+}
+
+/** A change of a share, in points of a hundred. */
+export function signed(points: number): string {
+  const value = points * 100;
+  if (Math.abs(value) < 0.005) return "unchanged";
+  return `${value > 0 ? "+" : "−"}${Math.abs(value).toFixed(Math.abs(value) >= 10 ? 1 : 2)} points`;
 }
 
 const clockSeconds = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });

@@ -1,46 +1,60 @@
 // The list of services: who uses the CPU, at a glance.
 
 import type { Service, Services } from "./api.js";
-import { serviceColor, type Theme } from "./colors.js";
+import { serviceColor } from "./colors.js";
+import type { Context } from "./context.js";
 import { el, sharp } from "./dom.js";
-import { amount, cores, isCpu, percent, unitOf } from "./format.js";
+import { amount, cores, isCpu, nounOf, percent, unitOf } from "./format.js";
+import type { Item } from "./menu.js";
+import { GROUP } from "./state.js";
 
 const SPARK = { width: 72, height: 22 };
 
+type Update = (service: Service, data: Services, all: boolean) => void;
+
+interface Row {
+  button: HTMLButtonElement;
+  update: Update;
+}
+
 export class ServiceList {
-  private rows = new Map<string, { button: HTMLButtonElement; update(service: Service, data: Services, selected: boolean, theme: Theme): void }>();
+  /** By name; all services together are `null`. */
+  private rows = new Map<string | null, Row>();
 
   constructor(
     private readonly list: HTMLElement,
-    private readonly onChoose: (service: string | null) => void,
+    private readonly context: Context,
   ) {}
 
-  show(data: Services, chosen: string | null, theme: Theme): void {
+  show(data: Services): void {
+    const { service: chosen, against } = this.context.state;
     const steps = data.others.points.length;
     const everything: Service = {
       name: "",
       total: data.total,
       points: Array.from({ length: steps }, (_, i) => data.services.reduce((sum, s) => sum + s.points[i]!, data.others.points[i]!)),
     };
-    const shown = [everything, ...data.services];
+    const shown: [string | null, Service][] = [[null, everything], ...data.services.map((service): [string, Service] => [service.name, service])];
     // A service that was chosen stays in sight when it is idle.
-    if (chosen !== null && !data.services.some(({ name }) => name === chosen)) {
-      shown.push({ name: chosen, total: 0, points: new Array<number>(steps).fill(0) });
+    for (const name of [chosen, against]) {
+      if (name !== null && !data.services.some((service) => service.name === name)) shown.push([name, { name, total: 0, points: new Array<number>(steps).fill(0) }]);
     }
-    const names = new Set(shown.map(({ name }) => name));
+    const names = new Set(shown.map(([key]) => key));
     for (const [name, row] of this.rows) {
       if (!names.has(name)) {
         row.button.parentElement?.remove();
         this.rows.delete(name);
       }
     }
-    shown.forEach((service, place) => {
-      let row = this.rows.get(service.name);
+    shown.forEach(([key, service], place) => {
+      let row = this.rows.get(key);
       if (row === undefined) {
-        row = this.row(service.name);
-        this.rows.set(service.name, row);
+        row = this.row(key);
+        this.rows.set(key, row);
       }
-      row.update(service, data, service.name === (chosen ?? ""), theme);
+      row.update(service, data, key === null);
+      row.button.setAttribute("aria-pressed", String(key === chosen));
+      row.button.classList.toggle("against", key !== null && key === against);
       // Rows move only if their rank changed, so that focus and pointer keep theirs.
       const item = row.button.parentElement ?? el("li", {}, row.button);
       if (this.list.children[place] !== item) this.list.insertBefore(item, this.list.children[place] ?? null);
@@ -52,33 +66,55 @@ export class ServiceList {
     }
   }
 
-  private row(name: string): { button: HTMLButtonElement; update(service: Service, data: Services, selected: boolean, theme: Theme): void } {
+  private row(name: string | null): Row {
+    const { context } = this;
+    const shown = name === null ? "All services" : name === "" ? "none" : name;
     const dot = el("span", { class: "dot" });
-    const title = el("span", { class: "service-name" }, name === "" ? "All services" : name);
+    const title = el("span", { class: "service-name" }, shown);
     const share = el("span", { class: "service-share" });
     const value = el("span", { class: "service-value" });
     const bar = el("span", { class: "bar" });
     const spark = el("canvas", { "aria-hidden": "true" });
     const button = el("button", { class: "service", type: "button" }, dot, title, share, el("span", { class: "service-spark" }, spark), value, el("span", { class: "track" }, bar));
-    button.addEventListener("click", () => this.onChoose(name === "" ? null : name));
+    button.addEventListener("click", () => context.choose({ service: name, against: null, zoom: [] }));
+    button.addEventListener("contextmenu", (event) => {
+      if (name === null) return;
+      event.preventDefault();
+      const { left, bottom } = button.getBoundingClientRect();
+      const byKey = event.button !== 2;
+      context.menu.show(byKey ? left : event.clientX, byKey ? bottom : event.clientY, this.actions(name), shown);
+    });
     return {
       button,
-      update: (service, data, selected, theme) => {
-        const color = name === "" ? (theme === "dark" ? "#aab4c4" : "#5b6678") : serviceColor(name, theme);
+      update: (service, data, all) => {
+        const { theme, state } = context;
+        if (all) title.textContent = state.group === GROUP ? "All services" : `All, by ${state.group}`;
+        const color = all ? (theme === "dark" ? "#aab4c4" : "#5b6678") : serviceColor(service.name, theme);
         const seconds = (data.until_ms - data.from_ms) / 1000;
-        const said = isCpu(data.type) ? cores(service.total / 1e9 / seconds) : amount(service.total, unitOf(data.type));
+        const unit = unitOf(data.type);
+        const said = isCpu(data.type) ? cores(service.total / 1e9 / seconds) : amount(service.total, unit);
         const part = percent(service.total, data.total);
         dot.style.background = bar.style.background = color;
         bar.style.width = `${data.total > 0 ? Math.max(0.5, (service.total / data.total) * 100) : 0}%`;
-        share.textContent = name === "" && isCpu(data.type) && data.cpus !== null ? `of ${data.cpus} CPUs` : part;
+        share.textContent = all ? (isCpu(data.type) && data.cpus !== null ? `of ${data.cpus} CPUs` : "") : part;
         value.textContent = said;
-        button.setAttribute("aria-pressed", String(selected));
-        button.title = `${name === "" ? "All services" : name}: ${amount(service.total, unitOf(data.type))}, ${part}`;
-        button.dataset["service"] = name;
+        button.title = `${title.textContent}: ${amount(service.total, unit)} ${nounOf(data.type)}, ${part}`;
+        button.dataset["service"] = service.name;
         button.dataset["total"] = String(service.total);
         drawSpark(spark, service.points, color);
       },
     };
+  }
+
+  private actions(name: string): Item[] {
+    const { context } = this;
+    const { service, group, filters, against } = context.state;
+    const items: Item[] = [{ label: "Show it alone", act: () => context.choose({ service: name, against: null, zoom: [] }) }];
+    if (service !== null && service !== name && against !== name) {
+      items.push({ label: `Compare ${service} with it`, detail: "in blue and orange", act: () => context.choose({ against: name, base: null, zoom: [] }) });
+    }
+    items.push({ label: "Leave it out", detail: "as a filter", act: () => context.choose({ filters: [...filters, { name: group, operator: "!=", value: name }], service: service === name ? null : service, zoom: [] }) });
+    return items;
   }
 }
 

@@ -1,17 +1,19 @@
 // The table of functions: where time is spent itself, and in all that is called from there.
 
-import { frameColor, type Theme } from "./colors.js";
+import { swatch, type Theme } from "./colors.js";
 import { el } from "./dom.js";
-import { amount, basename, percent, type Unit } from "./format.js";
+import { amount, basename, percent, signed, type Unit } from "./format.js";
 import type { ColorBy } from "./state.js";
-import type { Fn, Tree } from "./tree.js";
+import { share, type Fn, type Tree } from "./tree.js";
 
-type Column = "name" | "self" | "total";
+type Column = "name" | "self" | "total" | "change";
 
 interface Row {
   fn: Fn;
   self: number;
   total: number;
+  /** Of its share, against the side that is compared with. */
+  change: number;
 }
 
 /** Rows that are made at once; more are made when asked for. */
@@ -23,6 +25,7 @@ export interface TableOptions {
   note: HTMLElement;
   onHover(fn: Fn | null): void;
   onChoose(fn: Fn): void;
+  onMenu(fn: Fn, x: number, y: number): void;
 }
 
 export class FunctionTable {
@@ -38,6 +41,7 @@ export class FunctionTable {
   private readonly heads = new Map<Column, HTMLTableCellElement>();
   private readonly elements = new Map<string, HTMLTableRowElement>();
   private marked: string | null = null;
+  private compared = false;
 
   constructor(private readonly options: TableOptions) {
     const head = (column: Column, title: string, hint: string) => {
@@ -52,7 +56,7 @@ export class FunctionTable {
       return cell;
     };
     options.table.append(
-      el("thead", {}, el("tr", {}, head("name", "Function", "sort by name"), head("self", "Self", "time in the function itself"), head("total", "Total", "time in the function and in all it calls"))),
+      el("thead", {}, el("tr", {}, head("name", "Function", "sort by name"), head("self", "Self", "time in the function itself"), head("total", "Total", "time in the function and in all it calls"), head("change", "Change", "of the share of its total, against before"))),
       this.body,
     );
     options.more.addEventListener("click", () => {
@@ -66,7 +70,15 @@ export class FunctionTable {
     this.tree = tree;
     this.unit = unit;
     const { rows } = tree.json;
-    this.rows = rows.function.map((fn, i) => ({ fn: tree.functions[fn]!, self: rows.self[i]!, total: rows.total[i]! }));
+    const compared = tree.base !== null;
+    this.rows = rows.function.map((fn, i) => {
+      const total = rows.total[i]! * tree.scale;
+      const change = compared ? share(total, tree.all) - share(rows.base_total![i]!, tree.base!.all) : 0;
+      return { fn: tree.functions[fn]!, self: rows.self[i]! * tree.scale, total, change };
+    });
+    // What changed most is what a comparison is made for.
+    if (this.options.table.classList.toggle("compared", compared) !== this.compared) this.by = { column: compared ? "change" : "self", down: true };
+    this.compared = compared;
     this.render();
   }
 
@@ -97,7 +109,7 @@ export class FunctionTable {
     const sign = by.down ? -1 : 1;
     const fitting = this.rows.filter(({ fn }) => matches === null || matches(fn.name) || matches(fn.module));
     fitting.sort((a, b) => {
-      const order = by.column === "name" ? a.fn.name.localeCompare(b.fn.name) : a[by.column] - b[by.column];
+      const order = by.column === "name" ? a.fn.name.localeCompare(b.fn.name) : by.column === "change" ? Math.abs(a.change) - Math.abs(b.change) : a[by.column] - b[by.column];
       return order === 0 ? b.total - a.total : order * sign;
     });
     const heaviest = Math.max(1, ...fitting.slice(0, this.shown).map((row) => (by.column === "total" ? row.total : row.self)));
@@ -105,20 +117,26 @@ export class FunctionTable {
     const focused = document.activeElement?.closest<HTMLElement>("tr[data-name]")?.dataset["name"];
     this.elements.clear();
     this.body.replaceChildren(
-      ...fitting.slice(0, this.shown).map(({ fn, self, total }) => {
+      ...fitting.slice(0, this.shown).map(({ fn, self, total, change }) => {
         const dot = el("span", { class: fn.kind === "missing" ? "dot missing" : "dot" });
-        dot.style.background = frameColor({ ...fn, name: "" }, this.color, this.theme);
+        dot.style.background = swatch(fn, this.color, this.theme);
         const bar = el("span", { class: "cell-bar" });
         bar.style.width = `${((by.column === "total" ? total : self) / heaviest) * 100}%`;
         const name = el("button", { type: "button", class: "function", title: fn.name }, fn.name);
         const where = fn.kind === "kernel" ? "kernel" : basename(fn.module);
         const number = (value: number, column: Column) =>
-          el("td", { class: "number" }, by.column === column || (by.column === "name" && column === "self") ? bar : null, el("span", { class: "value" }, amount(value, this.unit)), el("span", { class: "part" }, percent(value, tree.total)));
-        const row = el("tr", { "data-self": String(self), "data-total": String(total), "data-name": fn.name }, el("td", {}, el("div", { class: "name" }, dot, name, el("span", { class: "where", title: fn.module }, where))), number(self, "self"), number(total, "total"));
+          el("td", { class: "number" }, by.column === column || (by.column === "name" && column === "self") ? bar : null, el("span", { class: "value" }, amount(value, this.unit)), el("span", { class: "part" }, percent(value, tree.all)));
+        const row = el("tr", { "data-self": String(self), "data-total": String(total), "data-name": fn.name }, el("td", {}, el("div", { class: "name" }, dot, name, el("span", { class: "where", title: fn.module }, where))), number(self, "self"), number(total, "total"), this.compared ? el("td", { class: `number ${change < 0 ? "less" : "more"}` }, signed(change)) : null);
         row.addEventListener("pointerenter", () => options.onHover(fn));
         name.addEventListener("focus", () => options.onHover(fn));
         name.addEventListener("blur", () => options.onHover(null));
         row.addEventListener("click", () => options.onChoose(fn));
+        row.addEventListener("contextmenu", (event) => {
+          event.preventDefault();
+          // By the keyboard there is no pointer: below the name.
+          const { left, bottom } = name.getBoundingClientRect();
+          options.onMenu(fn, event.button === 2 ? event.clientX : left, event.button === 2 ? event.clientY : bottom);
+        });
         if (fn.key === this.marked) row.classList.add("marked");
         this.elements.set(fn.key, row);
         return row;

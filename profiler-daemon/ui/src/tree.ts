@@ -1,17 +1,35 @@
 // The merged tree, ready to be drawn: flat arrays, no objects per node, no recursion.
 
 import type { FlameJson } from "./api.js";
+import { isLevel } from "./format.js";
+import { packageOf } from "./packages.js";
 
 export type Kind = "user" | "kernel" | "missing";
 
-export interface Fn {
-  name: string;
-  file: string;
-  module: string;
-  line: number;
-  kind: Kind;
+/** A function. What takes a while to know is found out when it is asked for. */
+export class Fn {
+  readonly kind: Kind;
+  private ownKey: string | null = null;
+  private ownPackage: string | null = null;
+
+  constructor(
+    readonly name: string,
+    readonly file: string,
+    readonly module: string,
+    readonly line: number,
+  ) {
+    this.kind = kindOf(name, module);
+  }
+
   /** Names it in an address, whatever its index is in the next answer. */
-  key: string;
+  get key(): string {
+    return (this.ownKey ??= hash(`${this.name}\0${this.module}`).toString(36));
+  }
+
+  /** Package, crate or library. */
+  get package(): string {
+    return (this.ownPackage ??= packageOf(this.name, this.file, this.module));
+  }
 }
 
 /** FNV-1a, short enough for an address. */
@@ -29,40 +47,63 @@ function kindOf(name: string, module: string): Kind {
   return module === "" && name.startsWith("[") && name.endsWith("]") ? "missing" : "user";
 }
 
+/** What a tree of a level, such as memory in use, is multiplied with to be the mean of its profiles. */
+export function scaleOf({ type, profiles, series }: FlameJson): number {
+  return isLevel(type) && profiles > series && series > 0 ? series / profiles : 1;
+}
+
+/** A part of a whole; nothing of nothing. */
+export function share(part: number, whole: number): number {
+  return whole > 0 ? part / whole : 0;
+}
+
+/** How a share changed against the base: from -1, gone, to 1, new; 0 if it is the same. */
+export function change(now: number, all: number, before: number, beforeAll: number): number {
+  const [a, b] = [share(now, all), share(before, beforeAll)];
+  return a + b === 0 ? 0 : (a - b) / (a + b);
+}
+
 export class Tree {
   readonly count: number;
   readonly total: number;
+  /** What all stacks weigh: of a sandwich only some of them are here. */
+  readonly all: number;
+  /** What the server's values were multiplied with. */
+  readonly scale: number;
   readonly functions: Fn[];
   readonly parent: Uint32Array;
   readonly fn: Uint32Array;
   readonly depth: Uint16Array;
   readonly totals: Float64Array;
   readonly selfs: Float64Array;
-  /** Where a node begins, in units of value from the left end of the root. */
+  /** The other side of a comparison: what all of it weighs, and each node. */
+  readonly base: { all: number; totals: Float64Array; selfs: Float64Array } | null;
+  /** How wide nodes are: their totals, or of a comparison the sum of their shares in both sides. */
+  readonly widths: Float64Array;
+  /** Where a node begins, in units of width from the left end of the root. */
   readonly start: Float64Array;
   /** First node after all that is called by a node. */
   readonly end: Uint32Array;
   readonly depthMax: number;
 
-  constructor(readonly json: FlameJson) {
+  /** `baseName` is what the other side of a comparison is called. */
+  constructor(
+    readonly json: FlameJson,
+    readonly baseName = "before",
+  ) {
     const { texts, functions, nodes } = json;
-    this.functions = functions.name.map((name, i) => {
-      const [text, module] = [texts[name]!, texts[functions.module[i]!]!];
-      return {
-        name: text,
-        file: texts[functions.file[i]!]!,
-        module,
-        line: functions.line[i]!,
-        kind: kindOf(text, module),
-        key: hash(`${text}\0${module}`).toString(36),
-      };
-    });
+    this.functions = functions.name.map((name, i) => new Fn(texts[name]!, texts[functions.file[i]!]!, texts[functions.module[i]!]!, functions.line[i]!));
     const count = (this.count = nodes.parent.length);
-    this.total = json.total;
+    const scale = (this.scale = scaleOf(json));
+    this.total = json.total * scale;
+    this.all = json.all * scale;
     this.parent = Uint32Array.from(nodes.parent);
     this.fn = Uint32Array.from(nodes.function);
-    this.totals = Float64Array.from(nodes.total);
-    this.selfs = Float64Array.from(nodes.self);
+    this.totals = Float64Array.from(nodes.total, (value) => value * scale);
+    this.selfs = Float64Array.from(nodes.self, (value) => value * scale);
+    this.base =
+      nodes.base_total === undefined || nodes.base_self === undefined ? null : { all: json.base_all ?? 0, totals: Float64Array.from(nodes.base_total), selfs: Float64Array.from(nodes.base_self) };
+    this.widths = this.base === null ? this.totals : this.totals.map((_, i) => share(this.totals[i]!, this.all) + share(this.base!.totals[i]!, this.base!.all));
     this.depth = new Uint16Array(count);
     this.start = new Float64Array(count);
     this.end = new Uint32Array(count);
@@ -74,7 +115,7 @@ export class Tree {
       const depth = (this.depth[i] = this.depth[parent]! + 1);
       if (depth > depthMax) depthMax = depth;
       this.start[i] = next[i] = next[parent]!;
-      next[parent] = next[parent]! + this.totals[i]!;
+      next[parent] = next[parent]! + this.widths[i]!;
     }
     this.depthMax = depthMax;
     this.end.fill(0);
@@ -89,6 +130,11 @@ export class Tree {
 
   functionOf(node: number): Fn {
     return this.functions[this.fn[node]!]!;
+  }
+
+  /** How the share of a node changed; 0 where nothing is compared. */
+  changeOf(node: number): number {
+    return this.base === null ? 0 : change(this.totals[node]!, this.all, this.base.totals[node]!, this.base.all);
   }
 
   /** Nodes from the root to `node`, both included. */
@@ -128,7 +174,7 @@ export class Tree {
     return deepest;
   }
 
-  /** Which functions match, and what share of `within` is spent in or below them. */
+  /** Which functions match, and what of the width of `within` is spent in or below them. */
   match(matches: (name: string) => boolean, within: number): { functions: Uint8Array; value: number } {
     const functions = new Uint8Array(this.functions.length);
     this.functions.forEach((fn, i) => {
@@ -138,23 +184,31 @@ export class Tree {
     for (let i = within; i < this.end[within]!; ) {
       // Below a match all is counted already. The root has no name.
       if (i !== 0 && functions[this.fn[i]!] === 1) {
-        value += this.totals[i]!;
+        value += this.widths[i]!;
         i = this.end[i]!;
       } else i++;
     }
     return { functions, value };
   }
 
-  /** What each module weighs alone below `node`, heaviest first. */
-  modules(node: number): { fn: Fn; value: number }[] {
-    const sums = new Map<string, { fn: Fn; value: number }>();
+  /** What in and below `node` is too light to have been sent: the gaps. */
+  hiddenBelow(node: number): number {
+    let sent = 0;
+    for (let i = node; i < this.end[node]!; i++) sent += this.selfs[i]!;
+    const hidden = this.totals[node]! - sent;
+    return hidden > this.totals[node]! * 1e-9 ? hidden : 0;
+  }
+
+  /** What each group of functions weighs alone below `node`, heaviest first. */
+  groups(node: number, groupOf: (fn: Fn) => string): { name: string; fn: Fn; value: number }[] {
+    const sums = new Map<string, { name: string; fn: Fn; value: number }>();
+    const names = this.functions.map(groupOf);
     for (let i = node; i < this.end[node]!; i++) {
       const self = this.selfs[i]!;
       if (self === 0) continue;
-      const fn = this.functionOf(i);
-      const name = fn.kind === "user" ? fn.module : fn.kind;
+      const name = names[this.fn[i]!]!;
       const sum = sums.get(name);
-      if (sum === undefined) sums.set(name, { fn, value: self });
+      if (sum === undefined) sums.set(name, { name, fn: this.functionOf(i), value: self });
       else sum.value += self;
     }
     return [...sums.values()].sort((a, b) => b.value - a.value);

@@ -22,12 +22,15 @@ mod meter;
 mod others;
 mod peer;
 mod store;
+mod ui;
 
 /// Something else to measure.
 #[derive(clap::Subcommand)]
 enum Other {
     /// What history costs the embedded server: bytes, merging a day, taking in
     Store,
+    /// What the page costs a browser, beside other flame graphs
+    Ui,
 }
 
 /// Options of the verb.
@@ -68,6 +71,7 @@ const QUICK: Plan = Plan { frequencies_hz: &[99], kernel_rounds: 1, kernel_secon
 pub(crate) fn run(options: &Options) -> Result<()> {
     match options.other {
         Some(Other::Store) => return store::measure(),
+        Some(Other::Ui) => return ui::measure(),
         None => {}
     }
     let plan = if options.quick { QUICK } else { WHOLE };

@@ -1,15 +1,15 @@
 //! One merged tree as the page draws it: nodes and functions in columns, and the table beside them.
 //!
-//! A stack of thousands of frames is walked without recursion. When there are more nodes than a screen can show the
-//! lightest stay out, and it is said how many and how heavy they are: the page draws a gap there, never a frame
-//! that does not exist.
+//! When there are more nodes than a screen can show the lightest stay out, and it is said how many and how heavy they
+//! are: the page draws a gap there, never a frame that does not exist.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 
+use super::looked::{Looked, Order};
 use super::{MS, Resolved};
-use crate::server::store::{Store, Tree};
+use crate::server::store::{ProfileType, Store, TreeFunction, TreeNode};
 
 /// Nodes sent: more than a wide screen has pixels for, several times over.
 const NODES_MAX: usize = 200_000;
@@ -24,6 +24,14 @@ struct FlameGraph<'a> {
     service: Option<&'a str>,
     r#type: &'a str,
     total: u64,
+    /// What all stacks weigh, also those that a view of one function leaves out.
+    all: u64,
+    /// The same of the side that is compared with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base_all: Option<u64>,
+    /// Profiles that were merged, and series that they are of; not counted for CPU time.
+    profiles: u64,
+    series: usize,
     /// Each text once; the others point here.
     texts: Vec<&'a str>,
     functions: Functions,
@@ -49,6 +57,10 @@ struct Nodes {
     total: Vec<u64>,
     #[serde(rename = "self")]
     own: Vec<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    base_total: Vec<u64>,
+    #[serde(rename = "base_self", skip_serializing_if = "Vec::is_empty")]
+    base_own: Vec<u64>,
 }
 
 /// The table: every function with what it weighs alone and with all it calls, each stack once.
@@ -58,149 +70,130 @@ struct Rows {
     #[serde(rename = "self")]
     own: Vec<u64>,
     total: Vec<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    base_total: Vec<u64>,
+    #[serde(rename = "base_self", skip_serializing_if = "Vec::is_empty")]
+    base_own: Vec<u64>,
 }
 
 /// What is not sent.
 #[derive(Debug, Default, Serialize)]
 struct Hidden {
     nodes: usize,
-    /// What the hidden nodes weigh.
+    /// What they weigh, and what a view from the leaves has not walked.
     value: u64,
     rows: usize,
 }
 
 /// All of the range and service that is asked for.
 pub(in crate::server) fn flamegraph(asked: &Resolved, store: &Store) -> String {
-    let tree = store.merge(&asked.selection());
+    let selection = asked.selection();
+    let (mut profiles, mut known) = (0_u64, HashSet::new());
+    // Of CPU time all windows add up, and there are many of them: nobody needs their number.
+    if asked.question.profile_type() != ProfileType::CPU {
+        store.windows(&selection, |_, series, _| {
+            profiles += 1;
+            if !known.contains(series) {
+                known.insert(series.clone());
+            }
+        });
+    }
     let nodes_max = asked.question.nodes.unwrap_or(NODES).clamp(1, NODES_MAX);
-    let order = Order::of(&tree);
-    let rows = rows(&tree, &order);
-    let shown = lightest_left_out(&tree, nodes_max);
+    let look = |selection| Looked::at(&asked.shape, store.merge(&selection).into(), nodes_max);
+    let mut looked = look(selection);
+    if let Some(base) = asked.base_selection() {
+        looked = looked.beside(look(base));
+    }
+    let Looked { functions, nodes, rows, all, base } = &looked;
+    let widths = looked.widths();
+    let shown = shown(nodes, &widths, nodes_max, asked.shape.below(functions, nodes));
 
     let mut names = Names::default();
-    let mut hidden = Hidden { rows: rows.len().saturating_sub(ROWS_MAX), ..Hidden::default() };
-    let mut nodes = Nodes::default();
-    let mut place = vec![0_u32; tree.nodes.len()];
-    for &index in &order.nodes {
-        let node = tree.nodes[index as usize];
-        if !shown[index as usize] {
-            hidden.nodes += 1;
-            hidden.value = hidden.value.saturating_add(node.own);
-            continue;
+    let mut sent = Nodes::default();
+    let mut place = vec![0_u32; nodes.len()];
+    let mut value = 0_u64;
+    let order = Order::of(functions, nodes, &widths);
+    for &index in order.nodes.iter().filter(|&&index| shown[index as usize]) {
+        let node = nodes[index as usize];
+        place[index as usize] = u32::try_from(sent.parent.len()).unwrap_or(u32::MAX);
+        sent.parent.push(place[node.parent as usize]);
+        sent.function.push(names.function(functions, node.function));
+        sent.total.push(node.total);
+        sent.own.push(node.own);
+        if let Some(base) = base {
+            sent.base_total.push(base.weights[index as usize].total);
+            sent.base_own.push(base.weights[index as usize].own);
         }
-        place[index as usize] = u32::try_from(nodes.parent.len()).unwrap_or(u32::MAX);
-        nodes.parent.push(place[node.parent as usize]);
-        nodes.function.push(names.function(&tree, node.function));
-        nodes.total.push(node.total);
-        nodes.own.push(node.own);
+        value = value.saturating_add(node.own);
     }
     let mut table = Rows::default();
     for row in rows.iter().take(ROWS_MAX) {
-        table.function.push(names.function(&tree, row.function));
-        table.own.push(row.own);
-        table.total.push(row.total);
+        table.function.push(names.function(functions, row.function));
+        table.own.push(row.here.own);
+        table.total.push(row.here.total);
+        if base.is_some() {
+            table.base_own.push(row.base.own);
+            table.base_total.push(row.base.total);
+        }
     }
     let answer = FlameGraph {
         from_ms: asked.from.0 / MS,
         until_ms: asked.until.0 / MS,
         service: asked.question.service.as_deref(),
         r#type: asked.question.profile_type(),
-        total: tree.total(),
+        total: nodes[0].total,
+        all: *all,
+        base_all: base.as_ref().map(|base| base.all),
+        profiles,
+        series: known.len(),
         texts: names.texts,
         functions: names.functions,
-        nodes,
+        hidden: Hidden {
+            nodes: nodes.len() - sent.parent.len(),
+            value: nodes[0].total.saturating_sub(value),
+            rows: rows.len().saturating_sub(ROWS_MAX),
+        },
+        nodes: sent,
         rows: table,
-        hidden,
     };
     serde_json::to_string(&answer).expect("numbers and texts can be written as JSON")
 }
 
-/// The nodes of a tree in depth-first order.
-struct Order {
-    nodes: Vec<u32>,
-    depths: Vec<u32>,
-}
-
-impl Order {
-    fn of(tree: &Tree) -> Self {
-        let count = tree.nodes.len();
-        // Children of a node lie side by side, heaviest last, since the stack below turns them round.
-        let mut by_parent: Vec<u32> = (1..u32::try_from(count).unwrap_or(u32::MAX)).collect();
-        by_parent.sort_unstable_by(|&a, &b| {
-            let (x, y) = (tree.nodes[a as usize], tree.nodes[b as usize]);
-            let names =
-                || tree.functions[y.function as usize].name.cmp(&tree.functions[x.function as usize].name);
-            x.parent.cmp(&y.parent).then(x.total.cmp(&y.total)).then_with(names).then(b.cmp(&a))
-        });
-        let mut first = vec![0_usize; count + 1];
-        for &child in &by_parent {
-            first[tree.nodes[child as usize].parent as usize + 1] += 1;
-        }
-        for index in 1..first.len() {
-            first[index] += first[index - 1];
-        }
-        let mut order = Self { nodes: Vec::with_capacity(count), depths: Vec::with_capacity(count) };
-        let mut waiting = vec![(0_u32, 0_u32)];
-        while let Some((index, depth)) = waiting.pop() {
-            order.nodes.push(index);
-            order.depths.push(depth);
-            let children = first[index as usize]..first[index as usize + 1];
-            waiting.extend(by_parent[children].iter().map(|&child| (child, depth + 1)));
-        }
-        order
+/// Which nodes are sent: the heaviest, and if a node is asked for the way to it and the heaviest below it.
+fn shown(nodes: &[TreeNode], widths: &[u64], nodes_max: usize, below: Option<u32>) -> Vec<bool> {
+    let mut shown = vec![nodes.len() <= nodes_max; nodes.len()];
+    if shown[0] {
+        return shown;
     }
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Row {
-    function: u32,
-    own: u64,
-    total: u64,
-}
-
-/// Heaviest alone first. A function that calls itself counts a stack once.
-fn rows(tree: &Tree, order: &Order) -> Vec<Row> {
-    let mut rows: Vec<Row> = (0..tree.functions.len())
-        .map(|index| Row { function: u32::try_from(index).unwrap_or(u32::MAX), ..Row::default() })
-        .collect();
-    let mut on_path = vec![0_u32; tree.functions.len()];
-    let mut path: Vec<u32> = Vec::new();
-    for (&index, &depth) in order.nodes.iter().zip(&order.depths) {
-        for left in path.drain(depth as usize..) {
-            on_path[left as usize] -= 1;
+    show_heaviest(widths, (0..nodes.len()).collect(), nodes_max, &mut shown);
+    if let Some(below) = below {
+        let below = below as usize;
+        let mut step = below;
+        while !shown[step] {
+            shown[step] = true;
+            step = nodes[step].parent as usize;
         }
-        let node = tree.nodes[index as usize];
-        let row = &mut rows[node.function as usize];
-        row.own = row.own.saturating_add(node.own);
-        if on_path[node.function as usize] == 0 {
-            row.total = row.total.saturating_add(node.total);
+        let mut inside = vec![false; nodes.len()];
+        inside[below] = true;
+        for index in below + 1..nodes.len() {
+            inside[index] = inside[nodes[index].parent as usize];
         }
-        on_path[node.function as usize] += 1;
-        path.push(node.function);
-    }
-    // The root is no function.
-    rows.remove(0);
-    rows.retain(|row| row.total > 0);
-    rows.sort_by(|a, b| b.own.cmp(&a.own).then(b.total.cmp(&a.total)).then(a.function.cmp(&b.function)));
-    rows
-}
-
-/// Which nodes stay when at most `nodes_max` may. A parent is never lighter than its child and comes before it, so it
-/// stays when the child does.
-fn lightest_left_out(tree: &Tree, nodes_max: usize) -> Vec<bool> {
-    let count = tree.nodes.len();
-    if count <= nodes_max {
-        return vec![true; count];
-    }
-    let mut by_weight: Vec<usize> = (0..count).collect();
-    by_weight.select_nth_unstable_by(nodes_max, |&a, &b| {
-        tree.nodes[b].total.cmp(&tree.nodes[a].total).then(a.cmp(&b))
-    });
-    let mut shown = vec![false; count];
-    for &index in &by_weight[..nodes_max] {
-        shown[index] = true;
+        let all = (0..nodes.len()).filter(|&index| inside[index]).collect();
+        show_heaviest(widths, all, nodes_max, &mut shown);
     }
     shown
+}
+
+/// Of `some` nodes the `nodes_max` heaviest. A parent is never lighter than its child and comes before it, so it is shown
+/// when the child is.
+fn show_heaviest(widths: &[u64], mut some: Vec<usize>, nodes_max: usize, shown: &mut [bool]) {
+    if some.len() > nodes_max {
+        some.select_nth_unstable_by(nodes_max, |&a, &b| widths[b].cmp(&widths[a]).then(a.cmp(&b)));
+        some.truncate(nodes_max);
+    }
+    for index in some {
+        shown[index] = true;
+    }
 }
 
 /// Functions and texts that are sent, each once.
@@ -220,11 +213,11 @@ impl<'a> Names<'a> {
         })
     }
 
-    fn function(&mut self, tree: &'a Tree, index: u32) -> u32 {
+    fn function(&mut self, functions: &'a [TreeFunction], index: u32) -> u32 {
         if let Some(&id) = self.function_ids.get(&index) {
             return id;
         }
-        let function = &tree.functions[index as usize];
+        let function = &functions[index as usize];
         let texts = [&function.name, &function.file, &function.module].map(|text| self.text(text));
         let id = u32::try_from(self.functions.name.len()).unwrap_or(u32::MAX);
         self.functions.name.push(texts[0]);

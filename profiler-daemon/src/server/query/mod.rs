@@ -17,13 +17,16 @@ use crate::time::{WallNs, Window};
 
 pub(super) mod api;
 mod flamegraph;
+mod looked;
 mod merged;
 mod pprof_json;
 pub(super) mod render;
 mod selector;
+mod shape;
 
 pub(super) use flamegraph::flamegraph;
 pub(super) use selector::{Matcher, parse as selector};
+use shape::{Shape, View};
 
 /// What a question may ask for.
 #[derive(Debug, Default, Deserialize)]
@@ -37,12 +40,32 @@ pub(super) struct Question {
     last: Option<u32>,
     /// Only this service.
     service: Option<String>,
+    /// Only series that fulfil this selector.
+    r#where: Option<String>,
+    /// What services are told apart by: the name of a label.
+    group: Option<String>,
     /// What the values count, as Pyroscope writes it.
     r#type: Option<String>,
     /// Points of a time series, at most.
     points: Option<usize>,
     /// Nodes of a flame graph, at most.
     nodes: Option<usize>,
+    /// Frames that are left out: patterns, one a line.
+    hide: Option<String>,
+    /// Patterns that a stack must meet, one a line.
+    only: Option<String>,
+    /// From which end stacks are read.
+    view: Option<View>,
+    /// The function whose callers or callees are asked for.
+    function: Option<String>,
+    /// Begin of the range that is compared with, milliseconds since the epoch.
+    base_from: Option<i64>,
+    /// End of the range that is compared with, milliseconds since the epoch.
+    base_until: Option<i64>,
+    /// Compared with series that fulfil this selector.
+    base_where: Option<String>,
+    /// Keys of functions, with dots between them: the stack below which lighter nodes are asked for too.
+    below: Option<String>,
 }
 
 /// A question whose range is known.
@@ -51,6 +74,9 @@ pub(super) struct Resolved {
     from: WallNs,
     until: WallNs,
     newest: Option<Window>,
+    matchers: Vec<Matcher>,
+    base: Option<(std::ops::Range<WallNs>, Vec<Matcher>)>,
+    shape: Shape,
     question: Question,
 }
 
@@ -70,6 +96,8 @@ const MS: i64 = 1_000_000;
 impl Resolved {
     /// Settles the range of `question`.
     pub(super) fn new(question: Question, now: WallNs, store: &Store) -> Result<Self, Refusal> {
+        let matchers = question.r#where.as_deref().map_or(Ok(Vec::new()), selector::parse)?;
+        let shape = Shape::new(&question)?;
         let newest = newest(store, question.profile_type(), now);
         let (from, until) = match (question.from, question.until) {
             (Some(from), Some(until)) => (from.saturating_mul(MS), until.saturating_mul(MS)),
@@ -85,13 +113,22 @@ impl Resolved {
             }
             _ => return Err(Refusal::invalid("question", "give both from and until, or last")),
         };
-        if from >= until || until.saturating_sub(from) > span_of(RANGE_MAX) {
-            return Err(Refusal::invalid(
-                "question",
-                "the range must be longer than nothing and at most a day",
-            ));
-        }
-        Ok(Self { from: WallNs(from), until: WallNs(until), newest, question })
+        check_range(from, until)?;
+        let base_range = match (question.base_from, question.base_until) {
+            (Some(from), Some(until)) => Some((from.saturating_mul(MS), until.saturating_mul(MS))),
+            (None, None) => None,
+            _ => return Err(Refusal::invalid("question", "give both base_from and base_until")),
+        };
+        let base = if base_range.is_some() || question.base_where.is_some() {
+            let (from, until) = base_range.unwrap_or((from, until));
+            check_range(from, until)?;
+            let matchers =
+                question.base_where.as_deref().map_or_else(|| Ok(matchers.clone()), selector::parse)?;
+            Some((WallNs(from)..WallNs(until), matchers))
+        } else {
+            None
+        };
+        Ok(Self { from: WallNs(from), until: WallNs(until), newest, matchers, base, shape, question })
     }
 
     /// Changes when the answer does, as far as that can be known without making it.
@@ -100,20 +137,46 @@ impl Resolved {
     }
 
     fn selection(&self) -> Selection<'_> {
+        let service = self.question.service.as_deref();
+        self.selected(&(self.from..self.until), service, &self.matchers)
+    }
+
+    /// What it is compared with, if it is.
+    fn base_selection(&self) -> Option<Selection<'_>> {
+        self.base.as_ref().map(|(range, matchers)| self.selected(range, None, matchers))
+    }
+
+    fn selected<'a>(
+        &'a self,
+        range: &std::ops::Range<WallNs>,
+        service: Option<&'a str>,
+        matchers: &'a [Matcher],
+    ) -> Selection<'a> {
         // A window belongs to the range that its middle lies in.
         let half = self.newest.map_or(0, |window| span(window.duration_ns / 2));
         Selection {
             profile_type: Some(self.question.profile_type()),
-            service: self.question.service.as_deref(),
-            matchers: &[],
-            range: WallNs(self.from.0.saturating_sub(half))..WallNs(self.until.0.saturating_sub(half)),
+            service,
+            matchers,
+            range: WallNs(range.start.0.saturating_sub(half))..WallNs(range.end.0.saturating_sub(half)),
         }
     }
+}
+
+fn check_range(from: i64, until: i64) -> Result<(), Refusal> {
+    if from >= until || until.saturating_sub(from) > span_of(RANGE_MAX) {
+        return Err(Refusal::invalid("question", "the range must be longer than nothing and at most a day"));
+    }
+    Ok(())
 }
 
 impl Question {
     fn profile_type(&self) -> &str {
         self.r#type.as_deref().unwrap_or(ProfileType::CPU)
+    }
+
+    fn group(&self) -> &str {
+        self.group.as_deref().unwrap_or("service_name")
     }
 }
 
@@ -168,6 +231,8 @@ struct Services<'a> {
     /// All types in that range, and perhaps some of its neighbours.
     types: BTreeSet<String>,
     r#type: &'a str,
+    /// The label that services are told apart by.
+    group: &'a str,
     total: u64,
     services: Vec<Service>,
     /// The rest.
@@ -176,6 +241,7 @@ struct Services<'a> {
 
 #[derive(Debug, Serialize)]
 struct Service {
+    /// The value of that label, empty where there is none.
     name: String,
     total: u64,
     /// One value for each step.
@@ -233,7 +299,7 @@ pub(super) fn services(asked: &Resolved, now: WallNs, host: &Host, store: &Store
     let mut local = true;
     store.windows(&selection, |window, series, value| {
         local &= series.label("hostname") == Some(host.name.as_str());
-        let name = series.service();
+        let name = series.value_of(asked.question.group()).unwrap_or_default();
         if !by_name.contains_key(name) {
             let new = Service { name: name.to_owned(), total: 0, points: vec![0; steps] };
             by_name.insert(name.to_owned(), new);
@@ -263,6 +329,7 @@ pub(super) fn services(asked: &Resolved, now: WallNs, host: &Host, store: &Store
         cpus: host.cpus.filter(|_| local && !services.is_empty()),
         types,
         r#type: asked.question.profile_type(),
+        group: asked.question.group(),
         total,
         services,
         others,

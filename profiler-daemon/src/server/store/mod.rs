@@ -32,7 +32,7 @@ pub(super) use journal::Journal;
 pub(super) use safety::Safety;
 pub(super) use segment::{FunctionId, ROOT, Segment, StackId};
 pub(super) use series::{Labels, ProfileType, Series, Written};
-pub(super) use tree::Tree;
+pub(super) use tree::{Tree, TreeFunction, TreeNode};
 
 use super::query::Matcher;
 use crate::time::{WallNs, Window};

@@ -115,3 +115,86 @@ fn a_question_asked_again_costs_no_answer() {
     server.push(&request("a", &[bytes(&[("main", 1)])]));
     assert_eq!(client.send("GET", "/api/flamegraph", &[("If-None-Match", &tag)], b"").status, 200);
 }
+
+#[test]
+fn labels_choose_and_tell_apart() {
+    let server = Running::start(Config::default());
+    for (service, host, value) in [("a", "one", 1), ("a", "two", 20), ("b", "two", 300)] {
+        let mut request = request(service, &[bytes(&[("main", value)])]);
+        request.series[0].labels.push(LabelPair { name: "host".to_owned(), value: host.to_owned() });
+        server.push(&request);
+    }
+    let named = |path: &str| {
+        let answer = server.ask(path);
+        let services = answer["services"].as_array().unwrap();
+        services
+            .iter()
+            .map(|one| format!("{} {}", one["name"].as_str().unwrap(), one["total"]))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(named("/api/services?group=host"), ["two 320", "one 1"]);
+    assert_eq!(named("/api/services?group=nobody"), [" 321"]);
+    assert_eq!(named("/api/services?where=%7Bhost%3D%22two%22%7D"), ["b 300", "a 20"]);
+    let answer = server.ask("/api/flamegraph?where=%7Bhost%3D~%22t.*%22%7D&service=a");
+    assert_eq!(answer["total"], 20);
+    let answer = server.connect().send("GET", "/api/flamegraph?where=%7Bhost", &[], b"");
+    assert_eq!(answer.status, 400);
+}
+
+#[test]
+fn the_table_is_the_same_from_whichever_end_stacks_are_read() {
+    let server = Running::start(Config::default());
+    server.push(&request("a", &[bytes(&[("main;work;leaf", 60), ("main;leaf", 30), ("main", 10)])]));
+    let plain = server.ask("/api/flamegraph");
+    let inverted = server.ask("/api/flamegraph?view=inverted");
+    assert_eq!(rows(&inverted), rows(&plain));
+    assert_eq!(
+        folded(&inverted).iter().map(|(stack, own)| format!("{stack} {own}")).collect::<Vec<_>>(),
+        [";leaf;work;main 60", ";leaf;main 30", ";main 10"]
+    );
+    let hidden = server.ask("/api/flamegraph?hide=leaf");
+    assert_eq!(folded(&hidden), [(";main".to_owned(), 40), (";main;work".to_owned(), 60)]);
+}
+
+#[test]
+fn what_was_too_light_is_sent_to_who_comes_near() {
+    let server = Running::start(Config::default());
+    server.push(&request("a", &[bytes(&[("big", 80), ("small;one", 9), ("small;two", 2), ("tiny", 9)])]));
+    // `key` of the page for `small`, which has no module.
+    let units = "small\0".encode_utf16();
+    let mut key =
+        units.fold(0x811c_9dc5_u32, |hash, unit| (hash ^ u32::from(unit)).wrapping_mul(0x0100_0193));
+    let mut below = String::new();
+    while key > 0 {
+        below.insert(0, char::from_digit(key % 36, 36).unwrap());
+        key /= 36;
+    }
+    let sent = |path: &str| folded(&server.ask(path)).into_iter().map(|(stack, _)| stack).collect::<Vec<_>>();
+    assert_eq!(sent("/api/flamegraph?nodes=3"), [";big"]);
+    assert_eq!(sent(&format!("/api/flamegraph?nodes=3&below={below}")), [";big", ";small;one", ";small;two"]);
+}
+
+#[test]
+fn two_sides_are_told_stack_by_stack() {
+    let server = Running::start(Config::default());
+    server.push(&request("a", &[bytes(&[("main;same", 50), ("main;more", 50)])]));
+    server.push(&request("b", &[bytes(&[("main;same", 100), ("main;gone", 100)])]));
+    let answer = server
+        .ask("/api/flamegraph?where=%7Bservice_name%3D%22a%22%7D&base_where=%7Bservice_name%3D%22b%22%7D");
+    assert_eq!((&answer["all"], &answer["base_all"]), (&100.into(), &200.into()));
+    let name = |function: &Value| {
+        answer["texts"][index(&answer["functions"]["name"][index(function)])].as_str().unwrap()
+    };
+    let nodes = &answer["nodes"];
+    let sides: Vec<_> = (0..nodes["function"].as_array().unwrap().len())
+        .map(|at| {
+            format!("{} {} {}", name(&nodes["function"][at]), nodes["total"][at], nodes["base_total"][at])
+        })
+        .collect();
+    assert_eq!(sides, [" 100 200", "main 100 200", "same 50 100", "gone 0 100", "more 50 0"]);
+    let rows = &answer["rows"];
+    let row = (0..4).find(|&row| name(&rows["function"][row]) == "gone").unwrap();
+    assert_eq!((&rows["self"][row], &rows["base_self"][row]), (&0.into(), &100.into()));
+    let answer = server.connect().send("GET", "/api/flamegraph?base_from=1", &[], b"");
+    assert_eq!(answer.status, 400);
+}

@@ -188,6 +188,17 @@ impl Browser {
         self.drag((x, y), (x, y));
     }
 
+    /// Clicks with the right button.
+    pub(crate) fn right_click(&mut self, x: f64, y: f64) {
+        self.point(x, y);
+        for (kind, buttons) in [("mousePressed", 2), ("mouseReleased", 0)] {
+            self.call(
+                "Input.dispatchMouseEvent",
+                json!({"type": kind, "x": x, "y": y, "button": "right", "buttons": buttons, "clickCount": 1}),
+            );
+        }
+    }
+
     /// Clicks in the middle of an element.
     #[track_caller]
     pub(crate) fn click_on(&mut self, selector: &str) {
@@ -207,12 +218,17 @@ impl Browser {
             "Backspace" => 8,
             "Enter" => 13,
             "ArrowDown" => 40,
+            "ArrowUp" => 38,
             "ArrowRight" => 39,
+            "Tab" => 9,
             _ => 0,
         };
         let mut down = json!({"type": "keyDown", "key": key, "windowsVirtualKeyCode": code});
         if key.chars().count() == 1 {
             down["text"] = json!(key);
+        } else if key == "Enter" {
+            // Without it no button is pressed.
+            down["text"] = json!("\r");
         }
         self.call("Input.dispatchKeyEvent", down);
         self.call("Input.dispatchKeyEvent", json!({"type": "keyUp", "key": key}));

@@ -12,6 +12,9 @@ use profiler_daemon::server::wire::{LabelPair, PushRequest, RawProfileSeries, Ra
 use profiler_daemon::server::{Config, serve};
 use tokio::sync::oneshot;
 
+/// CPU time: the name of its profiles, what they count, the unit.
+const CPU: [&str; 3] = ["process_cpu", "cpu", "nanoseconds"];
+
 /// A server in this process.
 pub(crate) struct Server {
     /// Where it listens.
@@ -39,13 +42,23 @@ impl Server {
 
     /// Pushes one profile: folded stacks, root first, of `duration_ns` from `start_ns` on. A frame is `name` or `name@module`.
     pub(crate) fn push(&self, service: &str, start_ns: i64, duration_ns: i64, stacks: &[(String, i64)]) {
-        let pair = |name: &str, value: &str| LabelPair { name: name.into(), value: value.into() };
-        let labels = vec![
-            pair("__name__", "process_cpu"),
-            pair("service_name", service),
-            pair("hostname", &hostname()),
-        ];
-        let raw_profile = profile(start_ns, duration_ns, stacks).encode_to_vec();
+        let hostname = hostname();
+        let labels = [("service_name", service), ("hostname", hostname.as_str())];
+        self.push_as(CPU, &labels, start_ns, duration_ns, stacks);
+    }
+
+    /// The same, of another kind or with other labels.
+    pub(crate) fn push_as(
+        &self,
+        [name, kind, unit]: [&str; 3],
+        labels: &[(&str, &str)],
+        start_ns: i64,
+        duration_ns: i64,
+        stacks: &[(String, i64)],
+    ) {
+        let pair = |&(name, value): &(&str, &str)| LabelPair { name: name.into(), value: value.into() };
+        let labels = [("__name__", name)].iter().chain(labels).map(pair).collect();
+        let raw_profile = profile([kind, unit], start_ns, duration_ns, stacks).encode_to_vec();
         let series =
             vec![RawProfileSeries { labels, samples: vec![RawSample { raw_profile, id: String::new() }] }];
         let body = PushRequest { series }.encode_to_vec();
@@ -74,12 +87,12 @@ fn hostname() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
-fn profile(start_ns: i64, duration_ns: i64, stacks: &[(String, i64)]) -> Profile {
+fn profile([kind, unit]: [&str; 2], start_ns: i64, duration_ns: i64, stacks: &[(String, i64)]) -> Profile {
     let mut strings = Strings::default();
-    let cpu = ValueType { r#type: strings.intern("cpu"), unit: strings.intern("nanoseconds") };
+    let counted = ValueType { r#type: strings.intern(kind), unit: strings.intern(unit) };
     let mut profile = Profile {
-        sample_type: vec![cpu],
-        period_type: Some(cpu),
+        sample_type: vec![counted],
+        period_type: Some(counted),
         period: 1_000_000_000 / 99,
         time_nanos: start_ns,
         duration_nanos: duration_ns,

@@ -1,0 +1,249 @@
+// Flame graph and table as one: what is pointed at in one is marked in the other, a search drives both. A sandwich shows
+// two graphs in the place of one.
+
+import type { FlameJson } from "./api.js";
+import { changeColor, groupOf, meet, swatch } from "./colors.js";
+import type { Context } from "./context.js";
+import { byId, el } from "./dom.js";
+import { FlameGraph } from "./flame.js";
+import { amount, basename, isCpu, nounOf, percent, unitOf } from "./format.js";
+import type { Item } from "./menu.js";
+import { PRESETS } from "./presets.js";
+import { matcher, type State } from "./state.js";
+import { FunctionTable } from "./table.js";
+import { Tree, type Fn } from "./tree.js";
+
+/** Groups that the legend names. */
+const NAMED = 6;
+
+export class GraphView {
+  /** What the graph shows; of a sandwich, the callees. */
+  tree: Tree | null = null;
+  private callers: Tree | null = null;
+  readonly flame: FlameGraph;
+  private readonly sandwich: { callers: FlameGraph; callees: FlameGraph };
+  private readonly table: FunctionTable;
+
+  constructor(private readonly context: Context) {
+    const { tooltip } = context;
+    const onHover = (fn: Fn | null) => this.table.highlight(fn?.key ?? null);
+    this.flame = new FlameGraph({
+      ...{ scroller: byId("flame-scroller"), canvas: byId<HTMLCanvasElement>("flame"), spacer: byId("flame-spacer"), tooltip, onHover, part: "zoomed" },
+      onZoom: (node) => {
+        // A click on the frame that fills the graph leads back, as one expects of a second click.
+        const target = node === this.flame.zoomed && node !== 0 ? this.tree!.parent[node]! : node;
+        context.choose({ zoom: this.tree!.keys(target) });
+      },
+      onMenu: (node, x, y) => this.offer(this.tree!, node, x, y),
+    });
+    const half = (name: string, tree: () => Tree | null, flipped: boolean) =>
+      new FlameGraph({
+        ...{ scroller: byId(`${name}-scroller`), canvas: byId<HTMLCanvasElement>(name), spacer: byId(`${name}-spacer`), tooltip, onHover, flipped, part: "this function" },
+        // Whoever follows callers or callees wants to see theirs.
+        onZoom: (node) => context.choose({ function: tree()!.functionOf(node).name }),
+        onMenu: (node, x, y) => this.offer(tree()!, node, x, y),
+      });
+    this.sandwich = { callers: half("callers", () => this.callers, true), callees: half("callees", () => this.tree, false) };
+    this.table = new FunctionTable({
+      table: byId<HTMLTableElement>("functions"),
+      more: byId<HTMLButtonElement>("more"),
+      note: byId("table-note"),
+      onHover: (fn) => this.graphs.forEach((graph) => graph.highlight(fn?.key ?? null)),
+      onChoose: (fn) => context.choose({ query: context.state.query === fn.name ? "" : fn.name }, false),
+      onMenu: (fn, x, y) => context.menu.show(x, y, this.actions(fn), fn.name),
+    });
+    this.table.filter(matcher(context.state.query));
+  }
+
+  /** One graph of all, and no sandwich. */
+  get isWhole(): boolean {
+    return this.callers === null;
+  }
+
+  private get graphs(): FlameGraph[] {
+    return [this.flame, this.sandwich.callers, this.sandwich.callees];
+  }
+
+  /** Takes what the server answered; `callers` if it is a sandwich. */
+  show(json: FlameJson, callers: FlameJson | null): void {
+    const base = this.context.state.against ?? "before";
+    const tree = (this.tree = new Tree(json, base));
+    this.callers = callers === null ? null : new Tree(callers, base);
+    meet(tree.groups(0, (fn) => groupOf(fn, this.context.state.color)), this.context.state.color);
+    const unit = unitOf(json.type);
+    const ms = isCpu(json.type) ? json.until_ms - json.from_ms : 0;
+    byId("sandwich").hidden = callers === null;
+    byId("flame-scroller").hidden = callers !== null;
+    if (this.callers === null) this.flame.show(tree, tree.find(this.context.state.zoom), unit, ms);
+    else {
+      // The function itself is the first below the root, if it is there at all.
+      const first = (tree: Tree) => Math.min(1, tree.count - 1);
+      this.sandwich.callers.show(this.callers, first(this.callers), unit, ms);
+      this.sandwich.callees.show(tree, first(tree), unit, ms);
+    }
+    this.table.show(tree, unit);
+    this.showMatches();
+    this.showPlace();
+  }
+
+  /** Follows a choice that asks for nothing new. */
+  update(before: State): void {
+    const { state } = this.context;
+    if (before.color !== state.color) this.paint();
+    if (before.query !== state.query) {
+      this.table.filter(matcher(state.query));
+      this.showMatches();
+    }
+    if (this.tree !== null && this.callers === null && before.zoom.join() !== state.zoom.join()) {
+      this.flame.zoomTo(this.tree.find(state.zoom));
+      this.showPlace();
+    }
+    this.showWithout();
+  }
+
+  paint(): void {
+    const { theme, state } = this.context;
+    if (this.tree !== null) meet(this.tree.groups(0, (fn) => groupOf(fn, state.color)), state.color);
+    this.graphs.forEach((graph) => graph.paint(theme, state.color));
+    this.table.paint(theme, state.color);
+    this.showLegend();
+  }
+
+  /** The node that fills the graph. */
+  get zoomed(): number {
+    return this.callers === null ? this.flame.zoomed : Math.min(1, (this.tree?.count ?? 1) - 1);
+  }
+
+  /** True if something at that place was too light to be sent: who comes near may ask for it. */
+  hides(zoom: readonly string[]): boolean {
+    return this.tree !== null && this.tree.json.hidden.value > 0 && this.tree.hiddenBelow(this.tree.find(zoom)) > 0;
+  }
+
+  /** Frames as they are drawn, for tests. */
+  drawn(): ReturnType<FlameGraph["drawn"]> {
+    return this.callers === null ? this.flame.drawn() : [...this.sandwich.callers.drawn(), ...this.sandwich.callees.drawn()];
+  }
+
+  private offer(tree: Tree, node: number, x: number, y: number): void {
+    if (node === 0) return;
+    const fn = tree.functionOf(node);
+    const items: Item[] = [];
+    if (this.callers === null) items.push({ label: "Zoom in", detail: "click", act: () => this.context.choose({ zoom: tree.keys(node) }) });
+    const stack = () => tree.path(node).slice(1).map((step) => tree.functionOf(step).name).join("\n");
+    this.context.menu.show(x, y, [...items, ...this.actions(fn), { label: "Copy stack", act: () => void this.copy(stack()) }], fn.name);
+  }
+
+  /** What can be done with a function, wherever it is shown. */
+  private actions(fn: Fn): Item[] {
+    const { context } = this;
+    const { state } = context;
+    const module = `/^${fn.module.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}$/`;
+    const items: Item[] = [
+      { label: "Sandwich", detail: "its callers and callees", act: () => context.choose({ view: "sandwich", function: fn.name, zoom: [] }) },
+      { label: "Only this", detail: "stacks that pass through it", act: () => context.choose({ only: including(state.only, fn.name), zoom: [] }) },
+      { label: "Hide", detail: "its time goes to its callers", act: () => context.choose({ hide: including(state.hide, fn.name), zoom: [] }) },
+    ];
+    if (fn.kind === "user" && fn.module !== "") items.push({ label: `Hide all of ${basename(fn.module)}`, act: () => context.choose({ hide: including(state.hide, module), zoom: [] }) });
+    items.push({ label: "Search for it", act: () => context.choose({ query: fn.name }, false) }, { label: "Copy name", act: () => void this.copy(fn.name) });
+    return items;
+  }
+
+  private async copy(text: string): Promise<void> {
+    try {
+      await navigator.clipboard.writeText(text);
+      this.context.notify("copied");
+    } catch {
+      this.context.notify("This browser does not let the page copy");
+    }
+  }
+
+  /** What is searched, in the graphs; the table filters itself. */
+  private showMatches(): void {
+    const matches = matcher(this.context.state.query);
+    const badge = byId("matched");
+    if (this.tree === null || matches === null) {
+      this.graphs.forEach((graph) => graph.mark(null));
+      badge.textContent = "";
+      return;
+    }
+    const { functions, value } = this.tree.match(matches, this.zoomed);
+    if (this.callers !== null) this.sandwich.callers.mark(this.callers.match(matches, 0).functions);
+    (this.callers === null ? this.flame : this.sandwich.callees).mark(functions);
+    badge.textContent = `${percent(value, this.tree.widths[this.zoomed]!)} matched`;
+  }
+
+  /** Where one is: the way from the root, or the function in the middle. */
+  private showPlace(): void {
+    const { tree } = this;
+    if (tree === null) return;
+    const { state, choose } = this.context;
+    const unit = unitOf(tree.json.type);
+    const { zoomed } = this;
+    const share = (value: number) => el("span", { class: "faint" }, `${amount(value, unit)} ${nounOf(tree.json.type)}`.trimEnd(), `, ${percent(value, tree.all)}`);
+    if (this.callers !== null) {
+      const leave = el("button", { type: "button", class: "crumb" }, "all");
+      leave.addEventListener("click", () => choose({ view: "calls", function: null, zoom: [] }));
+      byId("crumbs").replaceChildren(leave, el("span", { class: "faint", "aria-hidden": "true" }, "›"), el("span", { class: "crumb", "aria-current": "location", title: state.function ?? "" }, state.function ?? ""), share(tree.total));
+    } else {
+      const path = tree.path(zoomed);
+      const crumb = (node: number): HTMLElement => {
+        const name = node === 0 ? "all" : tree.functionOf(node).name;
+        if (node === zoomed) return el("span", { class: "crumb", "aria-current": "location", title: name }, name);
+        const button = el("button", { type: "button", class: "crumb", title: name }, name);
+        button.addEventListener("click", () => choose({ zoom: tree.keys(node) }));
+        return button;
+      };
+      // Of a long way the ends are shown.
+      const crumbs = path.length <= 6 ? path.map(crumb) : [...path.slice(0, 2).map(crumb), el("span", { class: "faint", title: `${path.length - 5} more` }, "…"), ...path.slice(-3).map(crumb)];
+      byId("crumbs").replaceChildren(...crumbs.flatMap((item, i) => (i === 0 ? [item] : [el("span", { class: "faint", "aria-hidden": "true" }, "›"), item])), share(tree.totals[zoomed]!));
+    }
+    if (state.query !== "") this.showMatches();
+    this.showLegend();
+    this.showWithout();
+    const hidden = tree.hiddenBelow(zoomed);
+    byId("hidden").textContent = hidden === 0 ? "" : `${percent(hidden, tree.totals[zoomed]!)} in ${tree.json.hidden.nodes} stacks too thin to draw: zoom in`;
+  }
+
+  /** What is left out, each with a way to have it back. */
+  private showWithout(): void {
+    const { state, choose } = this.context;
+    const chips = (["only", "hide"] as const).flatMap((what) =>
+      state[what].map((text) => {
+        const known = PRESETS.find(({ pattern }) => pattern === text);
+        const said = `${what === "only" ? "only" : "without"} ${known?.title ?? text}`;
+        const chip = el("button", { type: "button", class: "chip", title: `${said}: click to take it back` }, el("span", { class: "chip-text" }, said), el("span", { class: "cross", "aria-hidden": "true" }, "×"));
+        chip.addEventListener("click", () => choose({ [what]: state[what].filter((other) => other !== text), zoom: [] }));
+        return chip;
+      }),
+    );
+    byId("without").replaceChildren(...chips);
+  }
+
+  private showLegend(): void {
+    const { tree, zoomed } = this;
+    if (tree === null) return;
+    const { state, theme } = this.context;
+    if (tree.base !== null) {
+      const steps = [-1, -0.6, -0.3, 0, 0.3, 0.6, 1].map((step) => {
+        const box = el("span", { class: "ramp" });
+        box.style.background = changeColor(step, theme);
+        return box;
+      });
+      byId("legend").replaceChildren(el("span", { class: "key" }, state.against === null ? "less than before" : `less than in ${state.against}`, el("span", { class: "ramps" }, ...steps), "more"), el("span", { class: "key faint" }, "shares of each side are compared; as wide as both together"));
+      return;
+    }
+    const all = tree.groups(zoomed, (fn) => groupOf(fn, state.color));
+    const total = tree.totals[zoomed]!;
+    const shown = all.slice(0, NAMED).map(({ name, fn, value }) => {
+      const dot = el("span", { class: fn.kind === "missing" ? "dot missing" : "dot" });
+      dot.style.background = swatch(fn, state.color, theme);
+      return el("span", { class: "key", title: `self time in ${name}` }, dot, basename(name), el("span", { class: "faint" }, percent(value, total)));
+    });
+    const rest = all.slice(NAMED).reduce((sum, { value }) => sum + value, 0);
+    byId("legend").replaceChildren(...shown, ...(rest > 0 ? [el("span", { class: "key faint" }, `${all.length - NAMED} more ${percent(rest, total)}`)] : []));
+  }
+}
+
+function including(texts: readonly string[], text: string): string[] {
+  return texts.includes(text) ? [...texts] : [...texts, text];
+}

@@ -1,0 +1,61 @@
+// Names and numbers as people say them: packages of functions, units of types.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { amount, isLevel, nounOf, percent, signed, typeName, unitOf } from "../src/format.js";
+import { packageOf } from "../src/packages.js";
+
+function check(name: string, expected: string, file = ""): void {
+  assert.equal(packageOf(name, file, "/usr/bin/prog"), expected, name);
+}
+
+test("Rust and C++ say their crate or namespace first", () => {
+  check("tokio::runtime::park::Inner::park", "tokio");
+  check("<hyper::server::Conn<T> as core::future::Future>::poll", "hyper");
+  check("<&mut serde_json::de::Deserializer<R> as serde::Deserializer>::x", "serde_json");
+  check("<[T] as core::slice::Sort>::sort", "core");
+  check("std::vector<int>::push_back(int&&)", "std");
+});
+
+test("Go says the path of its package", () => {
+  check("github.com/gin-gonic/gin.(*Engine).ServeHTTP", "github.com/gin-gonic/gin");
+  check("gopkg.in/yaml%2ev3.Unmarshal", "gopkg.in/yaml.v3");
+  check("runtime.mallocgc", "runtime");
+  check("net/http.(*conn).serve", "net/http");
+});
+
+test("Java, Python and node say it in name or file", () => {
+  check("java/util/HashMap.put", "java.util");
+  check("org.apache.kafka.Log.append", "org.apache.kafka");
+  check("render", "django", "/usr/lib/python3/dist-packages/django/template.py");
+  check("handle", "@scope/web", "/app/node_modules/@scope/web/lib/index.js");
+});
+
+test("what says nothing belongs to the file it runs from", () => {
+  check("main", "prog");
+  check("deflate_fast.part.0", "prog");
+  check("do_work.cold", "prog");
+  check("", "prog");
+});
+
+test("numbers carry the unit of their type", () => {
+  const types: [string, number, string][] = [
+    ["process_cpu:cpu:nanoseconds:cpu:nanoseconds", 1.5e9, "1.50 s "],
+    ["memory:inuse_space:bytes:space:bytes", 3 << 20, "3.00 MiB "],
+    ["memory:alloc_objects:count:space:bytes", 12, "12 objects"],
+    ["goroutines:goroutine:count:goroutine:count", 7.5, "7.50 goroutines"],
+    ["mutex:contentions:count:contentions:count", 20_000, "20.0 k contentions"],
+  ];
+  for (const [type, value, said] of types) assert.equal(`${amount(value, unitOf(type))} ${nounOf(type)}`, said);
+  assert.ok(isLevel("memory:inuse_space:bytes:space:bytes") && isLevel("goroutines:goroutine:count:goroutine:count"));
+  assert.ok(!isLevel("memory:alloc_space:bytes:space:bytes"));
+  assert.equal(typeName("memory:inuse_space:bytes:space:bytes"), "Memory in use");
+  assert.equal(typeName("odd:kind:parsecs:a:b"), "odd: kind (parsecs)");
+});
+
+test("shares are never said to be more than they are", () => {
+  assert.equal(percent(1, 0), "0 %");
+  assert.equal(percent(1, 1e9), "< 0.01 %");
+  assert.equal(signed(-0.123), "−12.3 points");
+  assert.equal(signed(0.00001), "unchanged");
+});

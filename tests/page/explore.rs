@@ -1,0 +1,223 @@
+//! What can be done with the flame graph: the menu of a frame, the other end of stacks, colours, what was too thin, files.
+
+use super::browser::Browser;
+use super::demo::Server;
+use super::{SECOND, check, frame, known_page, now_ns};
+
+/// Opens the menu of a frame and chooses from it.
+fn choose(browser: &mut Browser, name: &str, item: &str) {
+    let place = frame(browser, name).unwrap_or_else(|| panic!("no frame {name}"));
+    browser.right_click(place.x + place.width / 2.0, place.y);
+    browser.wait("__state.menu !== null");
+    browser.click_on(&format!(".menu [data-item={item:?}]"));
+    browser.wait("__state.menu === null");
+}
+
+#[test]
+fn the_menu_of_a_frame_hides_it_and_keeps_its_weight() {
+    let Some(mut browser) = Browser::start() else { return };
+    let _server = known_page(&mut browser);
+    let leaf = frame(&mut browser, "leaf").expect("leaf");
+    browser.right_click(leaf.x + 5.0, leaf.y);
+    browser.wait("__state.menu !== null");
+    check(
+        &mut browser,
+        "__state.menu.join()",
+        "Zoom in,Sandwich,Only this,Hide,Hide all of alpha,Search for it,Copy name,Copy stack",
+    );
+    browser.press("Escape");
+    browser.wait("__state.menu === null && __state.zoomed === 'all'");
+    choose(&mut browser, "leaf", "Hide");
+    browser.wait("!__state.frames.some((f) => f.name === 'leaf')");
+    let work = frame(&mut browser, "work").expect("work");
+    assert_eq!((work.total, work.own), (90e9, 90e9), "its caller has its time");
+    check(&mut browser, "__state.total", "240000000000");
+    check(&mut browser, "document.querySelector('#without').innerText.trim()", "without leaf×");
+    check(&mut browser, "location.hash", "#hide=leaf");
+    choose(&mut browser, "sys_read", "Only this");
+    browser.wait("__state.total === 60e9");
+    check(
+        &mut browser,
+        "[...document.querySelectorAll('#functions tbody tr')].map((e) => e.dataset.name).sort().join()",
+        "main,read,sys_read",
+    );
+    browser.click_on("#without button");
+    browser.wait("__state.total === 240e9");
+    browser.evaluate("history.back()");
+    browser.wait("__state.total === 60e9");
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
+#[test]
+fn a_sandwich_shows_callers_and_callees_of_one_function() {
+    let Some(mut browser) = Browser::start() else { return };
+    let _server = known_page(&mut browser);
+    choose(&mut browser, "work", "Sandwich");
+    browser.wait("__state.state.view === 'sandwich' && __state.frames.length === 4");
+    check(
+        &mut browser,
+        "__state.frames.map((f) => `${f.name} ${f.total / 1e9}`).join()",
+        "work 90,main 90,work 90,leaf 60",
+    );
+    check(&mut browser, "document.querySelector('.crumbs').textContent", "all›work90.0 s, 37.5 %");
+    // The table stays that of everything.
+    check(&mut browser, "document.querySelector('tr[data-name=main]').dataset.total", "150000000000");
+    // Who follows a frame makes it the middle.
+    let address = browser.evaluate("location.href").as_str().expect("an address").to_owned();
+    let place = browser.evaluate("(() => { const b = document.querySelector('#callees').getBoundingClientRect(); const f = __state.frames.find((f) => f.name === 'leaf'); return [b.x + f.x + 9, b.y + f.y + 10]; })()");
+    browser.click(place[0].as_f64().expect("a place"), place[1].as_f64().expect("a place"));
+    browser.wait("__state.state.function === 'leaf' && __state.total === 60e9");
+    browser.press("Escape");
+    browser.wait("__state.state.view === 'calls' && __state.total === 240e9");
+    browser.open("about:blank");
+    browser.open(&address);
+    browser.wait("window.__state?.frames.length === 4");
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
+#[test]
+fn stacks_are_read_from_their_leaves_with_i() {
+    let Some(mut browser) = Browser::start() else { return };
+    let _server = known_page(&mut browser);
+    browser.press("i");
+    browser.wait(
+        "__state.frames.find((f) => f.name === 'work')?.y > __state.frames.find((f) => f.name === 'leaf')?.y",
+    );
+    check(&mut browser, "document.querySelector('#invert').ariaPressed", "true");
+    let (leaf, work) =
+        (frame(&mut browser, "leaf").expect("leaf"), frame(&mut browser, "work").expect("work"));
+    assert_eq!((leaf.total, leaf.own), (60e9, 0.0));
+    // `work` is a leaf of its own and a caller of `leaf`.
+    assert!([30e9, 60e9].contains(&work.total));
+    check(&mut browser, "document.querySelector('tr[data-name=leaf]').dataset.self", "60000000000");
+    browser.click(leaf.x + 9.0, leaf.y);
+    browser.wait("__state.zoomed === 'leaf'");
+    browser.press("i");
+    browser.wait("__state.state.view === 'calls' && __state.zoomed === 'all'");
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
+#[test]
+fn a_preset_takes_frames_of_the_kernel_away_and_gives_them_back() {
+    let Some(mut browser) = Browser::start() else { return };
+    let _server = known_page(&mut browser);
+    browser.click_on("#hide-menu");
+    browser.click_on(".menu [data-item='The kernel']");
+    browser.wait("!__state.frames.some((f) => f.name === 'sys_read')");
+    assert_eq!(frame(&mut browser, "read").expect("read").own, 60e9);
+    browser.click_on("#hide-menu");
+    check(
+        &mut browser,
+        "document.querySelector('[role=menuitemcheckbox][aria-checked=true] .menu-label').innerText",
+        "The kernel",
+    );
+    browser.click_on(".menu [data-item='Show everything again']");
+    browser.wait("__state.frames.some((f) => f.name === 'sys_read')");
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
+#[test]
+fn colours_are_by_module_package_or_kind_and_the_legend_says_which() {
+    let Some(mut browser) = Browser::start() else { return };
+    let _server = known_page(&mut browser);
+    let legend =
+        "[...document.querySelectorAll('.key')].map((e) => e.firstChild.nextSibling.textContent).join()";
+    check(&mut browser, legend, "alpha,kernel,beta");
+    browser.press("c");
+    browser.wait("__state.state.color === 'package'");
+    browser.press("c");
+    browser.wait("__state.state.color === 'kind'");
+    check(&mut browser, legend, "user,kernel");
+    browser.click_on("[data-color=module]");
+    browser.wait("__state.state.color === 'module'");
+}
+
+/// Opens the menu of exports and keeps what is saved in `window.__saved` instead of a folder.
+fn export(browser: &mut Browser, item: &str) -> String {
+    browser.evaluate(
+        "window.__saved = null; URL.createObjectURL = (blob) => { \
+         blob.arrayBuffer().then((bytes) => (window.__saved = [...new Uint8Array(bytes)])); return 'about:blank'; }; \
+         HTMLAnchorElement.prototype.click = function () { window.__name = this.download; }; 0",
+    );
+    browser.press("e");
+    browser.click_on(&format!(".menu [data-item={item:?}]"));
+    browser.wait("window.__saved !== null");
+    browser.evaluate("window.__name").as_str().expect("a name").to_owned()
+}
+
+fn saved_text(browser: &mut Browser) -> String {
+    let text = browser.evaluate("new TextDecoder().decode(new Uint8Array(window.__saved))");
+    text.as_str().expect("text").to_owned()
+}
+
+#[test]
+fn what_is_shown_is_a_file_for_other_tools() {
+    let Some(mut browser) = Browser::start() else { return };
+    let _server = known_page(&mut browser);
+    let name = export(&mut browser, "Folded stacks");
+    assert!(name.starts_with("all-process_cpu-cpu-") && name.ends_with(".folded"), "{name}");
+    let mut lines: Vec<_> = saved_text(&mut browser).lines().map(str::to_owned).collect();
+    lines.sort();
+    assert_eq!(
+        lines,
+        [
+            "[no frame pointer];inner 30000000000",
+            "begin;<b>bold</b> 60000000000",
+            "main;read;sys_read 60000000000",
+            "main;work 30000000000",
+            "main;work;leaf 60000000000",
+        ]
+    );
+    let name = export(&mut browser, "speedscope");
+    assert!(name.ends_with(".speedscope.json"), "{name}");
+    let file: serde_json::Value = serde_json::from_str(&saved_text(&mut browser)).expect("JSON");
+    assert_eq!(file["profiles"][0]["endValue"], 240_000_000_000_u64);
+    let name = export(&mut browser, "SVG");
+    assert!(name.ends_with(".svg"), "{name}");
+    let picture = saved_text(&mut browser);
+    assert!(picture.contains("&lt;b&gt;bold&lt;/b&gt;") && !picture.contains("<b>"));
+    check(
+        &mut browser,
+        "new DOMParser().parseFromString(new TextDecoder().decode(new Uint8Array(__saved)), 'image/svg+xml').querySelector('parsererror') === null",
+        "true",
+    );
+    let name = export(&mut browser, "pprof");
+    assert!(name.ends_with(".pb.gz"), "{name}");
+    let bytes: Vec<u8> = serde_json::from_value(browser.evaluate("window.__saved")).expect("bytes");
+    let mut plain = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&bytes[..]), &mut plain).expect("gzip");
+    let profile = <profiler_daemon::pprof::Profile as prost::Message>::decode(&plain[..]).expect("a pprof");
+    let total: i64 = profile.sample.iter().flat_map(|sample| &sample.value).sum();
+    assert_eq!(total, 240 * SECOND);
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
+#[test]
+fn what_was_too_thin_to_be_sent_is_said_and_seen_from_near() {
+    let Some(mut browser) = Browser::start() else { return };
+    let server = Server::start("127.0.0.1:0");
+    // More than are sent at once: a branch of heavy stacks, which all are, and one of light ones.
+    let leaves = |branch: &str, weight: i64| {
+        let stack = |leaf| (format!("main@/opt/w;{branch}@/opt/w;{branch}{leaf}@/opt/w"), weight + leaf);
+        (0..15_000).map(stack).collect::<Vec<_>>()
+    };
+    let start = now_ns() - 10 * SECOND;
+    server.push("wide", start, 10 * SECOND, &leaves("big", 100_000));
+    server.push("wide", start, 10 * SECOND, &leaves("small", 10_000));
+    browser.window(1440, 900, "dark");
+    browser.open(&format!("http://{}/", server.address));
+    browser.wait("window.__state?.frames.some((f) => f.name === 'small')");
+    browser.wait("__state.hidden.includes('too thin to draw')");
+    let small = frame(&mut browser, "small").expect("small");
+    browser.click(small.x + small.width / 2.0, small.y);
+    browser.wait("__state.zoomed === 'small'");
+    browser.wait("__state.hidden === ''");
+    check(
+        &mut browser,
+        "performance.getEntriesByType('resource').filter((e) => e.name.includes('below=')).length > 0",
+        "true",
+    );
+    browser.press("Escape");
+    browser.wait("__state.zoomed === 'all' && __state.frames.some((f) => f.name === 'big')");
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
