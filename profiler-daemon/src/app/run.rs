@@ -236,7 +236,11 @@ fn say_what_runs(
         count => format!("{count} processors"),
     };
     println!("profiling every process on {processors} at {} Hz", config.frequency_hz);
-    let whose = if embedded.is_some() { " (embedded, the last hour in memory)" } else { "" };
+    let whose = match (embedded, &config.data_dir) {
+        (None, _) => "",
+        (Some(_), None) => " (embedded, the last hour in memory)",
+        (Some(_), Some(_)) => " (embedded, its history on disk)",
+    };
     println!("pushing every {} to {url}{whose}", humantime::format_duration(config.interval));
     match &config.data_dir {
         Some(folder) => println!("what waits to be pushed is kept in {}", folder.display()),
