@@ -17,6 +17,8 @@ use profiler_common::unwind::{End, Regs};
 use crate::config::SETTINGS;
 use crate::maps::{CHAIN, FRAME_MASK, PROCESSES, SLABS, Scratch};
 
+const WINDOW_BYTES: u64 = (WINDOW_WORDS * 8) as u64;
+
 /// What `bpf_loop` hands to its callback: it takes only pointers to the stack.
 struct Context<'a> {
     scratch: &'a mut Scratch,
@@ -81,7 +83,10 @@ fn step(scratch: &mut Scratch) -> bool {
     scratch.words += 1;
     let mut read = |window: &mut [u64; WINDOW_WORDS], at: u64, bytes: u64| {
         // The bound is known to the caller, but not to a verifier that has lost sight of it: say it again.
-        let bytes = if bytes > (WINDOW_WORDS * 8) as u64 { (WINDOW_WORDS * 8) as u64 } else { bytes };
+        let mut bytes = if bytes > WINDOW_BYTES { WINDOW_BYTES } else { bytes };
+        // And once more, so that the compiler cannot take it for said: 6.1 does not see through how it compares.
+        // SAFETY: changes no bit of a number that is at most `WINDOW_BYTES`.
+        unsafe { asm!("{0} &= {1}", inout(reg) bytes, const 2 * WINDOW_BYTES - 1) };
         // SAFETY: the window is that long, and the helper checks the address it reads.
         unsafe { bpf_probe_read_user(window.as_mut_ptr().cast(), bytes as u32, at as *const c_void) == 0 }
     };
