@@ -134,10 +134,10 @@ pub struct Share(u32);
 
 impl Share {
     /// As people write it: `1%`, `0.25 %`; more than nothing, no more than all.
-    #[expect(clippy::cast_possible_truncation, reason = "between one and ten thousand")]
     pub fn parse(text: &str) -> Option<Self> {
         let percent: f64 = text.trim().strip_suffix('%')?.trim().parse().ok()?;
-        (0.01..=100.0).contains(&percent).then(|| Self((percent * 100.0).round() as u32))
+        let hundredths = (percent * 100.0).round();
+        (1..=10_000).find(|whole| f64::from(*whole) == hundredths).map(Self)
     }
 
     /// CPU seconds per second on a machine of `processors`.

@@ -32,7 +32,7 @@ pub(crate) struct Options {
 /// What an operator does there.
 const SCRIPT: &str = include_str!("test.sh");
 /// Starts it when everything else has started.
-const UNIT: &str = "[Unit]\nDefaultDependencies=no\nAfter=multi-user.target\n[Service]\nExecStart=/root/test.sh\n\
+const UNIT: &str = "[Unit]\nDefaultDependencies=no\nAfter=multi-user.target\n[Service]\nExecStart=/usr/local/bin/try\n\
                     StandardOutput=tty\nTTYPath=/dev/ttyS0\n";
 /// Debian's release.
 const SUITE: &str = "bookworm";
@@ -144,8 +144,8 @@ fn tree(folder: &Path, binary: &Path) -> Result<PathBuf> {
     ]);
     compile.arg(root.join("usr/local/bin/shop")).args(["shop.c", "one.c"]);
     host::run(compile.current_dir(host::root().join("tests/workloads")))?;
-    fs::write(root.join("root/test.sh"), SCRIPT)?;
-    fs::set_permissions(root.join("root/test.sh"), fs::Permissions::from_mode(0o755))?;
+    fs::write(root.join("usr/local/bin/try"), SCRIPT)?;
+    fs::set_permissions(root.join("usr/local/bin/try"), fs::Permissions::from_mode(0o755))?;
     let units = root.join("etc/systemd/system");
     fs::write(units.join("try.service"), UNIT)?;
     let wants = units.join("multi-user.target.wants");

@@ -95,13 +95,13 @@ profiled() {
 reloaded() {
     local file=/etc/profiler-daemon/profiler.toml pid
     pid=$(property MainPID)
-    cp $file /root/profiler.toml
+    cp $file /tmp/as-it-was.toml
     echo 'interval = "soon"' >>$file
     systemctl reload $unit
     within 30 is profiler_config_last_reload_successful 0 || { metric profiler_config_last_reload_successful; return 1; }
     active || return
     journalctl --unit=$unit --no-pager --lines=5
-    cp /root/profiler.toml $file
+    cp /tmp/as-it-was.toml $file
     systemctl reload $unit
     within 30 is profiler_config_last_reload_successful 1 || return
     [ "$pid" = "$(property MainPID)" ] || return
@@ -154,7 +154,7 @@ purged() {
     ! getent group profiler-daemon || return
     local left
     left=$(find / -xdev -path /proc -prune -o -path /packages -prune -o -iname '*profiler*' -print |
-        grep -v -e '^/root/' -e '^/sys/' -e '^/usr/share/perl')
+        grep -v -e '^/sys/' -e '^/usr/share/perl')
     [ -z "$left" ] || { echo "left: $left"; return 1; }
     systemctl daemon-reload
     ! systemctl cat $unit 2>/dev/null || return
