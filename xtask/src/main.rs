@@ -47,7 +47,7 @@ enum Verb {
     Bench(bench::Options),
     /// Boot other kernels in an emulator and profile there: minutes per kernel, not part of `test`
     Kernels(kernels::Options),
-    /// Boot a Debian with systemd in an emulator, and live through the package's life there: a quarter of an hour, not part of `test`
+    /// Boot a Debian with systemd in an emulator, and live through the package's life there: minutes, not part of `test`
     Vm(vm::Options),
     /// Install the daemon as a service of this machine, or below a folder
     Install(install::Options),

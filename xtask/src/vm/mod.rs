@@ -1,7 +1,7 @@
 //! `cargo xtask vm`: the package's life on a Debian of its own, which boots with systemd in an emulator.
 //!
 //! In: the release build, Debian's packages. Out: a line per step of an operator's (install, enable, reload, upgrade, purge …),
-//! and everything that was said in a file. Not part of `cargo xtask test`: it takes a quarter of an hour without virtualisation.
+//! and everything that was said in a file. Not part of `cargo xtask test`: it takes minutes, and Debian from its mirror.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -19,7 +19,7 @@ use crate::{dist, install};
 #[command(
     long_about = "Boot a Debian made by debootstrap with systemd in an emulator, and there install the package, enable the \
                   service, profile, reload a broken configuration, upgrade, kill it, stop it from making progress, and \
-                  purge it.\n\nIt takes a quarter of an hour, so `cargo xtask test` does not do it: run it after a change \
+                  purge it.\n\nIt takes four minutes and more, so `cargo xtask test` does not do it: run it after a change \
                   of packaging/ or of children/. Needs root, for debootstrap. What it showed last is in \
                   docs/service-vm.txt."
 )]
@@ -43,7 +43,7 @@ const UNREAD: [&str; 6] =
     ["var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale", "boot"];
 /// Its files lie in memory, once packed and once not, while it boots.
 const MEMORY_MIB: u32 = 2048;
-/// A quarter of an hour, where the machine has time.
+/// Four minutes, where the machine has time.
 const SECONDS_MAX: u32 = 3600;
 /// Steps of the script.
 const STEPS: [&str; 11] = [
