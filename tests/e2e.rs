@@ -144,6 +144,28 @@ fn stacks_without_frame_pointers_are_whole_on_a_kernel_without_bpf_loop() {
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
+/// What a budget for tables is too small for is walked by frame pointer, which loses callers and says so, and nothing else.
+#[test]
+fn a_budget_that_is_too_small_for_any_table_costs_nothing_but_callers() {
+    need!(gate::bpf());
+    let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    // None is wanted; none fits; a few fit, and take one another's place.
+    for budget in ["0", "1KiB", "768KiB"] {
+        let recording = Recording::start_with(FREQUENCY_HZ, &["--unwind-bytes-max", budget]);
+        let spent = Running::start(Command::new(workloads::frameless_c()).arg("4")).finish();
+        let recorded = recording.stop();
+        let report = Report::new(&recorded.pprof, recorded.pprof.period_ns, "wl-bare-c", &spent);
+        println!("{budget}: {report}\n{}", recorded.ended.said);
+        let off = report.weight_percent_off().abs();
+        assert!(report.samples > 300 && off < 10.0, "{budget}: {report}");
+        if budget != "768KiB" {
+            assert!(report.whole_percent < 50.0, "{budget}, and there were tables: {report}");
+            let reason = report.strangers.iter().any(|(_, line)| line.contains("[no frame pointer]"));
+            assert!(reason, "{budget}: no stack says why it is cut: {:?}", report.strangers.first());
+        }
+    }
+}
+
 /// Runs `program` under another name, so that its files are known when it runs under its own: the first samples of a file come before
 /// its table.
 fn make_known(program: &Path, argument: &str) {

@@ -39,6 +39,8 @@ pub struct Config {
     pub frequency_hz: u32,
     /// How much of the machine profiling may cost before less is sampled; without it, whatever it takes.
     pub cpu_max: Option<Share>,
+    /// Most kernel memory for unwind tables, bytes; nothing for frame pointers alone.
+    pub unwind_bytes_max: u64,
     /// Where the embedded server listens.
     pub listen: SocketAddr,
     /// Where the agent's metrics and health are.
@@ -78,6 +80,7 @@ impl Default for Config {
             http2: false,
             frequency_hz: 19,
             cpu_max: None,
+            unwind_bytes_max: crate::capture::UNWIND_BYTES_MAX,
             listen: SocketAddr::from(([127, 0, 0, 1], 4040)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 4041)),
             token_file: None,

@@ -59,6 +59,8 @@ pub struct Options {
     pub object: Option<PathBuf>,
     /// Whether stacks are walked as on a kernel without `bpf_loop`.
     pub bounded_loop: bool,
+    /// Most kernel memory for unwind tables, bytes.
+    pub unwind_bytes_max: u64,
 }
 
 /// How long a command may take to end by itself after a Ctrl-C, which a terminal sends to it too, before it is asked
@@ -81,6 +83,7 @@ pub fn record(options: &Options) -> Result<ExitCode, Failure> {
         frequency_hz: options.frequency_hz,
         object: options.object.clone(),
         bounded_loop: options.bounded_loop,
+        unwind_bytes_max: options.unwind_bytes_max,
         ..capture::Config::default()
     };
     let kind = SampleKind::CpuTime { period_ns: capture_config.period_ns() };

@@ -65,6 +65,7 @@ pub fn run(
     let capture_config = capture::Config {
         frequency_hz: config.frequency_hz,
         log_level: config.kernel_log_level,
+        unwind_bytes_max: config.unwind_bytes_max,
         ..capture::Config::default()
     };
     let kind = SampleKind::CpuTime { period_ns: capture_config.period_ns() };

@@ -41,7 +41,7 @@ pub fn bench<E: From<AttachError>>(
     let mut ebpf = load::object(config, settings, SAMPLE_RING_BYTES_MIN)?;
     load::program(&mut ebpf, name)?;
     let _chain = load::chain(&mut ebpf, &settings)?;
-    let mut tables = load::tables(&mut ebpf, &Meters::default())?;
+    let mut tables = load::tables(&mut ebpf, config, &Meters::default())?;
     place(&mut tables)?;
     let _statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime).ok();
     let counts = PerCpuArray::<_, counters::Wire>::try_from(load::map(&mut ebpf, "COUNTERS")?)

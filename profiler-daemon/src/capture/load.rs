@@ -6,9 +6,10 @@ use aya::maps::{HashMap, Map, MapData, ProgramArray};
 use aya::programs::{PerfEvent, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use profiler_common::knobs::{SETTINGS_MAGIC, Settings};
+use profiler_common::limits::SLABS_MAX;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use super::{Config, Tables, object};
+use super::{Config, SLAB_BYTES, Tables, object};
 use crate::meters::Meters;
 
 /// Why the kernel side cannot be started: what, and what to do about it.
@@ -134,7 +135,7 @@ pub(super) fn settings(config: &Config, wakeup_bytes: u64, stacks_bytes: u64) ->
         wakeup_bytes,
         stacks_bytes,
         bpf_loop: u64::from(!config.bounded_loop && has_bpf_loop()),
-        tables: u64::from(config.tables),
+        tables: u64::from(config.unwind_bytes_max > 0),
     }
 }
 
@@ -223,14 +224,15 @@ pub(super) fn map(ebpf: &mut Ebpf, name: &str) -> Result<Map, AttachError> {
 }
 
 /// What the programs walk by, empty.
-pub(super) fn tables(ebpf: &mut Ebpf, meters: &Meters) -> Result<Tables, AttachError> {
+pub(super) fn tables(ebpf: &mut Ebpf, config: &Config, meters: &Meters) -> Result<Tables, AttachError> {
     let processes = HashMap::try_from(map(ebpf, "PROCESSES")?).map_err(|error| AttachError::map(&error))?;
     let Map::ArrayOfMaps(slabs) = map(ebpf, "SLABS")? else {
         return Err(AttachError::Object {
             what: "the eBPF object's map SLABS is not one of maps".to_owned(),
         });
     };
-    Ok(Tables::new(slabs, processes, meters))
+    let slabs_max = usize::try_from(config.unwind_bytes_max / SLAB_BYTES).unwrap_or(SLABS_MAX).min(SLABS_MAX);
+    Ok(Tables::new(slabs, processes, slabs_max, meters))
 }
 
 /// `kernel.perf_event_paranoid`, where it is above what kernels know: Debian's default is 3 and Ubuntu's 4, by a change of

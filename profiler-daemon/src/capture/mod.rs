@@ -13,7 +13,8 @@ use std::time::Duration;
 use aya::Ebpf;
 use aya::maps::{Array, MapData, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::PerfEvent;
-use profiler_common::limits::{SAMPLE_RING_BYTES_MAX, SAMPLE_RING_BYTES_MIN};
+use profiler_common::limits::{SAMPLE_RING_BYTES_MAX, SAMPLE_RING_BYTES_MIN, SLABS_MAX};
+use profiler_common::unwind::table::SLAB_WORDS;
 use rustix::event::{Timespec, epoll};
 
 use crate::meters::Meters;
@@ -37,6 +38,11 @@ pub use load::AttachError;
 pub use process_stream::Drained;
 pub use tables::{Tables, Walked};
 
+/// Kernel memory is taken for unwind tables in pieces of so many bytes.
+pub const SLAB_BYTES: u64 = SLAB_WORDS as u64 * 4;
+/// The most that is taken, bytes.
+pub const UNWIND_BYTES_MAX: u64 = SLABS_MAX as u64 * SLAB_BYTES;
+
 /// What capture is told.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -48,13 +54,20 @@ pub struct Config {
     pub log_level: u8,
     /// Walk by the bounded loop of old kernels, though this one has `bpf_loop`: for tests.
     pub bounded_loop: bool,
-    /// Walk by unwind tables where there are any, and not by frame pointer alone.
-    pub tables: bool,
+    /// Most kernel memory for unwind tables and lists of mappings, bytes, in pieces of [`SLAB_BYTES`]; 64 MiB is the most there is. With
+    /// nothing, stacks are walked by frame pointer alone.
+    pub unwind_bytes_max: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { frequency_hz: 19, object: None, log_level: 0, bounded_loop: false, tables: true }
+        Self {
+            frequency_hz: 19,
+            object: None,
+            log_level: 0,
+            bounded_loop: false,
+            unwind_bytes_max: UNWIND_BYTES_MAX,
+        }
     }
 }
 
@@ -144,7 +157,7 @@ impl Kernel {
             .map_err(|error| AttachError::map(&error))?;
         let knobs =
             Array::try_from(load::map(&mut ebpf, "KNOBS")?).map_err(|error| AttachError::map(&error))?;
-        let tables = load::tables(&mut ebpf, meters)?;
+        let tables = load::tables(&mut ebpf, &config, meters)?;
         let epoll =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(AttachError::system("epoll_create1"))?;
         // Edge-triggered: a level would wake at every record, though the kernel side signals only a filling ring.
@@ -239,7 +252,7 @@ impl Kernel {
 
     /// What the kernel side walks by; `None` if it was told to walk by frame pointer alone.
     pub fn tables(&mut self) -> Option<&mut Tables> {
-        self.config.tables.then_some(&mut self.tables)
+        (self.config.unwind_bytes_max > 0).then_some(&mut self.tables)
     }
 
     /// Appends what happened to processes since the last call, in time order.

@@ -40,7 +40,7 @@ pub(super) fn main(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let config = capture::Config {
         frequency_hz: arguments.frequency,
         bounded_loop: arguments.bounded_loop,
-        tables: !arguments.pointers,
+        unwind_bytes_max: if arguments.pointers { 0 } else { capture::UNWIND_BYTES_MAX },
         object: arguments.object.clone(),
         ..capture::Config::default()
     };

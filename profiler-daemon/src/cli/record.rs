@@ -8,6 +8,7 @@ use clap::Args;
 
 use crate::app::record::{Options, Subject};
 use crate::app::{self, Failure};
+use crate::capture::UNWIND_BYTES_MAX;
 use crate::config;
 use crate::model::Pid;
 
@@ -30,6 +31,9 @@ pub(super) struct Arguments {
     /// Read inlined functions, files and lines from debug information
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     inlines: bool,
+    /// Most kernel memory for unwind tables, by which stacks without frame pointers are walked; 0 for frame pointers alone [default: 64MiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    unwind_bytes_max: Option<u64>,
     /// Load this eBPF object instead of the one that is built in
     #[arg(long, value_name = "FILE", hide = true)]
     object: Option<PathBuf>,
@@ -45,12 +49,26 @@ fn parse_frequency(text: &str) -> Result<u32, &'static str> {
     config::frequency(text).ok_or("a whole number of Hz from 1 to 999 is wanted")
 }
 
+fn parse_size(text: &str) -> Result<u64, &'static str> {
+    config::size(text).ok_or("a size such as 16MiB, or 0, is wanted")
+}
+
 fn parse_duration(text: &str) -> Result<Duration, &'static str> {
     config::duration(text).filter(|d| !d.is_zero()).ok_or("a duration such as 30s or 500ms is wanted")
 }
 
 pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
-    let Arguments { frequency, duration, pid, output, inlines, object, bounded_loop, command } = arguments;
+    let Arguments {
+        frequency,
+        duration,
+        pid,
+        output,
+        inlines,
+        unwind_bytes_max,
+        object,
+        bounded_loop,
+        command,
+    } = arguments;
     let subject = match (command.is_empty(), pid.is_empty()) {
         (true, true) => Subject::System,
         (true, false) => Subject::Processes(pid.into_iter().map(Pid).collect()),
@@ -66,5 +84,6 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         inlines,
         object,
         bounded_loop,
+        unwind_bytes_max: unwind_bytes_max.unwrap_or(UNWIND_BYTES_MAX),
     })
 }

@@ -51,6 +51,10 @@ pub(super) struct Arguments {
     /// all of them; `off` for no limit [default: off; 1% in the service's configuration]
     #[arg(long, value_name = "SHARE")]
     cpu_max: Option<String>,
+    /// Most kernel memory for unwind tables, by which stacks without frame pointers are walked; what does not fit takes the place of what
+    /// was used least recently; 0 for frame pointers alone [default: 64MiB]
+    #[arg(long, value_name = "SIZE")]
+    unwind_bytes_max: Option<String>,
     /// Where the embedded server listens; loopback only [default: 127.0.0.1:4040]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
@@ -111,6 +115,7 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         http2,
         frequency,
         cpu_max,
+        unwind_bytes_max,
         listen,
         admin_listen,
         token_file,
@@ -136,6 +141,7 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         ("http2", http2),
         ("frequency", frequency),
         ("cpu_max", cpu_max),
+        ("unwind_bytes_max", unwind_bytes_max),
         ("listen", listen),
         ("admin_listen", admin_listen),
         ("token_file", token_file),

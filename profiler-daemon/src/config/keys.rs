@@ -247,6 +247,13 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::AtStart,
     },
     Key {
+        name: "unwind_bytes_max",
+        accepted: "a size, such as 16MiB, or 0",
+        set: |config, text| put(&mut config.unwind_bytes_max, size(text)),
+        show: |config| Some(quoted(&config.unwind_bytes_max.to_string())),
+        kind: Kind::AtStart,
+    },
+    Key {
         name: "cpu_max",
         accepted: "a share of all processors from 0.01% to 100%, such as 1%, or off",
         set: |config, text| match text.trim() {

@@ -31,6 +31,7 @@ get() {
     timeout 20 cat <&3
     exec 3>&-
 }
+told() { [ -n "$(property StatusText)" ]; }
 active() { [ "$(property ActiveState)" = active ]; }
 lists() { get $page /api/services | grep -q "\"$1\""; }
 metric() { get $agent /metrics | awk -v name="$1" '$1 == name { print $2 + 0 }'; }
@@ -52,8 +53,8 @@ installed() {
 
 enabled() {
     systemctl enable --now $unit || { last_words; return 1; }
-    active || return
-    echo "active, $(property StatusText), kernel.perf_event_paranoid $(cat /proc/sys/kernel/perf_event_paranoid)"
+    active && within 60 told || return
+    echo "active: $(property StatusText); kernel.perf_event_paranoid $(cat /proc/sys/kernel/perf_event_paranoid)"
 }
 
 # The agent has six capabilities, its children none, or to read files; nobody is root.

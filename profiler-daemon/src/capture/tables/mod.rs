@@ -88,9 +88,14 @@ impl std::fmt::Debug for Tables {
 }
 
 impl Tables {
-    /// Nothing lies in the kernel yet. `slabs` and `processes` are the object's maps.
-    pub(super) fn new(slabs: MapData, processes: HashMap<MapData, u32, [u32; 2]>, meters: &Meters) -> Self {
-        Self::with(Memory::in_kernel(slabs), Some(processes), SLABS_MAX, meters)
+    /// Nothing lies in the kernel yet. `slabs` and `processes` are the object's maps, and no more than `slabs_max` slabs are to be made.
+    pub(super) fn new(
+        slabs: MapData,
+        processes: HashMap<MapData, u32, [u32; 2]>,
+        slabs_max: usize,
+        meters: &Meters,
+    ) -> Self {
+        Self::with(Memory::in_kernel(slabs), Some(processes), slabs_max, meters)
     }
 
     /// Tables that no kernel walks by: for a replay.
