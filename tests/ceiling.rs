@@ -44,7 +44,10 @@ fn at_a_windows_end(agent: &Agent, period_s: f64) -> (f64, f64) {
 fn a_lower_rate_weighs_the_same() {
     need!(gate::bpf());
     let server = Pyroscope::start(Mood::Takes);
-    let _busy = Running::start(Command::new(workloads::shop_c("wl-ceiling")).arg("300"));
+    let processors = std::thread::available_parallelism().expect("processors").get();
+    // All are busy, so that the ticks that wait to become a sample are few beside those that have.
+    let load = workloads::shop_c("wl-ceiling");
+    let _busy: Vec<_> = (0..processors).map(|_| Running::start(Command::new(&load).arg("300"))).collect();
     let agent =
         Agent::start(&["--server", &server.url(), "--interval", "1s", "-F", "99", "--cpu-max", CEILING]);
     server.wait_for("a profile", 0, |_| true);
@@ -64,7 +67,6 @@ fn a_lower_rate_weighs_the_same() {
     });
 
     // Ticks of each processor wait to become a sample together, and are none yet.
-    let processors = std::thread::available_parallelism().expect("processors").get();
     let waiting = stretch * period_s * processors as f64;
     let off = |weight: f64| (weight / busy - 1.0) * 100.0;
     println!(

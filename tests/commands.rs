@@ -98,10 +98,10 @@ fn a_configuration_file_that_cannot_be_read() {
 
 #[test]
 fn a_file_whose_ending_names_no_format() {
-    let endings = [".pb.gz", ".folded", ".jsonl.gz"];
-    check(&["record", "-o", "x.svg"], 2, &endings);
+    let endings = [".pb.gz", ".svg", ".json", ".folded", ".jsonl.gz"];
+    check(&["record", "-o", "x.png"], 2, &endings);
     check(&["record", "-o", "/dev/null", "--", "true"], 2, &endings);
-    check(&["replay", "x", "-o", "x.jsonl"], 2, &["a replay writes .pb.gz or .folded"]);
+    check(&["replay", "x", "-o", "x.jsonl"], 2, &["a replay writes .pb.gz, .svg, .json or .folded"]);
 }
 
 #[test]

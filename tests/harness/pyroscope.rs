@@ -1,6 +1,7 @@
 //! A server to push to, real in all but its mind, which a test can change at any time: it takes what comes, refuses it,
 //! falls silent, or is no Pyroscope at all.
 
+use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -178,6 +179,15 @@ impl Pyroscope {
     /// All samples that were taken.
     pub fn samples(&self) -> u64 {
         self.shared.lock().pushed.iter().map(|pushed| pushed.profile.samples()).sum()
+    }
+
+    /// The same for who counts identical bytes once, as a push is sent again when its answer was not heard.
+    pub fn samples_once(&self) -> u64 {
+        let state = self.shared.lock();
+        let mut known = HashSet::new();
+        let pushed = state.pushed.iter();
+        let fresh = pushed.filter(|pushed| known.insert((&pushed.service, pushed.start_ns, pushed.digest)));
+        fresh.map(|pushed| pushed.profile.samples()).sum()
     }
 
     #[track_caller]
