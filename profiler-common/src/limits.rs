@@ -21,6 +21,9 @@ pub const WINDOW_FIRST_WORDS: usize = 128;
 /// crosses a page, because the page above may not be there.
 pub const WINDOW_WORDS: usize = 512;
 
+/// Rows that a processor remembers from one walk to the next: what some twenty stacks are made of, in two pages.
+pub const RECENT_ROWS: usize = 512;
+
 /// Bytes of the sample ring at most: four seconds of 512 saturated processors at 99 Hz with 330-byte records.
 /// The daemon asks for less on smaller machines. A power of two and a multiple of the page.
 pub const SAMPLE_RING_BYTES_MAX: u32 = 64 << 20;

@@ -10,6 +10,7 @@ use profiler_common::limits::{
 };
 use profiler_common::sample::{STACK_REGS_WORDS, SampleHeader};
 use profiler_common::unwind::Regs;
+use profiler_common::unwind::recent::Recent;
 use profiler_common::unwind::table::{MappingList, Slab};
 use profiler_common::unwind::walk::Walk;
 
@@ -33,6 +34,10 @@ pub static SLABS: ArrayOfMaps<Array<Slab, 1, { BPF_F_MMAPABLE as usize }>, SLABS
 /// By process (thread group): where the list of its mappings is. Written by the daemon.
 #[map]
 pub static PROCESSES: HashMap<u32, MappingList> = HashMap::with_max_entries(PROCESSES_MAX, 0);
+
+/// One value per processor: rows that its walks found lately. Written and read by the walk.
+#[map]
+pub static RECENT: PerCpuArray<Recent> = PerCpuArray::with_max_entries(1, 0);
 
 /// By process: the moment to which its samples with stacks have used up its share. Written and read by the samplers.
 #[map]

@@ -10,18 +10,23 @@ use core::ffi::{c_long, c_void};
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_user};
 use aya_ebpf::programs::PerfEventContext;
 use profiler_common::limits::{FRAMES_PER_PROGRAM, USER_FRAMES_MAX, WINDOW_WORDS};
+use profiler_common::unwind::recent::Recent;
 use profiler_common::unwind::table::{MappingList, WANTED};
 use profiler_common::unwind::walk::CONTINUE;
 use profiler_common::unwind::{End, Regs};
 
 use crate::config::SETTINGS;
-use crate::maps::{CHAIN, FRAME_MASK, PROCESSES, SLABS, Scratch};
+use crate::maps::{CHAIN, FRAME_MASK, PROCESSES, RECENT, SLABS, Scratch};
 
 const WINDOW_BYTES: u64 = (WINDOW_WORDS * 8) as u64;
+
+/// A process of which nothing is known.
+const NO_LIST: MappingList = MappingList { address: 0, mappings: 0, version: 0 };
 
 /// What `bpf_loop` hands to its callback: it takes only pointers to the stack.
 struct Context<'a> {
     scratch: &'a mut Scratch,
+    recent: &'a mut Recent,
 }
 
 /// Walks to the end, from `regs` in process `tgid`; on an old kernel that may be in program `next` of the chain, which then does
@@ -29,13 +34,13 @@ struct Context<'a> {
 #[inline(always)]
 pub fn user(context: &PerfEventContext, scratch: &mut Scratch, regs: Regs, tgid: u32, next: u32) {
     if SETTINGS.load().tables == 0 {
-        scratch.walk.restart(regs, 0, 0);
+        scratch.walk.restart(regs, NO_LIST);
     } else {
-        // SAFETY: the value is two numbers that are written together; another's of a moment ago are as good.
+        // SAFETY: the value is numbers that are written together; another's of a moment ago are as good.
         match unsafe { PROCESSES.get(tgid) } {
-            Some(&MappingList { address, mappings }) => scratch.walk.restart(regs, address, mappings),
+            Some(list) => scratch.walk.restart(regs, *list),
             None => {
-                scratch.walk.restart(regs, 0, 0);
+                scratch.walk.restart(regs, NO_LIST);
                 scratch.walk.wants = u64::from(WANTED);
             }
         }
@@ -45,7 +50,8 @@ pub fn user(context: &PerfEventContext, scratch: &mut Scratch, regs: Regs, tgid:
     if SETTINGS.load().bpf_loop == 0 {
         return in_parts(context, scratch, next);
     }
-    let mut context = Context { scratch };
+    let Some(recent) = recent() else { return };
+    let mut context = Context { scratch, recent };
     // SAFETY: the callback takes what it is given here, and the loop is over before `context` is.
     unsafe { bpf_loop(USER_FRAMES_MAX as u32, callback as *mut c_void, (&raw mut context).cast(), 0) };
 }
@@ -57,10 +63,11 @@ pub fn in_parts(context: &PerfEventContext, scratch: &mut Scratch, next: u32) {
     if scratch.words >= USER_FRAMES_MAX as u64 + u64::from(scratch.header.kernel_frames) {
         return;
     }
+    let Some(recent) = recent() else { return };
     let mut scratch = scratch;
     let mut frames = 0;
     while frames < FRAMES_PER_PROGRAM {
-        if !step(scratch) {
+        if !step(scratch, recent) {
             return;
         }
         frames += 1;
@@ -73,12 +80,12 @@ pub fn in_parts(context: &PerfEventContext, scratch: &mut Scratch, next: u32) {
 unsafe extern "C" fn callback(_index: u32, context: *mut c_void) -> c_long {
     // SAFETY: `user` passes its own context, which nothing else touches meanwhile.
     let context = unsafe { &mut *context.cast::<Context<'_>>() };
-    if step(context.scratch) { 0 } else { 1 }
+    if step(context.scratch, context.recent) { 0 } else { 1 }
 }
 
 /// Records the frame the walk stands at and goes to its caller; false at the end.
 #[inline(always)]
-fn step(scratch: &mut Scratch) -> bool {
+fn step(scratch: &mut Scratch, recent: &mut Recent) -> bool {
     scratch.frames[scratch.words as usize & FRAME_MASK] = scratch.walk.frame();
     scratch.words += 1;
     let mut read = |window: &mut [u64; WINDOW_WORDS], at: u64, bytes: u64| {
@@ -90,12 +97,19 @@ fn step(scratch: &mut Scratch) -> bool {
         // SAFETY: the window is that long, and the helper checks the address it reads.
         unsafe { bpf_probe_read_user(window.as_mut_ptr().cast(), bytes as u32, at as *const c_void) == 0 }
     };
-    let step = scratch.walk.step(&mut read, &|slab| SLABS.get_value(slab, &0));
+    let step = scratch.walk.step(&mut read, &|slab| SLABS.get_value(slab, &0), recent);
     if step == CONTINUE {
         return true;
     }
     scratch.ended = u64::from(step);
     false
+}
+
+/// The rules of this processor.
+#[inline(always)]
+fn recent() -> Option<&'static mut Recent> {
+    // SAFETY: the value is this processor's, and nothing else runs on it while a program does.
+    RECENT.get_ptr_mut(0).map(|recent| unsafe { &mut *recent })
 }
 
 /// The same scratch, through an instruction that the compiler cannot see into: it then keeps the walk's state in

@@ -45,13 +45,25 @@ fn place(address: u32) -> u64 {
 #[derive(Clone, Copy)]
 pub(super) struct Words {
     row: u32,
-    number: u64,
     second: u32,
+    number: u64,
 }
 
 impl Words {
+    /// A row that says all there is to say.
+    #[inline(always)]
+    pub(super) const fn row(row: u32) -> Self {
+        Self { row, second: 0, number: 0 }
+    }
+
+    /// The row, if it says all there is to say.
+    #[inline(always)]
+    pub(super) fn alone(self) -> Option<u32> {
+        (self.row >> KIND_SHIFT != KIND_SIDE).then_some(self.row)
+    }
+
     /// A checked step by frame pointer.
-    pub(super) const POINTER: Self = Self { row: KIND_POINTER << KIND_SHIFT, number: 0, second: 0 };
+    pub(super) const POINTER: Self = Self::row(KIND_POINTER << KIND_SHIFT);
 }
 
 impl Walk {
@@ -105,10 +117,10 @@ impl Walk {
         let block = place(block);
         let row = find_row(slab, block, offset);
         if row >> KIND_SHIFT != KIND_SIDE {
-            return Words { row, number: 0, second: 0 };
+            return Words::row(row);
         }
         let side = block + (row >> 8 & 0x1f_ffff) as u64;
-        Words { row, number: word(slab, side), second: word(slab, side + 1) as u32 }
+        Words { row, second: word(slab, side + 1) as u32, number: word(slab, side) }
     }
 
     /// Steps to the caller by the rule that `words` are.
@@ -119,7 +131,7 @@ impl Walk {
         read: &mut impl FnMut(&mut Window, u64, u64) -> bool,
     ) -> u32 {
         let Regs { ip, sp, fp } = self.regs;
-        let Words { row, number, second } = words;
+        let Words { row, second, number } = words;
         let kind = row >> KIND_SHIFT;
         let form = second & ((1 << SAVED_SHIFT) - 1);
         let is_elsewhere = kind == KIND_SIDE && form == FORM_ELSEWHERE;

@@ -5,9 +5,10 @@ use std::boxed::Box;
 use std::vec;
 use std::vec::Vec;
 
+use super::recent::Recent;
 use super::table::{
-    Cfa, GRANULES, KEEPS_FRAMES, MAPPING_WORDS, Mapping, PAGE_BYTES, Packed, Rule, SLAB_WORDS, STARTS_WORDS,
-    Saved, Slab,
+    Cfa, GRANULES, KEEPS_FRAMES, MAPPING_WORDS, Mapping, MappingList, PAGE_BYTES, Packed, Rule, SLAB_WORDS,
+    STARTS_WORDS, Saved, Slab,
 };
 use super::walk::{CONTINUE, Walk, Window};
 use super::{End, Regs};
@@ -84,7 +85,24 @@ fn check(case: &Case<'_>, frames: &[u64], end: End) {
     assert_eq!(ended, end);
 }
 
+/// Walks twice: what the first walk found the second one remembers, and goes the same way.
 fn run(regs: Regs, stack: &[u64], slab: &Slab) -> (Vec<u64>, End) {
+    let mut recent = Recent::new();
+    let first = run_with(&mut recent, LIST, regs, stack, slab);
+    assert_eq!(run_with(&mut recent, LIST, regs, stack, slab), first);
+    first
+}
+
+/// The list of [`slab`].
+const LIST: MappingList = MappingList { address: 200, mappings: 2, version: 1 };
+
+fn run_with(
+    recent: &mut Recent,
+    list: MappingList,
+    regs: Regs,
+    stack: &[u64],
+    slab: &Slab,
+) -> (Vec<u64>, End) {
     let mut read = |window: &mut Window, at: u64, bytes: u64| {
         let Some(first) = at.checked_sub(STACK).map(|offset| (offset / 8) as usize) else { return false };
         let Some(words) = stack.get(first..first + (bytes / 8) as usize) else { return false };
@@ -92,11 +110,11 @@ fn run(regs: Regs, stack: &[u64], slab: &Slab) -> (Vec<u64>, End) {
         true
     };
     let mut walk = Walk::new(regs);
-    walk.restart(regs, 200, 2);
+    walk.restart(regs, list);
     let mut frames = Vec::new();
     for _ in 0..100 {
         frames.push(walk.frame());
-        let went = walk.step(&mut read, &|number| (number == 0).then_some(slab));
+        let went = walk.step(&mut read, &|number| (number == 0).then_some(slab), recent);
         if went != CONTINUE {
             let end = End::from_wire(u16::try_from(went).expect("it fits")).expect("it is an end");
             return (frames, end);
@@ -246,6 +264,21 @@ fn every_row_of_a_granule_is_found() {
 }
 
 #[test]
+fn what_another_list_said_is_not_remembered() {
+    let (ten, two) =
+        (slab(&[(0, rsp(80)), (STOP_AT, Rule::Stop)], 0), slab(&[(0, rsp(16)), (STOP_AT, Rule::Stop)], 0));
+    let mut stack = vec![0; 2048];
+    (stack[9], stack[1]) = (ROOT, ROOT + 1);
+    let from = regs(CODE, 0, 0);
+    let mut recent = Recent::new();
+    let mut walk = |list, slab| run_with(&mut recent, list, from, &stack, slab).0[1];
+    assert_eq!([walk(LIST, &ten), walk(LIST, &two)], [ROOT, ROOT], "of the same list, it is believed");
+    assert_eq!(walk(MappingList { version: 2, ..LIST }, &two), ROOT + 1);
+    assert_eq!(walk(MappingList { version: 0, ..LIST }, &ten), ROOT);
+    assert_eq!(walk(MappingList { version: 0, ..LIST }, &two), ROOT + 1, "no list has that version");
+}
+
+#[test]
 fn every_mapping_of_a_list_is_found() {
     for mappings in [1u64, 2, 16, 17, 100, 256, 257, 8000] {
         let mut slab: Box<Slab> = vec![0; SLAB_WORDS].into_boxed_slice().try_into().expect("it is as long");
@@ -255,7 +288,8 @@ fn every_mapping_of_a_list_is_found() {
         }
         let find = |address: u64| {
             let mut walk = Walk::new(Regs::default());
-            walk.restart(Regs::default(), 0, u32::try_from(mappings).expect("it fits"));
+            let mappings = u32::try_from(mappings).expect("it fits");
+            walk.restart(Regs::default(), MappingList { address: 0, mappings, version: 1 });
             walk.find_mapping(address, &|_| Some(&*slab))
         };
         for at in 0..mappings {
@@ -277,7 +311,7 @@ fn a_mapping_in_the_upper_half_hides_no_other() {
     }
     for start in starts {
         let mut walk = Walk::new(Regs::default());
-        walk.restart(Regs::default(), 0, 4);
+        walk.restart(Regs::default(), MappingList { address: 0, mappings: 4, version: 1 });
         assert!(walk.find_mapping(start + 8, &|_| Some(&*slab)), "{start:#x}");
     }
 }

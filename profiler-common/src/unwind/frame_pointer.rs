@@ -30,6 +30,7 @@ mod tests {
     use super::*;
     use crate::limits::USER_FRAMES_MAX;
     use crate::unwind::Regs;
+    use crate::unwind::recent::Recent;
     use crate::unwind::walk::Window;
     use std::vec::Vec;
 
@@ -55,10 +56,11 @@ mod tests {
         };
         let mut walk = Walk::new(regs);
         let slab = |_| None;
+        let mut recent = Recent::new();
         let mut frames = Vec::new();
         for _ in 0..USER_FRAMES_MAX {
             frames.push(walk.regs.ip);
-            let ended = walk.step(&mut read, &slab);
+            let ended = walk.step(&mut read, &slab, &mut recent);
             if ended != CONTINUE {
                 let raw = u16::try_from(ended).expect("an end fits the wire");
                 let end = End::from_wire(raw).expect("a step ends with an end");

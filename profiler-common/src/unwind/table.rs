@@ -207,8 +207,10 @@ pub struct MappingList {
     pub address: u32,
     /// How many mappings.
     pub mappings: u32,
+    /// A number that no list had before this one was written as it is; zero for none.
+    pub version: u32,
 }
-wire!(MappingList: 8 bytes, address @ 0, mappings @ 4);
+wire!(MappingList: 12 bytes, address @ 0, mappings @ 4, version @ 8);
 
 /// One executable mapping of a process in a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

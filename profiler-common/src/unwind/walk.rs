@@ -5,7 +5,8 @@
 //! the walk leaves it. Not here: the two kinds of steps (`cfi.rs`, `frame_pointer.rs`).
 
 use super::cfi::Words;
-use super::table::{COMING, KEEPS_FRAMES, Slab, WANTED};
+use super::recent::Recent;
+use super::table::{COMING, KEEPS_FRAMES, MappingList, Slab, WANTED};
 use super::{End, Regs};
 use crate::limits::{WINDOW_FIRST_WORDS, WINDOW_WORDS};
 
@@ -23,6 +24,8 @@ pub const CONTINUE: u32 = u32::MAX;
 const INNERMOST: u64 = 0;
 /// `ip` is where a call returns to: the call lies before it, and may be the last instruction of its function.
 const CALLED: u64 = 1;
+/// Where a frame's address has [`CALLED`] when it is looked up: no address has that bit.
+const CALLED_SHIFT: u32 = 63;
 /// What a signal interrupted: the instruction at `ip` comes next.
 const INTERRUPTED: u64 = 2;
 
@@ -40,6 +43,8 @@ pub struct Walk {
     pub(super) list: u32,
     /// Mappings in the list; without any, every step is by frame pointer.
     pub(super) mappings: u32,
+    /// The list's version.
+    version: u32,
     /// The mapping met last, as in its list. Neighbours are mostly of one.
     pub(super) start: u64,
     pub(super) bytes: u64,
@@ -64,6 +69,7 @@ impl Walk {
             reached: INNERMOST,
             list: 0,
             mappings: 0,
+            version: 0,
             start: 0,
             bytes: 0,
             shift: 0,
@@ -76,14 +82,14 @@ impl Walk {
         }
     }
 
-    /// Starts again at `regs` in a process whose `mappings` are in the list at `list`, forgetting the window but not
-    /// clearing it. Without a list, zero and zero.
+    /// Starts again at `regs` in a process with `list` (an empty one for none), forgetting the window but not clearing it.
     #[inline(always)]
-    pub fn restart(&mut self, regs: Regs, list: u32, mappings: u32) {
+    pub fn restart(&mut self, regs: Regs, list: MappingList) {
         self.regs = regs;
         self.reached = INNERMOST;
-        self.list = list;
-        self.mappings = mappings;
+        self.list = list.address;
+        self.mappings = list.mappings;
+        self.version = list.version;
         self.bytes = 0;
         self.wants = 0;
         self.window_start = 0;
@@ -101,35 +107,50 @@ impl Walk {
     /// Steps from the current frame to its caller.
     ///
     /// `read(window, at, bytes)` fills the first `bytes` (a multiple of eight, at most the window) of `window`
-    /// from user address `at` and says whether it could. `slab(number)` finds a slab. Returns [`CONTINUE`] with the
-    /// caller in `regs`, or an [`End`] as a number, `regs` untouched.
+    /// from user address `at` and says whether it could. `slab(number)` finds a slab. `recent` is of walks before this one.
+    /// Returns [`CONTINUE`] with the caller in `regs`, or an [`End`] as a number, `regs` untouched.
     #[inline(always)]
     pub fn step<'a>(
         &mut self,
         read: &mut impl FnMut(&mut Window, u64, u64) -> bool,
         slab: &impl Fn(u32) -> Option<&'a Slab>,
+        recent: &mut Recent,
     ) -> u32 {
-        let words = if self.mappings == 0 {
-            Words::POINTER
-        } else {
+        let words = 'words: {
+            if self.mappings == 0 {
+                break 'words Words::POINTER;
+            }
             let at = self.instruction();
-            if at.wrapping_sub(self.start) >= self.bytes && !self.find_mapping(at, slab) {
+            let is_near = at.wrapping_sub(self.start) < self.bytes;
+            if is_near && self.goes_by_pointer() {
+                break 'words Words::POINTER;
+            }
+            let frame = self.regs.ip | (self.reached & CALLED) << CALLED_SHIFT;
+            if let Some(words) = recent.find(frame, self.version) {
+                break 'words words;
+            }
+            if !is_near && !self.find_mapping(at, slab) {
                 // Code so new that the list does not have it may be running, but what was called from nowhere was not called.
                 self.wants |= COMING as u64;
                 if self.reached != INNERMOST {
                     return End::NoMapping as u32;
                 }
-                Words::POINTER
-            } else {
-                self.wants |= (self.pages & (WANTED | COMING)) as u64;
-                if self.directory == 0 || (self.pages & KEEPS_FRAMES != 0 && self.reached == CALLED) {
-                    Words::POINTER
-                } else {
-                    self.find_rule(at, slab)
-                }
+                break 'words Words::POINTER;
             }
+            self.wants |= (self.pages & (WANTED | COMING)) as u64;
+            let words = if self.goes_by_pointer() { Words::POINTER } else { self.find_rule(at, slab) };
+            if self.directory != 0 {
+                recent.keep(frame, self.version, words);
+            }
+            words
         };
         self.by_rule(words, read)
+    }
+
+    /// Whether the mapping that is kept has no table for this frame, or one that it has no use for.
+    #[inline(always)]
+    fn goes_by_pointer(&self) -> bool {
+        self.directory == 0 || (self.pages & KEEPS_FRAMES != 0 && self.reached == CALLED)
     }
 
     /// Where the mapping begins that the last step found its frame in.

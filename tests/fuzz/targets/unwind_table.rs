@@ -8,7 +8,8 @@ use std::os::unix::fs::FileExt;
 
 use libfuzzer_sys::fuzz_target;
 use profiler_common::unwind::Regs;
-use profiler_common::unwind::table::{Mapping, SLAB_WORDS, STARTS_WORDS, Slab};
+use profiler_common::unwind::recent::Recent;
+use profiler_common::unwind::table::{Mapping, MappingList, SLAB_WORDS, STARTS_WORDS, Slab};
 use profiler_common::unwind::walk::{CONTINUE, Walk, Window};
 use profiler_daemon::symbolize::table_of;
 
@@ -36,10 +37,12 @@ fuzz_target!(|bytes: &[u8]| {
     let pages = u32::try_from(table.blocks.len()).expect("no more than a directory has");
     let mapping = Mapping::of(BASE, 1 << 40, 0, 1 << 16, 0, pages);
     slabs[0][..8].copy_from_slice(&mapping.words());
+    let mut recent = Recent::new();
     for offset in (0..8 << 16).step_by(97) {
         let mut walk = Walk::new(Regs::default());
         let regs = Regs { ip: BASE + offset, sp: STACK, fp: STACK + 0x100 };
-        walk.restart(regs, 0, 1);
+        // Of each offset, a walk that remembers those before it.
+        walk.restart(regs, MappingList { address: 0, mappings: 1, version: 1 });
         let mut read = |window: &mut Window, at: u64, bytes: u64| {
             for (word, at) in window.iter_mut().zip((at..).step_by(8)).take((bytes / 8) as usize) {
                 let random = at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
@@ -49,7 +52,7 @@ fuzz_target!(|bytes: &[u8]| {
         };
         for _ in 0..64 {
             let slab = |number| slabs.get(number as usize).map(|slab: &Box<Slab>| &**slab);
-            if walk.step(&mut read, &slab) != CONTINUE {
+            if walk.step(&mut read, &slab, &mut recent) != CONTINUE {
                 break;
             }
         }

@@ -4,18 +4,34 @@
 
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::MAPPING_WORDS_U32;
 use super::runs::Run;
 use crate::model::Pid;
 use crate::processes::Mappings;
+
+/// Where a list was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Written {
+    pub(super) run: Run,
+    /// As in [`profiler_common::unwind::table::MappingList`].
+    pub(super) version: u32,
+}
+
+impl Written {
+    /// As the kernel side has it for a process.
+    pub(super) fn words(self) -> [u32; 3] {
+        [self.run.address, self.run.words / MAPPING_WORDS_U32, self.version]
+    }
+}
 
 /// A list that lies in the slabs.
 #[derive(Debug)]
 pub(super) struct List {
     /// What it lists; held, so that its address stays its name.
     pub(super) mappings: Arc<Mappings>,
-    pub(super) run: Run,
+    pub(super) written: Written,
     processes: usize,
 }
 
@@ -32,8 +48,8 @@ fn name(mappings: &Arc<Mappings>) -> usize {
 
 impl Lists {
     /// The list of exactly these mappings, if one lies there already.
-    pub(super) fn find(&self, mappings: &Arc<Mappings>) -> Option<Run> {
-        self.by_mappings.get(&name(mappings)).map(|list| list.run)
+    pub(super) fn find(&self, mappings: &Arc<Mappings>) -> Option<Written> {
+        self.by_mappings.get(&name(mappings)).map(|list| list.written)
     }
 
     /// The mappings of `pid` as it was last told.
@@ -41,13 +57,13 @@ impl Lists {
         self.by_process.get(&pid).and_then(|name| self.by_mappings.get(name)).map(|list| &list.mappings)
     }
 
-    /// Process `pid` has the list at `run`, which lists `mappings`. Returns the run that nobody has any more, if there is one.
+    /// Process `pid` has the list that was `written`, which lists `mappings`. Returns the run that nobody has any more, if there is one.
     #[must_use]
-    pub(super) fn set(&mut self, pid: Pid, mappings: &Arc<Mappings>, run: Run) -> Option<Run> {
+    pub(super) fn set(&mut self, pid: Pid, mappings: &Arc<Mappings>, written: Written) -> Option<Run> {
         let name = name(mappings);
         let list = self.by_mappings.entry(name).or_insert_with(|| List {
             mappings: Arc::clone(mappings),
-            run,
+            written,
             processes: 0,
         });
         list.processes += 1;
@@ -67,9 +83,22 @@ impl Lists {
         self.by_process.contains_key(&pid)
     }
 
-    /// All lists.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &List> {
-        self.by_mappings.values()
+    /// All lists, by a name that each has for as long as it is there.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &List)> {
+        self.by_mappings.iter().map(|(&name, list)| (name, list))
+    }
+
+    /// The list called `name` was changed where it lies, and has `version` now.
+    pub(super) fn renew(&mut self, name: usize, version: u32) {
+        if let Some(list) = self.by_mappings.get_mut(&name) {
+            list.written.version = version;
+        }
+    }
+
+    /// The processes with one of the lists called `names`.
+    pub(super) fn processes_with(&self, names: &FxHashSet<usize>) -> Vec<(Pid, Written)> {
+        let with = self.by_process.iter().filter(|(_, name)| names.contains(name));
+        with.filter_map(|(&pid, name)| Some((pid, self.by_mappings.get(name)?.written))).collect()
     }
 
     fn leave(&mut self, name: usize) -> Option<Run> {
@@ -78,6 +107,6 @@ impl Lists {
         if list.processes > 0 {
             return None;
         }
-        self.by_mappings.remove(&name).map(|list| list.run)
+        self.by_mappings.remove(&name).map(|list| list.written.run)
     }
 }

@@ -22,9 +22,8 @@ use profiler_common::unwind::table::{
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use self::lists::Lists;
+use self::lists::{Lists, Written};
 use self::memory::Memory;
-use self::runs::Run;
 use self::shelf::{Shelf, Short};
 pub use self::walk::Walked;
 use crate::meters::prometheus_client::metrics::counter::Counter;
@@ -69,10 +68,12 @@ struct Placed {
 /// See the head of this file.
 pub struct Tables {
     memory: Memory,
-    /// By process: address of its list, and mappings in it. `None` without a kernel.
-    processes: Option<HashMap<MapData, u32, [u32; 2]>>,
+    /// By process: a [`profiler_common::unwind::table::MappingList`], in words. `None` without a kernel.
+    processes: Option<HashMap<MapData, u32, [u32; 3]>>,
     shelf: Shelf,
     lists: Lists,
+    /// Lists written so far.
+    version: u32,
     modules: FxHashMap<u32, State>,
     /// Processes without a list, which the kernel side is told so that their samples do not ask for one.
     silent: FxHashSet<Pid>,
@@ -91,7 +92,7 @@ impl Tables {
     /// Nothing lies in the kernel yet. `slabs` and `processes` are the object's maps, and no more than `slabs_max` slabs are to be made.
     pub(super) fn new(
         slabs: MapData,
-        processes: HashMap<MapData, u32, [u32; 2]>,
+        processes: HashMap<MapData, u32, [u32; 3]>,
         slabs_max: usize,
         meters: &Meters,
     ) -> Self {
@@ -105,13 +106,14 @@ impl Tables {
 
     fn with(
         memory: Memory,
-        processes: Option<HashMap<MapData, u32, [u32; 2]>>,
+        processes: Option<HashMap<MapData, u32, [u32; 3]>>,
         slabs_max: usize,
         meters: &Meters,
     ) -> Self {
         Self {
             memory,
             processes,
+            version: 0,
             shelf: Shelf::new(u32::try_from(slabs_max).unwrap_or(u32::MAX)),
             lists: Lists::default(),
             modules: FxHashMap::default(),
@@ -127,14 +129,14 @@ impl Tables {
         let listed = match mappings {
             Some(mappings) if mappings.iter().len() > 0 => self
                 .list(mappings, now)
-                .filter(|run| self.tell(pid, mappings, *run, now))
-                .map(|run| (mappings, run)),
+                .filter(|written| self.tell(pid, mappings, *written, now))
+                .map(|written| (mappings, written)),
             Some(_) | None => None,
         };
         let freed = match listed {
-            Some((mappings, run)) => {
+            Some((mappings, written)) => {
                 self.silent.remove(&pid);
-                self.lists.set(pid, mappings, run)
+                self.lists.set(pid, mappings, written)
             }
             None => {
                 let had_entry = self.lists.has(pid) || self.silent.remove(&pid);
@@ -152,14 +154,14 @@ impl Tables {
         }
     }
 
-    /// Tells the kernel side that process `pid` has the list at `run`; false if it has no room for it.
-    fn tell(&mut self, pid: Pid, mappings: &Arc<Mappings>, run: Run, now: MonoNs) -> bool {
-        let told = self.put(pid, [run.address, run.words / MAPPING_WORDS_U32]);
+    /// Tells the kernel side that process `pid` has the list that was `written`; false if it has no room for it.
+    fn tell(&mut self, pid: Pid, mappings: &Arc<Mappings>, written: Written, now: MonoNs) -> bool {
+        let told = self.put(pid, written.words());
         if !told {
             self.missed("too many processes");
             // Unless another process has it, nobody does.
             if self.lists.find(mappings).is_none() {
-                self.shelf.free(run, now);
+                self.shelf.free(written.run, now);
             }
         }
         told
@@ -172,12 +174,12 @@ impl Tables {
                 self.forget(pid);
             }
         }
-        if self.put(pid, [0, 0]) {
+        if self.put(pid, [0; 3]) {
             self.silent.insert(pid);
         }
     }
 
-    fn put(&mut self, pid: Pid, list: [u32; 2]) -> bool {
+    fn put(&mut self, pid: Pid, list: [u32; 3]) -> bool {
         self.processes.as_mut().is_none_or(|processes| processes.insert(pid.0, list, 0).is_ok())
     }
 
@@ -269,9 +271,9 @@ impl Tables {
     }
 
     /// The run with the list of `mappings`, which is written unless it is there.
-    fn list(&mut self, mappings: &Arc<Mappings>, now: MonoNs) -> Option<Run> {
-        if let Some(run) = self.lists.find(mappings) {
-            return Some(run);
+    fn list(&mut self, mappings: &Arc<Mappings>, now: MonoNs) -> Option<Written> {
+        if let Some(written) = self.lists.find(mappings) {
+            return Some(written);
         }
         if mappings.iter().len() > MAPPINGS_MAX {
             self.missed("too many mappings");
@@ -293,7 +295,8 @@ impl Tables {
                 Err("kernel")
             }
         });
-        written.inspect_err(|why| self.missed(why)).ok()
+        let run = written.inspect_err(|why| self.missed(why)).ok()?;
+        Some(Written { run, version: self.next_version() })
     }
 
     fn mapping(&self, mapped: &Mapped<'_>, now: MonoNs) -> Mapping {
@@ -328,11 +331,13 @@ impl Tables {
     /// pointer; so little as that is not worth a second list.
     fn show(&mut self, module: u32, now: MonoNs) {
         let mut lines = Vec::new();
-        for list in self.lists.iter() {
+        let mut changed = FxHashSet::default();
+        for (name, list) in self.lists.iter() {
             for (place, mapped) in (0_u32..).zip(list.mappings.iter().take(MAPPINGS_MAX)) {
                 if mapped.module.is_some_and(|mapped| mapped.id == module) {
                     let words = self.mapping(&mapped, now).words();
-                    lines.push((list.run.address + place * MAPPING_WORDS_U32, words));
+                    lines.push((list.written.run.address + place * MAPPING_WORDS_U32, words));
+                    changed.insert(name);
                 }
             }
         }
@@ -341,6 +346,22 @@ impl Tables {
                 self.missed("kernel");
             }
         }
+        // What walks remember of the lists as they were is of no use now.
+        for name in &changed {
+            let version = self.next_version();
+            self.lists.renew(*name, version);
+        }
+        for (pid, written) in self.lists.processes_with(&changed) {
+            if !self.put(pid, written.words()) {
+                self.missed("kernel");
+            }
+        }
+    }
+
+    fn next_version(&mut self) -> u32 {
+        // Zero is that of no list.
+        self.version = self.version.checked_add(1).unwrap_or(1);
+        self.version
     }
 
     /// Writes `table` into slabs.

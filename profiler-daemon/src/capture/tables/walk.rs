@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use profiler_common::limits::{SLABS_MAX, STACK_WORDS_MAX, USER_FRAMES_MAX};
 use profiler_common::unwind::End;
-use profiler_common::unwind::table::{COMING, MAPPING_WORDS, MAPPINGS_MAX, Slab, WANTED};
+use profiler_common::unwind::recent::Recent;
+use profiler_common::unwind::table::{COMING, MAPPING_WORDS, MAPPINGS_MAX, MappingList, Slab, WANTED};
 use profiler_common::unwind::walk::{CONTINUE, Walk, Window};
 
 use super::Tables;
@@ -51,7 +52,8 @@ impl Tables {
             listed += 1;
         }
         let mut walk = Walk::new(stack.regs);
-        walk.restart(stack.regs, LIST << 16, listed);
+        // One walk has nothing to remember.
+        walk.restart(stack.regs, MappingList { address: LIST << 16, mappings: listed, version: 0 });
         let slab = |number: u32| if number == LIST { Some(&*list) } else { self.memory.slab(number) };
         self.walk_on(&mut walk, mappings, stack, &slab)
     }
@@ -64,6 +66,7 @@ impl Tables {
         slab: &impl Fn(u32) -> Option<&'a Slab>,
     ) -> Walked {
         let mut user = Vec::new();
+        let mut recent = Recent::new();
         let mut by_table = false;
         let mut beyond = false;
         let mut read = |window: &mut Window, at: u64, bytes: u64| {
@@ -73,7 +76,7 @@ impl Tables {
         };
         while user.len() < USER_FRAMES_MAX {
             user.push(UserAddr(walk.frame()));
-            let ended = walk.step(&mut read, slab);
+            let ended = walk.step(&mut read, slab, &mut recent);
             if walk.wants & u64::from(WANTED) != 0 {
                 let module = mappings.iter().find(|mapped| mapped.start == walk.met());
                 return match module.and_then(|mapped| mapped.module) {

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use profiler_common::unwind::table::{KEEPS_FRAMES, MAPPING_WORDS, Mapping, SLAB_WORDS, Slab};
+use profiler_common::unwind::recent::Recent;
+use profiler_common::unwind::table::{KEEPS_FRAMES, MAPPING_WORDS, Mapping, MappingList, SLAB_WORDS, Slab};
 use profiler_common::unwind::walk::{CONTINUE, Walk, Window};
 use profiler_common::unwind::{End, Regs};
 
@@ -113,11 +114,13 @@ impl Slabs {
         // Not zero, which would be a root: odd, and so nowhere.
         let regs = Regs { ip, sp, fp: 1 };
         let mut walk = Walk::new(regs);
-        walk.restart(regs, list, mappings);
+        walk.restart(regs, MappingList { address: list, mappings, version: 1 });
+        let mut recent = Recent::new();
+        let slab = |number: u32| self.slabs.get(number as usize).map(|slab| &**slab);
         let mut frames = Vec::new();
         for _ in 0..1000 {
             frames.push(walk.frame());
-            let went = walk.step(&mut read, &|number| self.slabs.get(number as usize).map(|slab| &**slab));
+            let went = walk.step(&mut read, &slab, &mut recent);
             if went != CONTINUE {
                 return Some((frames, End::from_wire(u16::try_from(went).unwrap()).unwrap()));
             }

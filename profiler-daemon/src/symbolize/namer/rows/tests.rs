@@ -11,7 +11,8 @@ use gimli::{
     BaseAddresses, CfaRule, CieOrFde, EhFrame, EndianSlice, EvaluationResult, Expression, LittleEndian,
     Register, RegisterRule, UnwindContext, UnwindSection, UnwindTableRow, Value,
 };
-use profiler_common::unwind::table::{Mapping, SLAB_WORDS, Slab};
+use profiler_common::unwind::recent::Recent;
+use profiler_common::unwind::table::{Mapping, MappingList, SLAB_WORDS, Slab};
 use profiler_common::unwind::walk::{CONTINUE, Walk, Window};
 use profiler_common::unwind::{End, Regs};
 
@@ -84,8 +85,9 @@ fn step(laid: &Laid, regs: Regs) -> Result<Regs, End> {
         true
     };
     let mut walk = Walk::new(regs);
-    walk.restart(regs, 0, 1);
-    match walk.step(&mut read, &|number| laid.slabs.get(number as usize).map(|slab| &**slab)) {
+    walk.restart(regs, MappingList { address: 0, mappings: 1, version: 0 });
+    let slab = |number: u32| laid.slabs.get(number as usize).map(|slab| &**slab);
+    match walk.step(&mut read, &slab, &mut Recent::new()) {
         CONTINUE => Ok(walk.regs),
         end => Err(End::from_wire(u16::try_from(end).unwrap()).unwrap()),
     }
