@@ -9,7 +9,8 @@ use std::mem::{offset_of, size_of};
 use object::read::elf::ElfFile64;
 use object::{LittleEndian, Object, ObjectSection, ObjectSymbol};
 use profiler_common::knobs::{Counters, Settings};
-use profiler_common::unwind::table::MappingList;
+use profiler_common::unwind::processes::Line;
+use profiler_common::unwind::recent::Recent;
 
 static OBJECT: &[u8] = include_bytes!("../profiler-daemon/bpf/profiler.bpf.o");
 
@@ -93,6 +94,13 @@ fn the_counters_of_the_object_are_those_the_daemon_reads() {
 }
 
 #[test]
-fn the_lists_of_the_object_are_those_the_daemon_fills() {
-    assert_eq!(value_bytes("PROCESSES"), size_of::<MappingList>());
+fn the_lines_of_processes_of_the_object_are_those_the_daemon_fills() {
+    assert_eq!(structures().get("Line").map(|(bytes, _)| *bytes), Some(size_of::<Line>()));
+    assert_eq!(size_of::<Line>(), 64, "a line of the cache");
+}
+
+#[test]
+fn what_is_remembered_fits_two_pages() {
+    assert_eq!(value_bytes("RECENT"), size_of::<Recent>());
+    assert_eq!(size_of::<Recent>(), 2 * 4096);
 }

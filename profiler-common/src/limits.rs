@@ -8,6 +8,10 @@ pub const USER_FRAMES_MAX: usize = 512;
 /// and with 16 frames each those are enough for all.
 pub const FRAMES_PER_PROGRAM: usize = 16;
 
+/// Frames that are walked each time `bpf_loop` calls: a call and a return cost a quarter of a frame by pointer where a processor has to
+/// be careful of what it guesses, and a verifier looks at each of these frames.
+pub const FRAMES_PER_TURN: usize = 4;
+
 /// Kernel frames of one sample at most: the kernel itself stops at `kernel.perf_event_max_stack` = 127.
 pub const KERNEL_FRAMES_MAX: usize = 127;
 
@@ -38,9 +42,9 @@ pub const STRETCH_MAX: u64 = 64;
 /// Slabs of unwind tables at most: 64 MiB. Tables of all that runs on a large machine are some 40 MiB.
 pub const SLABS_MAX: usize = 256;
 
-/// Processes at most whose mappings the kernel side knows; the others are walked by frame pointer. 64 bytes each, and
-/// sixteen times what a busy machine runs.
-pub const PROCESSES_MAX: u32 = 1 << 14;
+/// Lines of four processes whose mappings the kernel side knows; what finds no room on its two lines is walked by frame pointer. 512 KiB:
+/// with 10,000 processes, more than a busy machine runs, one in several thousand finds none.
+pub const PROCESS_LINES: u32 = 1 << 13;
 
 /// Pages of user stack that a sample brings along at most, the first of them from the stack pointer on: 12 to 16 KiB, which is 100
 /// frames and more. With one page less a compiler's stacks were cut in up to 9 % of such samples. Each page is copied in less than a

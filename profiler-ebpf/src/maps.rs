@@ -3,15 +3,16 @@
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps};
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::maps::{LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use profiler_common::knobs::{Counters, Knobs};
 use profiler_common::limits::{
-    PROCESSES_MAX, SAMPLE_RING_BYTES_MAX, SLABS_MAX, STACK_PROCESSES_MAX, STACK_WORDS_MAX,
+    PROCESS_LINES, SAMPLE_RING_BYTES_MAX, SLABS_MAX, STACK_PROCESSES_MAX, STACK_WORDS_MAX,
 };
 use profiler_common::sample::{STACK_REGS_WORDS, SampleHeader};
 use profiler_common::unwind::Regs;
+use profiler_common::unwind::processes::Line;
 use profiler_common::unwind::recent::Recent;
-use profiler_common::unwind::table::{MappingList, Slab};
+use profiler_common::unwind::table::Slab;
 use profiler_common::unwind::walk::Walk;
 
 /// Samples. Written by every sampler, read by the daemon's reader thread. The daemon sets the size.
@@ -31,9 +32,9 @@ pub static KNOBS: aya_ebpf::maps::Array<Knobs> = aya_ebpf::maps::Array::with_max
 #[btf_map]
 pub static SLABS: ArrayOfMaps<Array<Slab, 1, { BPF_F_MMAPABLE as usize }>, SLABS_MAX> = ArrayOfMaps::new();
 
-/// By process (thread group): where the list of its mappings is. Written by the daemon.
-#[map]
-pub static PROCESSES: HashMap<u32, MappingList> = HashMap::with_max_entries(PROCESSES_MAX, 0);
+/// Where the list of each process's mappings is. Written by the daemon, in the map's own memory.
+#[btf_map]
+pub static PROCESSES: Array<Line, { PROCESS_LINES as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// One value per processor: rows that its walks found lately. Written and read by the walk.
 #[map]

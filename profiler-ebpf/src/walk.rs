@@ -9,7 +9,8 @@ use core::ffi::{c_long, c_void};
 
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_user};
 use aya_ebpf::programs::PerfEventContext;
-use profiler_common::limits::{FRAMES_PER_PROGRAM, USER_FRAMES_MAX, WINDOW_WORDS};
+use profiler_common::limits::{FRAMES_PER_PROGRAM, FRAMES_PER_TURN, USER_FRAMES_MAX, WINDOW_WORDS};
+use profiler_common::unwind::processes::{Entry, LINE_ENTRIES, lines_of};
 use profiler_common::unwind::recent::Recent;
 use profiler_common::unwind::table::{MappingList, WANTED};
 use profiler_common::unwind::walk::CONTINUE;
@@ -19,6 +20,10 @@ use crate::config::SETTINGS;
 use crate::maps::{CHAIN, FRAME_MASK, PROCESSES, RECENT, SLABS, Scratch};
 
 const WINDOW_BYTES: u64 = (WINDOW_WORDS * 8) as u64;
+
+/// How often `bpf_loop` calls at most.
+const TURNS: u32 = (USER_FRAMES_MAX / FRAMES_PER_TURN) as u32;
+const _: () = assert!(USER_FRAMES_MAX % FRAMES_PER_TURN == 0, "turns are whole");
 
 /// A process of which nothing is known.
 const NO_LIST: MappingList = MappingList { address: 0, mappings: 0, version: 0 };
@@ -36,13 +41,11 @@ pub fn user(context: &PerfEventContext, scratch: &mut Scratch, regs: Regs, tgid:
     if SETTINGS.load().tables == 0 {
         scratch.walk.restart(regs, NO_LIST);
     } else {
-        // SAFETY: the value is numbers that are written together; another's of a moment ago are as good.
-        match unsafe { PROCESSES.get(tgid) } {
-            Some(list) => scratch.walk.restart(regs, *list),
-            None => {
-                scratch.walk.restart(regs, NO_LIST);
-                scratch.walk.wants = u64::from(WANTED);
-            }
+        let mut list = NO_LIST;
+        let found = find(tgid, &mut list);
+        scratch.walk.restart(regs, list);
+        if !found {
+            scratch.walk.wants = u64::from(WANTED);
         }
     }
     scratch.begun = regs;
@@ -53,7 +56,7 @@ pub fn user(context: &PerfEventContext, scratch: &mut Scratch, regs: Regs, tgid:
     let Some(recent) = recent() else { return };
     let mut context = Context { scratch, recent };
     // SAFETY: the callback takes what it is given here, and the loop is over before `context` is.
-    unsafe { bpf_loop(USER_FRAMES_MAX as u32, callback as *mut c_void, (&raw mut context).cast(), 0) };
+    unsafe { bpf_loop(TURNS, callback as *mut c_void, (&raw mut context).cast(), 0) };
 }
 
 /// Walks on for as many frames as one program may, then in program `next`; returns when the walk is at its end, or may go
@@ -80,7 +83,17 @@ pub fn in_parts(context: &PerfEventContext, scratch: &mut Scratch, next: u32) {
 unsafe extern "C" fn callback(_index: u32, context: *mut c_void) -> c_long {
     // SAFETY: `user` passes its own context, which nothing else touches meanwhile.
     let context = unsafe { &mut *context.cast::<Context<'_>>() };
-    if step(context.scratch, context.recent) { 0 } else { 1 }
+    let Context { scratch, recent } = context;
+    let mut scratch: &mut Scratch = scratch;
+    let mut frames = 0;
+    while frames < FRAMES_PER_TURN {
+        if !step(scratch, recent) {
+            return 1;
+        }
+        frames += 1;
+        scratch = forget(scratch);
+    }
+    0
 }
 
 /// Records the frame the walk stands at and goes to its caller; false at the end.
@@ -105,7 +118,32 @@ fn step(scratch: &mut Scratch, recent: &mut Recent) -> bool {
     false
 }
 
-/// The rules of this processor.
+/// The list of process `tgid`; false if nothing is known of it.
+#[inline(always)]
+fn find(tgid: u32, list: &mut MappingList) -> bool {
+    for line in lines_of(tgid) {
+        let Some(line) = PROCESSES.get_ptr(line) else { return false };
+        // SAFETY: inside the map's value; whoever writes it does so word by word.
+        let read =
+            |entry: usize, word: usize| unsafe { (&raw const (*line).entries[entry][word]).read_volatile() };
+        let mut entry = 0;
+        while entry < LINE_ENTRIES {
+            let first = read(entry, 0);
+            if first as u32 == tgid {
+                let found = Entry::from_words([first, read(entry, 1)]);
+                // What is being written is of no use now.
+                if read(entry, 0) == first {
+                    *list = found.list();
+                }
+                return true;
+            }
+            entry += 1;
+        }
+    }
+    false
+}
+
+/// The rows of this processor.
 #[inline(always)]
 fn recent() -> Option<&'static mut Recent> {
     // SAFETY: the value is this processor's, and nothing else runs on it while a program does.

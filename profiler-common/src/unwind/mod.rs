@@ -7,6 +7,7 @@ mod cfi;
 #[cfg(test)]
 mod cfi_tests;
 mod frame_pointer;
+pub mod processes;
 pub mod recent;
 mod sign;
 pub mod table;

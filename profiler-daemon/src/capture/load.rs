@@ -1,14 +1,16 @@
 //! Loading the object through aya, reading no more of the kernel's type information than is needed: none.
 
 use std::io;
+use std::os::fd::AsFd;
 
-use aya::maps::{HashMap, Map, MapData, ProgramArray};
+use aya::maps::{Map, MapData, ProgramArray};
 use aya::programs::{PerfEvent, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use profiler_common::knobs::{SETTINGS_MAGIC, Settings};
 use profiler_common::limits::SLABS_MAX;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
+use super::tables::Processes;
 use super::{Config, SLAB_BYTES, Tables, object};
 use crate::meters::Meters;
 
@@ -225,7 +227,13 @@ pub(super) fn map(ebpf: &mut Ebpf, name: &str) -> Result<Map, AttachError> {
 
 /// What the programs walk by, empty.
 pub(super) fn tables(ebpf: &mut Ebpf, config: &Config, meters: &Meters) -> Result<Tables, AttachError> {
-    let processes = HashMap::try_from(map(ebpf, "PROCESSES")?).map_err(|error| AttachError::map(&error))?;
+    let Map::Array(processes) = map(ebpf, "PROCESSES")? else {
+        return Err(AttachError::Object {
+            what: "the eBPF object's map PROCESSES is not an array".to_owned(),
+        });
+    };
+    let processes = Processes::new(processes.fd().as_fd())
+        .map_err(|error| AttachError::System { call: "mmap", error })?;
     let Map::ArrayOfMaps(slabs) = map(ebpf, "SLABS")? else {
         return Err(AttachError::Object {
             what: "the eBPF object's map SLABS is not one of maps".to_owned(),

@@ -238,7 +238,7 @@ pub(super) fn put_maps(outer: BorrowedFd<'_>, first: u32, maps: &[OwnedFd]) -> i
     bpf(BPF_MAP_UPDATE_BATCH, &mut attributes).map(drop)
 }
 
-/// The memory of a map that [`create_words`] made.
+/// The memory of an array that may be mapped, such as [`create_words`] makes.
 #[derive(Debug)]
 pub(super) struct Words {
     base: *mut u32,
@@ -289,6 +289,34 @@ impl Words {
             // SAFETY: aligned and alive; the programs read it meanwhile, so it is written atomically.
             unsafe { &*place.cast::<AtomicU32>() }.store(*word, Ordering::Release);
         }
+    }
+}
+
+impl Words {
+    /// The double word at `at`, counted in double words.
+    ///
+    /// # Panics
+    ///
+    /// Beyond the last one.
+    pub(super) fn read_double(&self, at: usize) -> u64 {
+        self.double(at).load(Ordering::Acquire)
+    }
+
+    /// Writes the double word at `at`, after whatever was written before.
+    ///
+    /// # Panics
+    ///
+    /// Beyond the last one.
+    pub(super) fn write_double(&self, at: usize, double: u64) {
+        self.double(at).store(double, Ordering::Release);
+    }
+
+    fn double(&self, at: usize) -> &AtomicU64 {
+        assert!(at < self.words / 2, "a double word lies in the map");
+        // SAFETY: inside the mapping, by the line above.
+        let place = unsafe { self.base.add(2 * at) };
+        // SAFETY: alive, and aligned, as the mapping is to a page.
+        unsafe { &*place.cast::<AtomicU64>() }
     }
 }
 

@@ -111,7 +111,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 #[derive(Debug)]
 struct Tools {
     daemon: PathBuf,
-    /// Burns CPU at the bottom of a stack as deep as told.
+    /// Burns CPU at the bottom of a stack as deep as told, of functions that are all different.
     deep: PathBuf,
     /// The same without frame pointers.
     bare: PathBuf,
@@ -125,16 +125,20 @@ impl Tools {
         std::fs::create_dir_all(&folder)?;
         let built = |name: &str, options: &[&str]| {
             let output = folder.join(name);
-            let mut compile = Command::new("cc");
-            compile.args(["-O2", "-fno-optimize-sibling-calls"]).args(options).arg("-o").arg(&output);
-            compile.arg(host::root().join("tests/workloads/deep.c"));
+            let mut compile = Command::new("c++");
+            compile
+                .args(["-std=c++17", "-O2", "-fno-optimize-sibling-calls"])
+                .args(options)
+                .arg("-o")
+                .arg(&output);
+            compile.arg(host::root().join("tests/workloads/tower.cpp"));
             host::run(&mut compile).map(|()| output)
         };
         Ok(Self {
             daemon: host::target_dir().join("release/profiler-daemon"),
-            deep: built("wl-deep", &["-fno-omit-frame-pointer", "-mno-omit-leaf-frame-pointer"])?,
-            bare: built("wl-deep-bare", &["-fomit-frame-pointer"])?,
-            bare_object: built("wl-deep-bare.o", &["-fomit-frame-pointer", "-c"])?,
+            deep: built("wl-tower", &["-fno-omit-frame-pointer", "-mno-omit-leaf-frame-pointer"])?,
+            bare: built("wl-tower-bare", &["-fomit-frame-pointer"])?,
+            bare_object: built("wl-tower-bare.o", &["-fomit-frame-pointer", "-c"])?,
         })
     }
 }

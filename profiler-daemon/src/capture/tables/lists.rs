@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use profiler_common::unwind::table::MappingList;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::MAPPING_WORDS_U32;
@@ -15,14 +16,15 @@ use crate::processes::Mappings;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Written {
     pub(super) run: Run,
-    /// As in [`profiler_common::unwind::table::MappingList`].
+    /// As in [`MappingList`].
     pub(super) version: u32,
 }
 
 impl Written {
     /// As the kernel side has it for a process.
-    pub(super) fn words(self) -> [u32; 3] {
-        [self.run.address, self.run.words / MAPPING_WORDS_U32, self.version]
+    pub(super) const fn list(self) -> MappingList {
+        let Self { run: Run { address, words }, version } = self;
+        MappingList { address, mappings: words / MAPPING_WORDS_U32, version }
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod lists;
 mod memory;
+mod processes;
 mod runs;
 mod shelf;
 mod walk;
@@ -15,15 +16,17 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use aya::maps::{HashMap, MapData};
+use aya::maps::MapData;
 use profiler_common::limits::SLABS_MAX;
 use profiler_common::unwind::table::{
-    COMING, KEEPS_FRAMES, MAPPING_WORDS, MAPPINGS_MAX, Mapping, SLAB_WORDS, TABLE_PAGES_MAX, WANTED,
+    COMING, KEEPS_FRAMES, MAPPING_WORDS, MAPPINGS_MAX, Mapping, MappingList, SLAB_WORDS, TABLE_PAGES_MAX,
+    WANTED,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::lists::{Lists, Written};
 use self::memory::Memory;
+pub(super) use self::processes::Processes;
 use self::shelf::{Shelf, Short};
 pub use self::walk::Walked;
 use crate::meters::prometheus_client::metrics::counter::Counter;
@@ -68,8 +71,8 @@ struct Placed {
 /// See the head of this file.
 pub struct Tables {
     memory: Memory,
-    /// By process: a [`profiler_common::unwind::table::MappingList`], in words. `None` without a kernel.
-    processes: Option<HashMap<MapData, u32, [u32; 3]>>,
+    /// `None` without a kernel.
+    processes: Option<Processes>,
     shelf: Shelf,
     lists: Lists,
     /// Lists written so far.
@@ -90,12 +93,7 @@ impl std::fmt::Debug for Tables {
 
 impl Tables {
     /// Nothing lies in the kernel yet. `slabs` and `processes` are the object's maps, and no more than `slabs_max` slabs are to be made.
-    pub(super) fn new(
-        slabs: MapData,
-        processes: HashMap<MapData, u32, [u32; 3]>,
-        slabs_max: usize,
-        meters: &Meters,
-    ) -> Self {
+    pub(super) fn new(slabs: MapData, processes: Processes, slabs_max: usize, meters: &Meters) -> Self {
         Self::with(Memory::in_kernel(slabs), Some(processes), slabs_max, meters)
     }
 
@@ -104,12 +102,7 @@ impl Tables {
         Self::with(Memory::Own(Vec::new()), None, SLABS_MAX, meters)
     }
 
-    fn with(
-        memory: Memory,
-        processes: Option<HashMap<MapData, u32, [u32; 3]>>,
-        slabs_max: usize,
-        meters: &Meters,
-    ) -> Self {
+    fn with(memory: Memory, processes: Option<Processes>, slabs_max: usize, meters: &Meters) -> Self {
         Self {
             memory,
             processes,
@@ -156,7 +149,7 @@ impl Tables {
 
     /// Tells the kernel side that process `pid` has the list that was `written`; false if it has no room for it.
     fn tell(&mut self, pid: Pid, mappings: &Arc<Mappings>, written: Written, now: MonoNs) -> bool {
-        let told = self.put(pid, written.words());
+        let told = self.put(pid, written.list());
         if !told {
             self.missed("too many processes");
             // Unless another process has it, nobody does.
@@ -174,19 +167,18 @@ impl Tables {
                 self.forget(pid);
             }
         }
-        if self.put(pid, [0; 3]) {
+        if self.put(pid, MappingList::default()) {
             self.silent.insert(pid);
         }
     }
 
-    fn put(&mut self, pid: Pid, list: [u32; 3]) -> bool {
-        self.processes.as_mut().is_none_or(|processes| processes.insert(pid.0, list, 0).is_ok())
+    fn put(&mut self, pid: Pid, list: MappingList) -> bool {
+        self.processes.as_mut().is_none_or(|processes| processes.put(pid, list))
     }
 
     fn forget(&mut self, pid: Pid) {
         if let Some(processes) = &mut self.processes {
-            // That it is not there any more is all that was wanted.
-            let _ = processes.remove(&pid.0);
+            processes.remove(pid);
         }
     }
 
@@ -352,8 +344,8 @@ impl Tables {
             self.lists.renew(*name, version);
         }
         for (pid, written) in self.lists.processes_with(&changed) {
-            if !self.put(pid, written.words()) {
-                self.missed("kernel");
+            if !self.put(pid, written.list()) {
+                self.missed("too many processes"); // it has its place, so this cannot be
             }
         }
     }
