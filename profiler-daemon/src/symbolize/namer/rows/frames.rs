@@ -75,8 +75,8 @@ impl Table {
         (eh, debug)
     }
 
-    /// Hands `(first address, bytes, number)` of each function to `found`, until it says no. The number finds it again.
-    pub(super) fn functions(&self, found: impl FnMut(u64, u64, usize) -> bool) {
+    /// Hands `(first address, bytes, number)` of each function to `found`. The number finds it again.
+    pub(super) fn functions(&self, found: impl FnMut(u64, u64, usize)) {
         let (eh, debug) = self.section();
         match self.kind {
             Kind::EhFrame => functions(&eh, &self.bases, found),
@@ -106,7 +106,7 @@ impl Reading<'_> {
     }
 }
 
-fn functions<'a, S>(section: &S, bases: &BaseAddresses, mut found: impl FnMut(u64, u64, usize) -> bool)
+fn functions<'a, S>(section: &S, bases: &BaseAddresses, mut found: impl FnMut(u64, u64, usize))
 where
     S: UnwindSection<Bytes<'a>>,
     S::Offset: gimli::UnwindOffset<usize>,
@@ -120,9 +120,7 @@ where
         let Ok(function) = entry.parse(|section, bases, at| share(section, bases, at, &mut shared)) else {
             continue;
         };
-        if !found(function.initial_address(), function.len(), number) {
-            return;
-        }
+        found(function.initial_address(), function.len(), number);
     }
 }
 
