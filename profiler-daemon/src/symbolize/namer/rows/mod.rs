@@ -7,6 +7,7 @@
 //! Not here: the walk; and what an address means in a process.
 
 mod blocks;
+mod callees;
 mod frames;
 mod go;
 
@@ -14,6 +15,8 @@ mod go;
 mod bad_tests;
 #[cfg(test)]
 mod live_tests;
+#[cfg(test)]
+mod step_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -33,7 +36,7 @@ use super::elf::{Reader, Section, Segment, malformed, number};
 use super::pclntab::Pclntab;
 
 /// Counts up whenever another table is made of the same file, so that what was kept of the old ones is not used.
-pub(in super::super) const TABLES_VERSION: u32 = 2;
+pub(in super::super) const TABLES_VERSION: u32 = 3;
 
 /// Functions of a file at most. A browser with all of its own has six hundred thousand.
 const FUNCTIONS_MAX: usize = 1 << 20;
@@ -185,6 +188,11 @@ impl Builder {
             if self.entry.is_some_and(|entry| entry.wrapping_sub(function.address) < function.bytes) {
                 rules.clear();
                 rules.push((function.address, Rule::Stop));
+            }
+            if let (EH_FRAME, Some(table)) = (function.source, &mut eh)
+                && rules.iter().any(|(_, rule)| *rule == Rule::Invalid)
+            {
+                callees::add(file, function, &self.functions, &self.code, table, &mut rules);
             }
             let (framed, frameless) = frame(&rules);
             part.functions += u64::from(framed);
