@@ -300,6 +300,9 @@ fn binaries() -> Vec<PathBuf> {
     found
 }
 
+/// Any machine that can build us has more.
+const FILES_MIN: u32 = 100;
+
 #[test]
 fn every_row_of_many_files_is_what_gimli_makes_of_it() {
     let began = Instant::now();
@@ -317,12 +320,12 @@ fn every_row_of_many_files_is_what_gimli_makes_of_it() {
         all.invalid += invalid;
         all.roots += roots;
         all.signals += signals;
-        if files >= 150 || began.elapsed() > Duration::from_secs(20) {
+        if files >= 150 || (files >= FILES_MIN && began.elapsed() > Duration::from_secs(20)) {
             break;
         }
     }
     println!("{files} files in {:?}: {all:?}", began.elapsed());
-    assert!(files >= 10 && all.rows > 10_000, "too few files to mean anything: {files}, {all:?}");
+    assert!(files >= FILES_MIN && all.rows > 100_000, "too few files to mean anything: {files}, {all:?}");
     assert!(all.invalid * 500 < all.rows, "{all:?}");
 }
 
