@@ -2,6 +2,7 @@
 //!
 //! A new case is a new pair of files. `UPDATE_GOLDEN=1` writes what came out; read the difference before you commit it.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -16,6 +17,15 @@ fn recordings() -> Vec<PathBuf> {
     paths
 }
 
+#[track_caller]
+fn check_golden(text: &str, golden: &Path) {
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(golden, text).expect("writing the golden file");
+    }
+    let expected = std::fs::read_to_string(golden).expect("a golden file beside the recording");
+    assert_eq!(text, expected, "{}", golden.display());
+}
+
 #[test]
 fn every_recording_replays_to_its_golden_text() {
     let paths = recordings();
@@ -28,18 +38,39 @@ fn every_recording_replays_to_its_golden_text() {
             .expect("the daemon runs");
         assert!(output.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).expect("folded text is text");
-        let golden = path.with_extension("folded");
-        if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            std::fs::write(&golden, &text).expect("writing the golden file");
-        }
-        let expected = std::fs::read_to_string(&golden).expect("a golden file beside the recording");
-        assert_eq!(text, expected, "{}", path.display());
+        check_golden(&text, &path.with_extension("folded"));
         // The books balance: every sample of the recording is in the text.
         let recorded = std::fs::read_to_string(&path).expect("the recording").matches("\"weight\":").count();
         let written: usize =
             text.lines().filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).sum();
         assert_eq!(written, recorded, "{}", path.display());
     }
+}
+
+/// Samples as a kernel took them, with registers and stack, while the table of their program was still being made: each is walked
+/// again by the table of that very program, which lies beside.
+#[test]
+fn recorded_registers_and_stacks_are_walked_by_the_tables_of_their_files() {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("recordings/stacks");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (program, recording) = (folder.path().join("stacks"), folder.path().join("stacks.jsonl"));
+    std::fs::copy(beside.join("stacks"), &program).expect("the program");
+    // A recording says which file it means; here that is the copy.
+    let is = program.metadata().expect("it was copied");
+    let ctime_ns = is.ctime() * 1_000_000_000 + is.ctime_nsec();
+    let identity = format!(r#""identity":[{},{},{},{ctime_ns}]"#, is.dev(), is.ino(), is.size());
+    let text = std::fs::read_to_string(beside.join("stacks.jsonl")).expect("the recording");
+    let text = text.replace(r#""identity":[0,0,0,0]"#, &identity);
+    let text = text.replace("@/stacks", &program.display().to_string());
+    std::fs::write(&recording, &text).expect("a recording");
+    let output = Command::new(profiler_tests::harness::daemon::binary())
+        .arg("replay")
+        .arg(&recording)
+        .output()
+        .expect("the daemon runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("folded text is text");
+    check_golden(&text, &beside.join("stacks.folded"));
 }
 
 #[test]

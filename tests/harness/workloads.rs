@@ -109,6 +109,11 @@ pub fn frameless_c() -> PathBuf {
     build("wl-bare-c", "cc", &FRAMELESS, &["shop.c", "one.c"])
 }
 
+/// The shop in C without frame pointers, and without any name.
+pub fn frameless_stripped() -> PathBuf {
+    build("wl-stripped", "cc", &[&FRAMELESS[..], &["-s"]].concat(), &["shop.c", "one.c"])
+}
+
 /// The shop in C++ without frame pointers.
 pub fn frameless_cpp() -> PathBuf {
     build("wl-bare-cpp", "c++", &FRAMELESS, &["shop.cpp"])

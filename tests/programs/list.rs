@@ -64,6 +64,11 @@ impl Program {
         Self { tells: true, ..Self::new(name, program, &["3"], &["0.6"]) }
     }
 
+    /// One of ours that has a test of its own elsewhere, and is here to be seen beside others.
+    fn short(name: &'static str, program: &Path) -> Self {
+        Self { tells: true, ..Self::new(name, program, &["1.5"], &["0.2"]) }
+    }
+
     pub(crate) fn start(&mut self) -> Child {
         let command = self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         command.spawn().unwrap_or_else(|error| panic!("{} cannot be started: {error}", self.name))
@@ -111,14 +116,19 @@ fn own() -> Vec<Program> {
     let (library, open) = workloads::frameless_library();
     let library = library.display().to_string();
     let mut programs = vec![
+        Program::short("wl-bare-c", &workloads::frameless_c()),
+        Program::short("wl-bare-cpp", &workloads::frameless_cpp()),
+        Program::short("wl-bare-rust", &workloads::frameless_rust()),
+        // Nobody knows its functions, so they cannot be those that it tells of.
+        Program { tells: false, ..Program::short("wl-stripped", &workloads::frameless_stripped()) },
         Program::own("wl-odd", &workloads::frameless_odd()),
         Program::own("wl-static-pie", &workloads::frameless_static_pie()),
         Program { tells: true, ..Program::new("wl-open", &open, &["3", &library], &["0.6", &library]) },
         Program::own("wl-signals", &workloads::frameless_signals()),
         Program::own("wl-spawn", &workloads::frameless_spawn()),
         Program::own("wl-leaf", &workloads::bare_leaf()),
-        recursion(),
     ];
+    programs.extend(recursions());
     match gate::go() {
         Ok(()) => {
             let go = |program| Program { whole_percent_min: GO, ..program };
@@ -135,11 +145,16 @@ fn own() -> Vec<Program> {
     programs
 }
 
-/// Deeper than a walk goes.
-fn recursion() -> Program {
+/// The same program at depths that are whole, and at one that is deeper than a walk goes.
+fn recursions() -> Vec<Program> {
     let program = workloads::frameless_deep();
-    let program = Program::new("wl-bare-deep", &program, &["2000", "1.5"], &["10", "0.2"]);
-    Program { cut: &["stack too deep"], ..program }
+    let at = |name, depth| Program::new(name, &program, &[depth, "1.5"], &["10", "0.2"]);
+    vec![
+        at("wl-bare-deep, 12", "12"),
+        at("wl-bare-deep, 60", "60"),
+        at("wl-bare-deep, 300", "300"),
+        Program { cut: &["stack too deep"], ..at("wl-bare-deep, 2000", "2000") },
+    ]
 }
 
 fn debian() -> Vec<Program> {

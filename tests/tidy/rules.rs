@@ -41,6 +41,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("aya_log", &["capture"]),
     ("blazesym", &["symbolize/namer"]),
     ("gimli", &["symbolize/namer"]),
+    ("xz2", &["symbolize/namer"]),
     ("reqwest", &["deliver"]),
     ("axum", &["server", "admin"]),
     ("redb", &["server"]),

@@ -123,7 +123,7 @@ pub(super) struct Rows {
     pub(super) frameless: u64,
     /// Rules that say something we cannot express.
     pub(super) invalid: u64,
-    /// Pages and functions left out because a bound was reached.
+    /// Pages and functions, or their ends, left out because a bound was reached.
     pub(super) left_out: u64,
 }
 

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::super::protocol::Refusal;
+use super::packed::check_packed;
 
 /// The outline of an ELF file.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub(super) struct Outline {
     pub(super) build_id: Vec<u8>,
     /// The name of the file with the debug information, and the checksum of its bytes.
     pub(super) debug_link: Option<(Vec<u8>, u32)>,
+    /// Where symbols lie that were packed when it was stripped, and how many bytes they take.
+    packed_symbols: Option<(u64, u64)>,
 }
 
 /// A part of a file that a program header describes.
@@ -97,6 +100,9 @@ impl Outline {
         if outline.symbol_bytes > SYMBOL_BYTES_MAX {
             return Err(Refusal::TooLarge);
         }
+        if let Some((offset, bytes)) = outline.packed_symbols {
+            check_packed(&reader, offset, bytes)?;
+        }
         Ok(outline)
     }
 
@@ -120,6 +126,9 @@ impl Outline {
             self.debug_bytes = self.debug_bytes.saturating_add(reader.uncompressed(section)?);
         }
         match name {
+            b".gnu_debugdata" if section.kind != NO_BITS => {
+                self.packed_symbols.get_or_insert((section.offset, section.bytes));
+            }
             b".gnu_debugaltlink" | b".debug_sup" => self.debug_elsewhere = true,
             // What makes no sense here says nothing of the rest.
             b".gnu_debuglink" => {

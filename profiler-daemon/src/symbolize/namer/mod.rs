@@ -10,6 +10,7 @@ mod go;
 mod kallsyms;
 mod lines;
 mod modules;
+mod packed;
 mod pclntab;
 mod perf_map;
 mod rows;

@@ -30,6 +30,8 @@ const OPERATIONS_MAX: usize = 16;
 const RBP: Register = Register(6);
 const RSP: Register = Register(7);
 const RETURN: Register = Register(16);
+/// Those that calls leave as they were, but for rbp: rbx and r12 to r15.
+const KEPT: [Register; 5] = [Register(3), Register(12), Register(13), Register(14), Register(15)];
 
 type Bytes<'a> = EndianSlice<'a, LittleEndian>;
 type Shared<'a> = FxHashMap<usize, CommonInformationEntry<Bytes<'a>>>;
@@ -75,8 +77,8 @@ impl Table {
         (eh, debug)
     }
 
-    /// Hands `(first address, bytes, number)` of each function to `found`, until it says no. The number finds it again.
-    pub(super) fn functions(&self, found: impl FnMut(u64, u64, usize) -> bool) {
+    /// Hands `(first address, bytes, number)` of each function to `found`. The number finds it again.
+    pub(super) fn functions(&self, found: impl FnMut(u64, u64, usize)) {
         let (eh, debug) = self.section();
         match self.kind {
             Kind::EhFrame => functions(&eh, &self.bases, found),
@@ -90,7 +92,66 @@ impl Table {
     }
 }
 
+/// A stretch of code whose frame has its address in a register that every call leaves as it was, and that no walk carries.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Anchored {
+    /// The first address.
+    pub(super) from: u64,
+    /// The first address behind it.
+    pub(super) to: u64,
+    /// Which register.
+    pub(super) register: Register,
+    /// So many bytes above what is in the register lies the frame.
+    pub(super) above: i16,
+    /// Where the caller's rbp is.
+    pub(super) rbp: Saved,
+}
+
 impl Reading<'_> {
+    /// The anchored stretches of a function.
+    pub(super) fn anchored(&mut self, number: usize) -> Vec<Anchored> {
+        let mut anchored = Vec::new();
+        // What cannot be read has no rules either.
+        let _ = self.each_row(number, |row| {
+            let CfaRule::RegisterAndOffset { register, offset } = *row.cfa() else { return };
+            let rbp = match row.register(RBP) {
+                None | Some(RegisterRule::Undefined | RegisterRule::SameValue) => Some(Saved::Not),
+                Some(RegisterRule::Offset(above)) => i32::try_from(above).ok().map(Saved::Cfa),
+                Some(_) => None,
+            };
+            if let (true, Ok(above), Some(rbp)) = (KEPT.contains(&register), i16::try_from(offset), rbp) {
+                let (from, to) = (row.start_address(), row.end_address());
+                anchored.push(Anchored { from, to, register, above, rbp });
+            }
+        });
+        anchored
+    }
+
+    /// How far from its frame a function saves `register`: the same wherever it has done so, if it does.
+    pub(super) fn saved(&mut self, number: usize, register: Register) -> Option<i16> {
+        let mut saved = Vec::new();
+        let read = self.each_row(number, |row| {
+            if let Some(RegisterRule::Offset(above)) = row.register(register) {
+                saved.push(above);
+            }
+        });
+        let first = *saved.first()?;
+        (read.is_ok() && saved.iter().all(|above| *above == first)).then_some(i16::try_from(first).ok()?)
+    }
+
+    fn each_row(
+        &mut self,
+        number: usize,
+        mut each: impl FnMut(&UnwindTableRow<usize>),
+    ) -> Result<(), Option<u64>> {
+        let (eh, debug) = self.table.section();
+        let (bases, shared, context) = (&self.table.bases, &mut self.shared, &mut self.context);
+        match self.table.kind {
+            Kind::EhFrame => rows(&eh, bases, number, shared, context, |_, row| each(row)),
+            Kind::DebugFrame => rows(&debug, bases, number, shared, context, |_, row| each(row)),
+        }
+    }
+
     /// Appends to `rules` those of the function with `number`, each with the address from which it holds. A function that
     /// makes no sense, or none any more from some place on, is invalid from there.
     pub(super) fn rules(&mut self, number: usize, function: &Function, rules: &mut Vec<(u64, Rule)>) {
@@ -106,7 +167,7 @@ impl Reading<'_> {
     }
 }
 
-fn functions<'a, S>(section: &S, bases: &BaseAddresses, mut found: impl FnMut(u64, u64, usize) -> bool)
+fn functions<'a, S>(section: &S, bases: &BaseAddresses, mut found: impl FnMut(u64, u64, usize))
 where
     S: UnwindSection<Bytes<'a>>,
     S::Offset: gimli::UnwindOffset<usize>,
@@ -120,9 +181,7 @@ where
         let Ok(function) = entry.parse(|section, bases, at| share(section, bases, at, &mut shared)) else {
             continue;
         };
-        if !found(function.initial_address(), function.len(), number) {
-            return;
-        }
+        found(function.initial_address(), function.len(), number);
     }
 }
 
@@ -152,7 +211,7 @@ where
     Ok(read)
 }
 
-/// An error if the rules end before the function does: where, if there are any.
+/// Appends the rules of a function; an error as of [`rows`].
 fn read<'a, S>(
     section: &S,
     bases: &BaseAddresses,
@@ -165,20 +224,49 @@ where
     S: UnwindSection<Bytes<'a>>,
     S::Offset: gimli::UnwindOffset<usize>,
 {
+    let mut before = None;
+    rows(section, bases, number, shared, context, |of, row| {
+        let rule = match of {
+            Of::Trampoline => Rule::Signal,
+            Of::Function(encoding) => rule(section, encoding, row, before),
+        };
+        before = lasting(row, rule);
+        rules.push((row.start_address(), rule));
+    })
+}
+
+/// What a row belongs to.
+#[derive(Clone, Copy)]
+enum Of {
+    Function(gimli::Encoding),
+    /// What a signal handler returns to.
+    Trampoline,
+}
+
+/// Hands each row of a function to `each`; an error if they end before the function does: where, if there are any.
+fn rows<'a, S>(
+    section: &S,
+    bases: &BaseAddresses,
+    number: usize,
+    shared: &mut Shared<'a>,
+    context: &mut UnwindContext<usize>,
+    mut each: impl FnMut(Of, &UnwindTableRow<usize>),
+) -> Result<(), Option<u64>>
+where
+    S: UnwindSection<Bytes<'a>>,
+    S::Offset: gimli::UnwindOffset<usize>,
+{
     let function =
         section.fde_from_offset(bases, number.into(), |section, bases, at| share(section, bases, at, shared));
     let function = function.map_err(|_| None)?;
-    let signal = function.is_signal_trampoline();
-    let encoding = function.cie().encoding();
+    let is_trampoline = function.is_signal_trampoline();
+    let of = if is_trampoline { Of::Trampoline } else { Of::Function(function.cie().encoding()) };
     let mut rows = function.rows(section, bases, context).map_err(|_| None)?;
     let mut end = None;
-    let mut before = None;
     for _ in 0..RULES_MAX {
         match rows.next_row() {
             Ok(Some(row)) => {
-                let rule = if signal { Rule::Signal } else { rule(section, encoding, row, before) };
-                before = lasting(row, rule);
-                rules.push((row.start_address(), rule));
+                each(of, row);
                 end = Some(row.end_address());
             }
             Ok(None) => return Ok(()),

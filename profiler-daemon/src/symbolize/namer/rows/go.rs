@@ -26,15 +26,14 @@ impl Go {
         Pclntab::read(file, reader, section).map(Self)
     }
 
-    /// Hands `(address, offset in the file, bytes, number)` of each function to `found`, `most` of them.
-    pub(super) fn functions(&self, most: usize, mut found: impl FnMut(u64, u64, u64, u32)) {
+    /// Hands `(address, offset in the file, bytes, number)` of each function to `found`.
+    pub(super) fn functions(&self, mut found: impl FnMut(u64, u64, u64, u32)) {
         let code = self.0.code();
         let functions = self.0.begins().zip(self.0.begins().skip(1));
-        for (number, (begins, ends)) in (0..).zip(functions).take(most) {
+        for (number, (begins, ends)) in (0..).zip(functions) {
             let (begins, ends) = (u64::from(begins), u64::from(ends).min(code.bytes));
             if begins < ends {
-                let bytes = (ends - begins).min(super::FUNCTION_BYTES_MAX);
-                found(code.address.wrapping_add(begins), code.offset + begins, bytes, number);
+                found(code.address.wrapping_add(begins), code.offset + begins, ends - begins, number);
             }
         }
     }

@@ -18,7 +18,7 @@ use super::*;
 
 /// Tables in slabs, each made once.
 #[derive(Default)]
-struct Slabs {
+pub(super) struct Slabs {
     slabs: Vec<Box<Slab>>,
     used: usize,
     known: BTreeMap<String, Option<(u32, u32, u32, u32)>>,
@@ -69,7 +69,7 @@ impl Slabs {
     }
 
     /// The list of the executable mappings in a `maps` file, and how many they are.
-    fn list(&mut self, maps: &str) -> (u32, u32) {
+    pub(super) fn list(&mut self, maps: &str) -> (u32, u32) {
         let mut words = Vec::new();
         for line in maps.lines() {
             let mut parts = line.split_ascii_whitespace();
@@ -103,6 +103,13 @@ impl Slabs {
         let (ip, sp) = (number()?, number()?);
         let (list, mappings) = self.list(&std::fs::read_to_string(process.join("maps")).ok()?);
         let memory = File::open(process.join("mem")).ok()?;
+        // Not zero, which would be a root: odd, and so nowhere.
+        let regs = Regs { ip, sp, fp: 1 };
+        Some(self.walk_from(regs, list, mappings, &memory))
+    }
+
+    /// Walks from `regs` over `memory`, where the process has `mappings` in the list at `list`.
+    pub(super) fn walk_from(&self, regs: Regs, list: u32, mappings: u32, memory: &File) -> (Vec<u64>, End) {
         let mut read = |window: &mut Window, at: u64, bytes: u64| {
             let mut raw = vec![0; usize::try_from(bytes).unwrap()];
             let whole = memory.read_exact_at(&mut raw, at).is_ok();
@@ -111,8 +118,6 @@ impl Slabs {
             }
             whole
         };
-        // Not zero, which would be a root: odd, and so nowhere.
-        let regs = Regs { ip, sp, fp: 1 };
         let mut walk = Walk::new(regs);
         walk.restart(regs, MappingList { address: list, mappings, version: 1 });
         let mut recent = Recent::new();
@@ -122,14 +127,14 @@ impl Slabs {
             frames.push(walk.frame());
             let went = walk.step(&mut read, &slab, &mut recent);
             if went != CONTINUE {
-                return Some((frames, End::from_wire(u16::try_from(went).unwrap()).unwrap()));
+                return (frames, End::from_wire(u16::try_from(went).unwrap()).unwrap());
             }
         }
-        Some((frames, End::Truncated))
+        (frames, End::Truncated)
     }
 }
 
-struct Waiting(Child);
+pub(super) struct Waiting(pub(super) Child);
 
 impl Drop for Waiting {
     fn drop(&mut self) {

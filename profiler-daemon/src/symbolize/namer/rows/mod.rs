@@ -7,11 +7,16 @@
 //! Not here: the walk; and what an address means in a process.
 
 mod blocks;
+mod callees;
 mod frames;
 mod go;
 
 #[cfg(test)]
+mod bad_tests;
+#[cfg(test)]
 mod live_tests;
+#[cfg(test)]
+mod step_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -31,7 +36,7 @@ use super::elf::{Reader, Section, Segment, malformed, number};
 use super::pclntab::Pclntab;
 
 /// Counts up whenever another table is made of the same file, so that what was kept of the old ones is not used.
-pub(in super::super) const TABLES_VERSION: u32 = 2;
+pub(in super::super) const TABLES_VERSION: u32 = 3;
 
 /// Functions of a file at most. A browser with all of its own has six hundred thousand.
 const FUNCTIONS_MAX: usize = 1 << 20;
@@ -84,6 +89,8 @@ pub(in super::super) struct Builder {
     reached: u64,
     words: usize,
     over: bool,
+    /// Functions that some bound left out, in full or their end, since the last part.
+    left_out: u64,
     first_page: Option<u32>,
     code: Vec<Segment>,
     /// Functions without a frame pointer that may call others, so far.
@@ -101,23 +108,27 @@ impl Builder {
         let segments = reader.segments().map_err(|_| Refusal::NotElf)?;
         let found = Found::read(&reader, &segments).map_err(|_| Refusal::NotElf)?;
         let code: Vec<Segment> = segments.iter().filter(|segment| segment.is_code()).copied().collect();
-        let mut functions = Vec::new();
+        let (mut functions, mut left_out) = (Vec::new(), 0);
+        let mut note = |function: Function| {
+            left_out += u64::from(function.bytes > FUNCTION_BYTES_MAX || functions.len() == FUNCTIONS_MAX);
+            if functions.len() < FUNCTIONS_MAX {
+                functions.push(Function { bytes: function.bytes.min(FUNCTION_BYTES_MAX), ..function });
+            }
+        };
         for (source, table) in [(EH_FRAME, &found.eh_frame), (DEBUG_FRAME, &found.debug_frame)] {
             let Some(table) = table else { continue };
             table.functions(|address, bytes, number| {
                 let place = code.iter().find_map(|segment| Some((segment, segment.offset_of(address)?)));
                 if let (Some((segment, offset)), Ok(number)) = (place, u32::try_from(number)) {
                     let rest = segment.bytes - (offset - segment.offset);
-                    let bytes = bytes.min(rest).min(FUNCTION_BYTES_MAX);
-                    functions.push(Function { offset, bytes, address, source, number });
+                    note(Function { offset, bytes: bytes.min(rest), address, source, number });
                 }
-                functions.len() < FUNCTIONS_MAX
             });
         }
         let go = found.go.and_then(|section| Go::read(file, &reader, &section).ok());
         if let Some(go) = &go {
-            go.functions(FUNCTIONS_MAX - functions.len(), |address, offset, bytes, number| {
-                functions.push(Function { offset, bytes, address, source: GO, number });
+            go.functions(|address, offset, bytes, number| {
+                note(Function { offset, bytes, address, source: GO, number });
             });
         }
         if functions.is_empty() {
@@ -137,6 +148,7 @@ impl Builder {
             reached: 0,
             words: 0,
             over: false,
+            left_out,
             first_page: None,
             code,
             frameless: 0,
@@ -158,7 +170,11 @@ impl Builder {
             let Some(function) = self.functions.get(self.next) else { break };
             self.next += 1;
             let end = function.offset.saturating_add(function.bytes);
-            if end <= self.reached || end / PAGE_BYTES >= TABLE_PAGES_MAX as u64 {
+            if end / PAGE_BYTES >= TABLE_PAGES_MAX as u64 {
+                self.left_out += 1;
+                continue;
+            }
+            if end <= self.reached {
                 continue;
             }
             rules.clear();
@@ -172,6 +188,11 @@ impl Builder {
             if self.entry.is_some_and(|entry| entry.wrapping_sub(function.address) < function.bytes) {
                 rules.clear();
                 rules.push((function.address, Rule::Stop));
+            }
+            if let (EH_FRAME, Some(table)) = (function.source, &mut eh)
+                && rules.iter().any(|(_, rule)| *rule == Rule::Invalid)
+            {
+                callees::add(file, function, &self.functions, &self.code, table, &mut rules);
             }
             let (framed, frameless) = frame(&rules);
             part.functions += u64::from(framed);
@@ -216,7 +237,7 @@ impl Builder {
             self.writer.end(self.reached);
             self.over = true;
         }
-        part.left_out = std::mem::take(&mut self.writer.dropped);
+        part.left_out = std::mem::take(&mut self.writer.dropped) + std::mem::take(&mut self.left_out);
         if self.over {
             part.left_out += (self.functions.len() - self.next) as u64;
         }
