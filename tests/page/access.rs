@@ -94,6 +94,22 @@ fn the_menu_is_walked_by_keyboard_and_gives_the_focus_back() {
 }
 
 #[test]
+fn a_range_is_selected_by_keyboard() {
+    let Some(mut browser) = Browser::start() else { return };
+    let _server = known_page(&mut browser);
+    browser.evaluate("document.querySelector('#chart').focus()");
+    // The newest step, and two more before it: half a minute in steps of ten seconds.
+    browser.press("ArrowLeft");
+    browser.wait("__state.tooltip?.includes('0.800 cores')");
+    browser.evaluate("for (let i = 0; i < 2; i++) document.querySelector('#chart').dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowLeft', shiftKey: true }))");
+    browser.press("Enter");
+    browser.wait("__state.total === 24e9 && __state.mode === 'paused'");
+    browser.press("Escape");
+    browser.wait("__state.total === 240e9 && __state.mode === 'live'");
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
+#[test]
 fn on_a_phone_everything_is_within_its_width() {
     let Some(mut browser) = Browser::start() else { return };
     let _server = known_page(&mut browser);

@@ -218,6 +218,7 @@ impl Browser {
             "Backspace" => 8,
             "Enter" => 13,
             "ArrowDown" => 40,
+            "ArrowLeft" => 37,
             "ArrowUp" => 38,
             "ArrowRight" => 39,
             "Tab" => 9,

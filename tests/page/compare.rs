@@ -61,6 +61,54 @@ fn a_selection_is_compared_with_the_time_before_it() {
 }
 
 #[test]
+fn what_changed_is_one_key_away() {
+    let Some(mut browser) = Browser::start() else { return };
+    let server = minutes(&mut browser);
+    browser.open("about:blank");
+    browser.open(&format!("http://{}/#service=shop&last=60", server.address));
+    // A window more or less, wherever the minute ends.
+    browser.wait("window.__state?.total > 2.9e9 && document.querySelector('#summary').innerText.includes('more than before')");
+    browser.press("d");
+    browser.wait("document.querySelector('#functions').classList.contains('compared')");
+    check(
+        &mut browser,
+        "((s) => s.base.until === s.selected.from && s.selected.until - s.selected.from === 60000 && s.base.from === s.fixed.from)(__state.state)",
+        "true",
+    );
+    browser.wait(
+        "/\\+\\d\\d\\.\\d points/.test(document.querySelector('tr[data-name=slow]').lastChild.innerText)",
+    );
+    browser.press("d");
+    browser.wait(
+        "__state.mode === 'live' && !document.querySelector('#functions').classList.contains('compared')",
+    );
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
+#[test]
+fn a_link_shows_what_was_seen_as_it_goes_on_or_as_it_was() {
+    let Some(mut browser) = Browser::start() else { return };
+    let _server = minutes(&mut browser);
+    browser.evaluate("Object.defineProperty(navigator, 'clipboard', { value: { writeText: async (text) => { window.__copied = text; } } })");
+    let copied = |browser: &mut Browser, item: &str| {
+        browser.evaluate("window.__copied = null");
+        browser.click_on("#share");
+        browser.click_on(&format!(".menu [data-item={item:?}]"));
+        browser.wait("window.__copied !== null");
+        browser.evaluate("window.__copied").as_str().expect("a link").to_owned()
+    };
+    let goes_on = copied(&mut browser, "Copy link");
+    assert_eq!(browser.evaluate("location.href"), goes_on.as_str());
+    let stands = copied(&mut browser, "Copy link to this moment");
+    browser.open("about:blank");
+    browser.open(&stands);
+    browser.wait(
+        "window.__state?.mode === 'paused' && __state.total > 6.5e9 && __state.state.service === 'shop'",
+    );
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
+#[test]
 fn a_service_is_compared_with_another_by_its_menu() {
     let Some(mut browser) = Browser::start() else { return };
     let _server = minutes(&mut browser);

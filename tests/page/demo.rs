@@ -26,6 +26,11 @@ pub(crate) struct Server {
 impl Server {
     /// Starts one at `listen`.
     pub(crate) fn start(listen: &str) -> Self {
+        Self::start_as(listen, Config::default())
+    }
+
+    /// Starts one that behaves as `config` says.
+    pub(crate) fn start_as(listen: &str, config: Config) -> Self {
         let listener = TcpListener::bind(listen).expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (stop, stopped) = oneshot::channel();
@@ -33,9 +38,7 @@ impl Server {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             let stopped = async { drop(stopped.await) };
-            runtime
-                .block_on(serve(listener, Config::default(), &Meters::default(), stopped))
-                .expect("served");
+            runtime.block_on(serve(listener, config, &Meters::default(), stopped)).expect("served");
         });
         Self { address, stop: Some(stop), thread: Some(thread) }
     }

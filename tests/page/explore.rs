@@ -41,6 +41,8 @@ fn the_menu_of_a_frame_hides_it_and_keeps_its_weight() {
         "[...document.querySelectorAll('#functions tbody tr')].map((e) => e.dataset.name).sort().join()",
         "main,read,sys_read",
     );
+    // List and graph of time follow: beta never reads.
+    check(&mut browser, "JSON.stringify(__state.services)", r#"[{"name":"alpha","total":60000000000}]"#);
     browser.click_on("#without button");
     browser.wait("__state.total === 240e9");
     browser.evaluate("history.back()");
@@ -193,17 +195,42 @@ fn what_is_shown_is_a_file_for_other_tools() {
 }
 
 #[test]
+fn a_sandwich_is_saved_with_its_callers() {
+    let Some(mut browser) = Browser::start() else { return };
+    let _server = known_page(&mut browser);
+    browser.evaluate("location.hash = '#view=sandwich&function=work'");
+    browser.wait("__state.frames.length === 4");
+    export(&mut browser, "Folded stacks");
+    let mut lines: Vec<_> = saved_text(&mut browser).lines().map(str::to_owned).collect();
+    lines.sort();
+    assert_eq!(lines, ["main;work 30000000000", "main;work;leaf 60000000000"]);
+    export(&mut browser, "SVG");
+    let picture = saved_text(&mut browser);
+    let y = |name: &str| {
+        let (_, after) = picture.split_once(&format!("<title>{name}\n")).unwrap_or_else(|| panic!("{name}"));
+        after.split('"').skip_while(|part| !part.ends_with(" y=")).nth(1).map(str::to_owned)
+    };
+    // From the top: who calls it, itself, what it calls.
+    assert_eq!(
+        ["main", "work", "leaf"].map(y),
+        [Some("34".to_owned()), Some("51".to_owned()), Some("68".to_owned())]
+    );
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
+#[test]
 fn what_was_too_thin_to_be_sent_is_said_and_seen_from_near() {
     let Some(mut browser) = Browser::start() else { return };
     let server = Server::start("127.0.0.1:0");
-    // More than are sent at once: a branch of heavy stacks, which all are, and one of light ones.
-    let leaves = |branch: &str, weight: i64| {
+    // More than are sent whatever they weigh: some that can be drawn, some that can from near, and dust.
+    let leaves = |branch: &str, count: i64, weight: i64| {
         let stack = |leaf| (format!("main@/opt/w;{branch}@/opt/w;{branch}{leaf}@/opt/w"), weight + leaf);
-        (0..15_000).map(stack).collect::<Vec<_>>()
+        (0..count).map(stack).collect::<Vec<_>>()
     };
     let start = now_ns() - 10 * SECOND;
-    server.push("wide", start, 10 * SECOND, &leaves("big", 100_000));
-    server.push("wide", start, 10 * SECOND, &leaves("small", 10_000));
+    server.push("wide", start, 10 * SECOND, &leaves("big", 3_000, 100_000));
+    server.push("wide", start, 10 * SECOND, &leaves("small", 3_000, 5_000));
+    server.push("wide", start, 10 * SECOND, &leaves("dust", 15_000, 1));
     browser.window(1440, 900, "dark");
     browser.open(&format!("http://{}/", server.address));
     browser.wait("window.__state?.frames.some((f) => f.name === 'small')");

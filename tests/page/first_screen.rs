@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use profiler_daemon::server::Config;
+
 use super::browser::Browser;
 use super::demo::Server;
 use super::{SECOND, check, frame, known_page, now_ns, push_known};
@@ -220,12 +222,29 @@ fn what_is_pushed_appears_by_itself_and_nobody_asks_while_the_page_is_hidden() {
             "Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }}); document.dispatchEvent(new Event('visibilitychange')); performance.getEntriesByType('resource').length"
         )
     };
-    let asked = browser.evaluate(&hide(true));
-    std::thread::sleep(Duration::from_secs(4));
+    browser.evaluate(&hide(true));
+    // What was asked before is answered still.
+    std::thread::sleep(Duration::from_secs(2));
+    let asked = browser.evaluate("performance.getEntriesByType('resource').length");
+    std::thread::sleep(Duration::from_secs(3));
     server.push("first", now_ns() - SECOND, SECOND, &[("main".to_owned(), SECOND)]);
     assert_eq!(browser.evaluate("performance.getEntriesByType('resource').length"), asked);
     browser.evaluate(&hide(false));
     browser.wait("__state.total === 3e9");
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
+#[test]
+fn a_machine_on_which_nothing_happens_is_called_idle_where_its_profiler_is_known_to_run() {
+    let Some(mut browser) = Browser::start() else { return };
+    let server = Server::start_as("127.0.0.1:0", Config { agent: true, ..Config::default() });
+    browser.window(1440, 900, "dark");
+    browser.open(&format!("http://{}/", server.address));
+    browser.wait(
+        "/The machine is idle[^]*timeout 30 sh[^]*doctor/.test(document.querySelector('#empty').innerText)",
+    );
+    server.push("first", now_ns() - SECOND, SECOND, &[("main".to_owned(), SECOND)]);
+    browser.wait("__state.total === 1e9 && document.querySelector('#empty').hidden");
     assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
 }
 

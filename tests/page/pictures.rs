@@ -73,8 +73,10 @@ fn pictures() {
     ] {
         browser.window(width, height, theme);
         browser.open("about:blank");
-        browser.open(&page);
-        browser.wait("window.__state?.frames.length > 20");
+        browser.open(&format!("{page}#last=300"));
+        browser.wait(
+            "window.__state?.frames.length > 20 && [...document.querySelectorAll('.service-change')].some((e) => e.textContent !== '')",
+        );
         browser.picture(&folder.join(format!("{name}.png")));
     }
     for (name, hash) in [
@@ -95,14 +97,20 @@ fn pictures() {
     }
     browser.window(1440, 900, "dark");
     browser.open("about:blank");
-    browser.open(&page);
+    browser.open(&format!("{page}#last=300"));
     browser.wait("window.__state?.frames.length > 20");
+    browser.wait("!document.querySelector('#compare').hidden");
     browser.right_click(600.0, 420.0);
     browser.picture(&folder.join("menu.png"));
     browser.press("Escape");
     browser.press("f");
     browser.picture(&folder.join("filter.png"));
     browser.press("Escape");
+    browser.press("d");
+    browser.wait("document.querySelector('#functions').classList.contains('compared')");
+    browser.point(420.0, 420.0);
+    browser.picture(&folder.join("compare.png"));
+    browser.press("d");
     browser.press("?");
     browser.picture(&folder.join("help.png"));
     let empty = Server::start("127.0.0.1:0");

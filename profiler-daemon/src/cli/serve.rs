@@ -57,6 +57,7 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
     let mut config = server::Config {
         listen,
         door: door.clone(),
+        agent: handed,
         keep_on_disk: keep,
         disk_bytes_max: store_bytes_max,
         ..server::Config::default()

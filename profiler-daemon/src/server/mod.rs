@@ -53,6 +53,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Who is let in, and how.
     pub door: Door,
+    /// The profiler of this machine started the server and pushes to it: the page knows then why there may be nothing.
+    pub agent: bool,
     /// How long a connection is kept between two requests, and that is what answers advertise. The slowest SDK pushes
     /// every 60 s, and whoever closes while a push is on its way loses it: twice that.
     pub idle_timeout: Duration,
@@ -105,6 +107,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 4040)),
             door: Door::default(),
+            agent: false,
             idle_timeout: Duration::from_secs(120),
             read_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),

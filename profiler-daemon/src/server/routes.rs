@@ -71,9 +71,9 @@ impl Server {
         let server = Self {
             bodies: BodyRoom::new(config.body_bytes_max, config.bodies_bytes_max),
             answers: AnswerRoom::new(config.answers_bytes_max),
+            host: Host::this(config.agent),
             config,
             address,
-            host: Host::this(),
             safety: watch::Sender::new(store.safety()),
             store: RefCell::new(store),
             changed: Notify::new(),

@@ -125,6 +125,7 @@ async function ready() {
   throw new Error("the server does not answer");
 }
 
+/** Pushes; the range in which it lies, as the page's address has it: like a file it stands still. */
 async function push(service, stacks) {
   const now = Math.floor(Date.now() / 1000);
   const query = new URLSearchParams({ name: `${service}{}`, from: now - 10, until: now, format: "folded", sampleRate: "1000000000" });
@@ -133,6 +134,7 @@ async function push(service, stacks) {
     const answer = await fetch(`${here}/ingest?${query}`, { method: "POST", body: folded(stacks.slice(from, from + PIECE)) });
     if (!answer.ok) throw new Error(`pushing ${service}: ${answer.status} ${await answer.text()}`);
   }
+  return `from=${(now - 600) * 1000}&until=${now * 1000}`;
 }
 
 // ── The viewers ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -140,36 +142,36 @@ async function push(service, stacks) {
 /** Of each: its address, what is true once it shows the profile, and how one zooms into a frame of half the width. */
 const VIEWERS = {
   "this page": {
-    address: (profile) => `${here}/?${encodeURIComponent(profile)}#service=${encodeURIComponent(profile)}&last=3600`,
+    address: (profile, range) => `${here}/?${encodeURIComponent(profile)}#service=${encodeURIComponent(profile)}&${range}`,
     blank: `${here}/ready`,
-    ready: () => document.querySelector("#functions tbody tr") !== null,
-    zoom: async (page) => {
-      const place = await page.evaluate(() => {
+    ready: `document.querySelector("#functions tbody tr") !== null`,
+    zoom: async (page, evaluate) => {
+      const place = await evaluate(`(() => {
         const box = document.querySelector("#flame").getBoundingClientRect();
         const frames = window.__state.frames;
         const frame = frames.find((f) => f.y > 60 && f.width < frames[0].width * 0.9) ?? frames[8];
         return [box.x + frame.x + frame.width / 2, box.y + frame.y + 10];
-      });
+      })()`);
       return () => page.mouse.click(...place);
     },
   },
   "d3-flame-graph": {
     address: (profile) => `${there}/d3?profile=${encodeURIComponent(profile)}`,
     blank: `${there}/blank`,
-    ready: () => window.done === true,
-    zoom: async (page) => {
+    ready: "window.done === true",
+    zoom: async (page, evaluate) => {
       // The frame is clicked as its own handler expects.
-      await page.evaluate(() => {
+      await evaluate(`(() => {
         const frames = [...document.querySelectorAll("g.frame")];
         window.target = frames.find((f) => f.__data__.depth > 2 && f.__data__.x1 - f.__data__.x0 < 0.9) ?? frames[8];
-      });
-      return () => page.evaluate(() => window.target.dispatchEvent(new MouseEvent("click", { bubbles: true })));
+      })()`);
+      return () => evaluate(`window.target.dispatchEvent(new MouseEvent("click", { bubbles: true }))`);
     },
   },
   speedscope: {
     address: (profile) => `${there}/speedscope/index.html#profileURL=${encodeURIComponent(`${there}/folded/${encodeURIComponent(profile)}`)}&title=x&view=left-heavy`,
     blank: `${there}/blank`,
-    ready: () => document.querySelectorAll("canvas").length > 1 && !document.body.innerText.includes("Loading"),
+    ready: `document.querySelectorAll("canvas").length > 1 && !document.body.innerText.includes("Loading")`,
     zoom: async (page) => () => page.mouse.dblclick(500, 300),
   },
 };
@@ -190,16 +192,20 @@ async function rest(session) {
   }
 }
 
-async function measure(browser, viewer, profile) {
+async function measure(browser, viewer, profile, range) {
   const page = await browser.newPage({ viewport: { width: 1440, height: 900 } });
   const session = await page.context().newCDPSession(page);
   await session.send("Performance.enable", { timeDomain: "threadTicks" });
   await page.goto(viewer.blank);
   const idle = await rest(session);
-  await page.goto(viewer.address(profile));
-  await page.waitForFunction(viewer.ready, undefined, { timeout: PATIENCE_MS, polling: 100 });
+  // Asked without playwright's helpers, which every page would have to load.
+  const evaluate = async (expression) => (await session.send("Runtime.evaluate", { expression, returnByValue: true })).result.value;
+  await page.goto(viewer.address(profile, range));
+  for (const began = Date.now(); !(await evaluate(viewer.ready)); await sleep(100)) {
+    if (Date.now() - began > PATIENCE_MS) throw new Error(`not ready after ${PATIENCE_MS / 1000} s`);
+  }
   const loaded = await rest(session);
-  const click = await viewer.zoom(page);
+  const click = await viewer.zoom(page, evaluate);
   const before = await rest(session);
   await click();
   const after = await rest(session);
@@ -207,6 +213,7 @@ async function measure(browser, viewer, profile) {
   return { load: loaded - idle, zoom: after - before };
 }
 
+const line = (name, load, zoom) => `${name.padEnd(18)}${load.padStart(14)}${zoom.padStart(14)}`;
 const median = (values) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)];
 
 const path = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
@@ -215,26 +222,29 @@ let kept = true;
 try {
   await Promise.race([ready(), gone]);
   for (const [profile, stacks] of Object.entries(PROFILES)) {
-    await push(profile, stacks);
-    console.log(`\n${profile}: ${count(stacks)} nodes, ${stacks.length} stacks; milliseconds of the main thread, median of ${ROUNDS}`);
-    console.log(`${"".padEnd(18)}${"load".padStart(8)}${"zoom".padStart(8)}`);
+    const range = await push(profile, stacks);
+    console.log(`\n${profile}: ${count(stacks)} nodes, ${stacks.length} stacks; milliseconds of CPU of the main thread, median (least) of ${ROUNDS}`);
+    console.log(line("", "load", "zoom"));
     const runs = Object.fromEntries(Object.keys(VIEWERS).map((name) => [name, []]));
     // One after the other and round again, so that a busy moment of the machine is everybody's.
     for (let round = 0; round < ROUNDS; round++) {
       for (const [name, viewer] of Object.entries(VIEWERS)) {
         try {
-          runs[name].push(await measure(browser, viewer, profile));
+          runs[name].push(await measure(browser, viewer, profile, range));
         } catch (error) {
           runs[name].push({ load: Infinity, zoom: Infinity, why: String(error.message).split("\n")[0] });
         }
       }
     }
     for (const [name, measured] of Object.entries(runs)) {
-      const [load, zoom] = ["load", "zoom"].map((what) => median(measured.map((run) => run[what])));
+      const [loads, zooms] = ["load", "zoom"].map((what) => measured.map((run) => run[what]));
+      const [load, zoom] = [median(loads), median(zooms)];
       const why = measured.find((run) => run.why !== undefined)?.why ?? "";
-      console.log(`${name.padEnd(18)}${load.toFixed(0).padStart(8)}${zoom.toFixed(0).padStart(8)}  ${why}`);
+      const shown = (values) => `${median(values).toFixed(0)} (${Math.min(...values).toFixed(0)})`;
+      console.log(`${line(name, shown(loads), shown(zooms))}  ${why}`.trimEnd());
       if (name === "this page") kept &&= load <= AIMS.load && zoom <= AIMS.zoom;
     }
+    console.log(line("our aim", `≤ ${AIMS.load}`, `≤ ${AIMS.zoom}`));
   }
   console.log(`\nload ≤ ${AIMS.load} ms and zoom ≤ ${AIMS.zoom} ms: ${kept ? "kept" : "NOT kept"}`);
 } finally {

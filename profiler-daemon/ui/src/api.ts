@@ -15,6 +15,8 @@ export interface Services {
   interval_ms: number | null;
   newest_ms: number | null;
   cpus: number | null;
+  /** The profiler of this machine started the server and pushes to it. */
+  agent: boolean;
   types: string[];
   type: string;
   /** The label that services are told apart by. */
@@ -51,6 +53,9 @@ export interface Range {
   end: number;
 }
 
+/** What a question asks for; what is `null` is not said. */
+export type Parameters = Record<string, string | number | null>;
+
 /** An answer, and whether it is another than last time. */
 export interface Answer<T> {
   changed: boolean;
@@ -65,7 +70,7 @@ export class Question<T> {
   private known: { url: string; tag: string | null; value: T } | null = null;
   private asking: AbortController | null = null;
 
-  async ask(path: string, parameters: Record<string, string | number | null>): Promise<Answer<T>> {
+  async ask(path: string, parameters: Parameters): Promise<Answer<T>> {
     const query = new URLSearchParams();
     for (const [name, value] of Object.entries(parameters)) {
       if (value !== null) query.set(name, String(value));

@@ -27,12 +27,16 @@ export class Chart {
   private data: Services | null = null;
   private layers: Layer[] = [];
   private top = 1;
+  /** What the axis names. */
+  private marks: number[] = [];
   private theme: Theme = "dark";
   private service: string | null = null;
   private selection: Between | null = null;
   private base: Between | null = null;
   private drag: { from: number; to: number; base: boolean } | null = null;
   private pointer: number | null = null;
+  /** The step that the keyboard walked to, and where a choice began. */
+  private cursor: { at: number; from: number } | null = null;
   private readonly redraw = onceAFrame(() => this.draw());
 
   constructor(private readonly options: ChartOptions) {
@@ -58,18 +62,29 @@ export class Chart {
       const drag = this.drag;
       this.drag = null;
       if (chosen && drag !== null && Math.abs(drag.to - drag.from) > 4 && this.data !== null) {
-        const step = this.data.step_ms;
-        const origin = this.data.from_ms;
+        const { step_ms, from_ms } = this.data;
         // Whole steps: half a window cannot be told apart.
-        const first = Math.floor((this.timeAt(Math.min(drag.from, drag.to)) - origin) / step);
-        const last = Math.ceil((this.timeAt(Math.max(drag.from, drag.to)) - origin) / step);
-        const from = Math.max(origin + first * step, origin);
-        options.onSelect(from, Math.max(Math.min(origin + last * step, this.data.until_ms), from + step), drag.base);
+        const first = Math.floor((this.timeAt(Math.min(drag.from, drag.to)) - from_ms) / step_ms);
+        const last = Math.ceil((this.timeAt(Math.max(drag.from, drag.to)) - from_ms) / step_ms);
+        this.select(first, last, drag.base);
       }
       this.redraw();
     };
     canvas.addEventListener("pointerup", () => end(true));
     canvas.addEventListener("pointercancel", () => end(false));
+    canvas.addEventListener("keydown", (event) => this.key(event));
+    canvas.addEventListener("blur", () => {
+      this.cursor = null;
+      options.tooltip.hide();
+      this.redraw();
+    });
+  }
+
+  /** Chooses the steps from `first` up to `end`. */
+  private select(first: number, end: number, base: boolean): void {
+    const { step_ms, from_ms, until_ms } = this.data!;
+    const from = Math.max(from_ms + first * step_ms, from_ms);
+    this.options.onSelect(from, Math.max(Math.min(from_ms + end * step_ms, until_ms), from + step_ms), base);
   }
 
   show(data: Services, service: string | null, selection: Between | null, base: Between | null): void {
@@ -91,6 +106,9 @@ export class Chart {
     const all = isCpu(data.type) ? data.cpus : null;
     // The whole machine is the measure unless hardly any of it is used.
     this.top = all !== null && highest > all * 0.4 ? Math.max(all, highest) : nice(Math.max(highest * 1.1, isCpu(data.type) ? 0.01 : 1));
+    // Samples may say a little more than there is; the axis does not.
+    const whole = all !== null && highest > all * 0.4 ? all : this.top;
+    this.marks = [0, whole / 2, whole];
     this.redraw();
   }
 
@@ -131,12 +149,12 @@ export class Chart {
     context.textBaseline = "middle";
 
     context.textAlign = "right";
-    for (const part of [0, 0.5, 1]) {
-      const y = top + height * (1 - part);
+    for (const mark of this.marks) {
+      const y = top + height * (1 - mark / this.top);
       context.fillStyle = ink.grid;
       context.fillRect(left, Math.round(y), width, 1);
       context.fillStyle = ink.faint;
-      context.fillText(this.axis(this.top * part), left - 8, y);
+      context.fillText(this.axis(mark), left - 8, y);
     }
     if (isCpu(this.data.type)) {
       context.textAlign = "left";
@@ -176,6 +194,8 @@ export class Chart {
     const { drag, selection, base: other } = this;
     if (other !== null) band(this.xOf(other.from), this.xOf(other.until), ink.before, ink.beforeEdge);
     if (selection !== null && (drag === null || drag.base)) band(this.xOf(selection.from), this.xOf(selection.until), ink.select, ink.accent);
+    const { cursor } = this;
+    if (cursor !== null) band(left + Math.min(cursor.at, cursor.from) * slot, left + (Math.max(cursor.at, cursor.from) + 1) * slot, ink.select, ink.accent);
     if (drag !== null) band(drag.from, drag.to, drag.base ? ink.before : ink.select, drag.base ? ink.beforeEdge : ink.accent);
     else if (selection === null && this.pointer !== null && this.pointer >= left && this.pointer <= left + width) {
       const i = Math.min(steps - 1, Math.floor((this.pointer - left) / slot));
@@ -201,7 +221,7 @@ export class Chart {
     const stride = every * 1000;
     for (let t = Math.ceil((from_ms - zone) / stride) * stride + zone; t <= until_ms; t += stride) {
       const x = this.xOf(t);
-      if (x < left + 12 || x > left + width - 14) continue;
+      if (x < left + 12 || x > left + width - (every < 60 ? 24 : 14)) continue;
       context.fillRect(Math.round(x), top + height, 1, 4);
       context.fillText(clock(t, every < 60), x, top + height + 13);
     }
@@ -214,6 +234,32 @@ export class Chart {
     const steps = this.data.others.points.length;
     const i = Math.floor(((event.offsetX - left) / width) * steps);
     if (i < 0 || i >= steps) return tooltip.hide();
+    this.tell(i, event.clientX, event.clientY);
+  }
+
+  /** Walks the steps; with the shift key a choice grows, and Enter takes it. */
+  private key(event: KeyboardEvent): void {
+    if (this.data === null || event.ctrlKey || event.metaKey || event.altKey) return;
+    const last = this.data.others.points.length - 1;
+    const { at, from } = this.cursor ?? { at: last, from: last };
+    const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last }[event.key];
+    if (event.key === "Enter" && this.cursor !== null) this.select(Math.min(at, from), Math.max(at, from) + 1, false);
+    else if (to === undefined) return;
+    else {
+      const next = this.cursor === null && to === at - 1 ? at : Math.min(Math.max(to, 0), last);
+      this.cursor = { at: next, from: event.shiftKey ? from : next };
+      const { left, top } = this.options.canvas.getBoundingClientRect();
+      this.tell(next, left + this.xOf(this.data.from_ms + (next + 0.5) * this.data.step_ms), top + PAD.top);
+      this.redraw();
+    }
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  /** Says what there was in a step, at a place of the window and to whoever listens. */
+  private tell(i: number, x: number, y: number): void {
+    if (this.data === null) return;
+    const { tooltip, canvas } = this.options;
     const sum = this.layers.reduce((all, layer) => all + layer.points[i]!, 0);
     const rows = this.layers
       .map((layer) => ({ ...layer, value: layer.points[i]! }))
@@ -225,10 +271,12 @@ export class Chart {
         return el("tr", {}, el("th", {}, dot, name ?? "others"), el("td", {}, this.said(value)), el("td", {}, percent(value, sum)));
       });
     const from = this.data.from_ms + i * this.data.step_ms;
+    const when = `${clock(from)} – ${clock(from + this.data.step_ms)}`;
+    canvas.setAttribute("aria-description", `${when}: ${this.said(sum)}`);
     tooltip.show(
-      event.clientX,
-      event.clientY,
-      el("div", { class: "tip-name" }, `${clock(from)} – ${clock(from + this.data.step_ms)}`),
+      x,
+      y,
+      el("div", { class: "tip-name" }, when),
       el("div", { class: "tip-where" }, this.said(sum)),
       el("table", {}, ...rows),
     );

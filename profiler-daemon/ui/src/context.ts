@@ -3,7 +3,7 @@
 import type { Theme } from "./colors.js";
 import type { Tooltip } from "./dom.js";
 import type { Menu } from "./menu.js";
-import type { Range } from "./api.js";
+import type { Range, Services } from "./api.js";
 import type { State } from "./state.js";
 
 export interface Context {
@@ -15,6 +15,8 @@ export interface Context {
   readonly type: string;
   /** The range that is shown. */
   readonly range: Range;
+  /** What was there in as much time before; `null` where history does not say. */
+  readonly before: Services | null;
   readonly tooltip: Tooltip;
   readonly menu: Menu;
   /** Says for a moment that something was done, or why it was not. */

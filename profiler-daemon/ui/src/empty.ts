@@ -16,6 +16,8 @@ export interface Situation {
   onReset(): void;
 }
 
+/** The first window is one second long; later than this it is not on its way. */
+const FIRST_MS = 4_000;
 /** A newcomer waits this long before we say that something may be wrong. */
 const PATIENCE_MS = 20_000;
 
@@ -36,6 +38,14 @@ export function emptiness({ data, tree, trouble, state, waitedMs, onReset }: Sit
   if (data === null) return words("Looking for samples …");
   if (data.newest_ms === null && data.types.length > 0) {
     return words(`There is no ${typeName(data.type)} here, but there is more`, "Choose what to look at in the list above.");
+  }
+  if (data.newest_ms === null && data.agent && waitedMs >= FIRST_MS) {
+    return words(
+      "The machine is idle",
+      "The profiler runs and samples wherever a CPU works, but so far hardly anything did. As soon as something does, it is shown here.",
+      el("span", {}, "To see something now: ", code("timeout 30 sh -c 'while :; do :; done'")),
+      el("span", {}, "If something is busy and does not show: ", code("sudo profiler-daemon doctor")),
+    );
   }
   if (data.newest_ms === null) {
     if (waitedMs < PATIENCE_MS) {

@@ -87,37 +87,54 @@ export function escaped(text: string): string {
   return text.replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]|\p{Surrogate}/gu, "\ufffd").replace(/[&<>"]/g, (letter) => entities[letter]!);
 }
 
-/** A picture of the graph from `node` down, without any script. */
-export function svg({ tree, title, colorOf, said }: Exported, node: number): string {
+/** Frames as boxes of a picture, in how many rows, and how many branches are too thin for it. */
+interface Boxes {
+  boxes: string[];
+  rows: number;
+  thin: number;
+}
+
+/** The frames from `node` on: down from `top`, or `flipped` with their root in the last row. */
+function boxesOf({ tree, colorOf, said }: Exported, node: number, top: number, flipped = false): Boxes {
   const scale = WIDTH / Math.max(tree.totals[node]!, Number.MIN_VALUE);
-  const [origin, top] = [tree.start[node]!, tree.depth[node]!];
-  let depth = top;
-  let left = 0;
-  const boxes: string[] = [];
+  const drawn: number[] = [];
+  let [rows, thin] = [1, 0];
   for (let i = node; i < tree.end[node]!; ) {
-    const width = tree.totals[i]! * scale;
-    if (width < WIDTH_MIN) {
-      left++;
+    if (tree.totals[i]! * scale < WIDTH_MIN) {
+      thin++;
       i = tree.end[i]!;
       continue;
     }
-    depth = Math.max(depth, tree.depth[i]!);
+    rows = Math.max(rows, tree.depth[i]! - tree.depth[node]! + 1);
+    drawn.push(i++);
+  }
+  const boxes = drawn.map((i) => {
     const name = i === 0 ? "all" : tree.functionOf(i).name;
-    const x = (tree.start[i]! - origin) * scale;
-    const y = HEAD + (tree.depth[i]! - top) * ROW;
+    const width = tree.totals[i]! * scale;
+    const x = (tree.start[i]! - tree.start[node]!) * scale;
+    const row = tree.depth[i]! - tree.depth[node]!;
+    const y = top + (flipped ? rows - 1 - row : row) * ROW;
     const room = Math.floor((width - 6) / 6.7);
     const label = name.length <= room ? name : room >= 3 ? `${[...name].slice(0, room - 1).join("")}…` : "";
     const text = label === "" ? "" : `<text x="${(x + 3).toFixed(1)}" y="${y + 12}">${escaped(label)}</text>`;
-    boxes.push(`<g><title>${escaped(`${name}\n${said(tree.totals[i]!)}`)}</title><rect x="${x.toFixed(2)}" y="${y}" width="${Math.max(width - 0.5, 0.3).toFixed(2)}" height="${ROW - 1}" rx="1.5" fill="${escaped(i === 0 ? "#dfe4ec" : colorOf(i))}"/>${text}</g>`);
-    i++;
-  }
-  const height = HEAD + (depth - top + 1) * ROW + 8;
-  const note = left > 0 ? ` · ${left} thin branches are not drawn` : "";
+    return `<g><title>${escaped(`${name}\n${said(tree.totals[i]!)}`)}</title><rect x="${x.toFixed(2)}" y="${y}" width="${Math.max(width - 0.5, 0.3).toFixed(2)}" height="${ROW - 1}" rx="1.5" fill="${escaped(i === 0 ? "#dfe4ec" : colorOf(i))}"/>${text}</g>`;
+  });
+  return { boxes, rows, thin };
+}
+
+/** A picture of the graph from `node` down, without any script; of a sandwich with `callers` on top of the same function. */
+export function svg(shown: Exported, node: number, callers: Exported | null = null): string {
+  // The function is the first below the root, and the last row of its callers is the first of its callees.
+  const above = callers === null ? { boxes: [], rows: 1, thin: 0 } : boxesOf(callers, Math.min(1, callers.tree.count - 1), HEAD, true);
+  const below = boxesOf(shown, node, HEAD + (above.rows - 1) * ROW);
+  const height = HEAD + (above.rows + below.rows - 1) * ROW + 8;
+  const thin = above.thin + below.thin;
+  const note = thin > 0 ? ` · ${thin} thin branches are not drawn` : "";
   return `<?xml version="1.0" encoding="UTF-8"?>
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" width="${WIDTH}" height="${height}" font-family="ui-monospace,Menlo,Consolas,'DejaVu Sans Mono',monospace" font-size="11">
 <rect width="100%" height="100%" fill="#ffffff"/>
-<text x="4" y="21" font-size="13" font-family="system-ui,sans-serif">${escaped(title + note)}</text>
-${boxes.join("\n")}
+<text x="4" y="21" font-size="13" font-family="system-ui,sans-serif">${escaped(shown.title + note)}</text>
+${[...above.boxes, ...below.boxes].join("\n")}
 </svg>
 `;
 }

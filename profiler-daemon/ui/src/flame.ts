@@ -1,5 +1,5 @@
-// A flame graph: an icicle on a canvas, root on top, or turned over with its root below. Only rows and frames that can be seen are drawn, so a tree of
-// a hundred thousand nodes and a stack of two thousand frames cost what the screen shows.
+// A flame graph: an icicle on a canvas, root on top, or turned over with its root below. Only rows and frames that can be
+// seen are drawn, and once for each zoom: the movement is the compositor's, which stretches what is drawn already.
 
 import { changeColor, frameColor, INK, type Theme } from "./colors.js";
 import { el, onceAFrame, sharp, type Child, type Tooltip } from "./dom.js";
@@ -10,9 +10,11 @@ import { share, type Fn, type Tree } from "./tree.js";
 
 const ROW = 21;
 const FONT = '12px ui-monospace, "SF Mono", "Cascadia Mono", "JetBrains Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace';
-/** Thinner frames are left out: they would be drawn over each other. */
-const WIDTH_MIN = 0.4;
+/** Thinner frames are left out, pixels: they would be drawn over each other. */
+export const WIDTH_MIN = 0.4;
 const ZOOM_MS = 170;
+/** A movement from or to a frame that is thinner than this part of the graph begins at this size: nobody sees more. */
+const STRETCH_MAX = 100;
 
 /** What of the tree is seen: from where, how much of it, from which row on. */
 interface View {
@@ -52,9 +54,6 @@ export class FlameGraph {
   private tree: Tree | null = null;
   private zoom = 0;
   private view: View = { start: 0, width: 1, depth: 0 };
-  private animation = 0;
-  /** Where a movement ends. */
-  private target: View = this.view;
   private matched: Uint8Array | null = null;
   private highlighted: string | null = null;
   private hovered = -1;
@@ -67,6 +66,8 @@ export class FlameGraph {
   private charWidth = 7.2;
   /** Of all rows, in pixels. */
   private height = 0;
+  /** Of the graph as it was drawn last, in pixels; zero before. */
+  width = 0;
   private readonly colors = new Map<number, string>();
   private readonly labels = new Map<number, string[]>();
   private readonly hatches = new Map<Theme, CanvasPattern | null>();
@@ -113,8 +114,7 @@ export class FlameGraph {
     this.labels.clear();
     this.hovered = this.cursor = -1;
     this.zoom = zoom;
-    this.target = this.viewOf(zoom);
-    if (this.animation === 0) this.view = this.target;
+    this.view = this.viewOf(zoom);
     this.resize();
     this.redraw();
   }
@@ -125,26 +125,26 @@ export class FlameGraph {
     this.zoom = node;
     this.cursor = -1;
     const from = this.view;
-    this.target = this.viewOf(node);
+    const scrolled = this.top(from.depth);
+    this.view = this.viewOf(node);
     this.resize();
-    this.options.scroller.scrollTop = this.options.flipped === true ? this.options.scroller.scrollHeight : 0;
-    this.stop();
-    if (matchMedia("(prefers-reduced-motion: reduce)").matches) {
-      this.view = this.target;
-      this.redraw();
-      return;
-    }
-    const began = performance.now();
-    const step = (now: number) => {
-      const t = Math.min(1, Math.max(0, (now - began) / ZOOM_MS));
-      const eased = 1 - (1 - t) ** 3;
-      const mix = (a: number, b: number) => a + (b - a) * eased;
-      const to = this.target;
-      this.view = t === 1 ? to : { start: mix(from.start, to.start), width: mix(from.width, to.width), depth: mix(from.depth, to.depth) };
-      this.animation = t === 1 ? 0 : requestAnimationFrame(step);
-      this.draw();
-    };
-    this.animation = requestAnimationFrame(step);
+    const { scroller, flipped } = this.options;
+    scroller.scrollTop = flipped === true ? scroller.scrollHeight : 0;
+    this.draw();
+    this.moveFrom(from, scrolled);
+  }
+
+  /** Lets what is drawn come from where it was when `from` was seen and its first row was at `top`. */
+  private moveFrom(from: View, top: number): void {
+    if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+    const { canvas, scroller, flipped } = this.options;
+    const { start, width, depth } = this.view;
+    const stretch = Math.min(Math.max(width / from.width, 1 / STRETCH_MAX), STRETCH_MAX);
+    const left = ((start - from.start) / from.width) * scroller.clientWidth;
+    const rows = (depth - from.depth) * ROW * (flipped === true ? -1 : 1);
+    const before = `translate(${left}px, ${top + rows - this.top(depth)}px) scaleX(${stretch})`;
+    for (const movement of canvas.getAnimations()) movement.cancel();
+    canvas.animate({ transform: [before, "none"] }, { duration: ZOOM_MS, easing: "cubic-bezier(0.2, 0.7, 0.2, 1)" });
   }
 
   /** Marks functions that match a search; `null` marks none and dims none. */
@@ -165,11 +165,6 @@ export class FlameGraph {
     this.color = color;
     this.colors.clear();
     this.redraw();
-  }
-
-  private stop(): void {
-    cancelAnimationFrame(this.animation);
-    this.animation = 0;
   }
 
   private viewOf(node: number): View {
@@ -234,6 +229,7 @@ export class FlameGraph {
     const { canvas, scroller } = this.options;
     const [width, height] = [scroller.clientWidth, scroller.clientHeight];
     if (width === 0 || height === 0) return;
+    this.width = width;
     const context = sharp(canvas, width, height);
     if (this.tree === null) return;
     const tree = this.tree;
@@ -244,10 +240,9 @@ export class FlameGraph {
     const hatch = this.hatch(context);
     // What is thinner than a pixel is drawn where nothing is yet: over each other they would only cost.
     const covered = new Float64Array(tree.depthMax + 1).fill(-1);
-    const moving = this.animation !== 0;
     this.visit((node, x, y, w) => {
       const depth = tree.depth[node]!;
-      if (w < (moving ? 3 : 1) && x + w < covered[depth]! + 0.5) return;
+      if (w < 1 && x + w < covered[depth]! + 0.5) return;
       covered[depth] = x + Math.max(w, 1);
       const index = tree.fn[node]!;
       const fn = tree.functions[index]!;
@@ -255,7 +250,7 @@ export class FlameGraph {
       const drawn = Math.max(w - 1, Math.min(w, 0.7));
       context.globalAlpha = dimmed ? 0.28 : 1;
       context.fillStyle = node === 0 ? INK[this.theme].root : tree.base === null ? this.colorOf(index) : changeColor(tree.changeOf(node), this.theme);
-      if (drawn > 6 && !moving) {
+      if (drawn > 6) {
         context.beginPath();
         context.roundRect(x, y + 1, drawn, ROW - 2, 2.5);
         context.fill();
@@ -264,7 +259,7 @@ export class FlameGraph {
           context.fill();
         }
       } else context.fillRect(x, y + 1, drawn, ROW - 2);
-      if (drawn > (moving ? 60 : 22)) {
+      if (drawn > 22) {
         const label = node === 0 ? this.fit(["all"], drawn) : this.fit(this.labelsOf(index), drawn);
         if (label !== "") {
           context.globalAlpha = dimmed ? 0.5 : 1;

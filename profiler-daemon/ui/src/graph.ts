@@ -5,7 +5,7 @@ import type { FlameJson } from "./api.js";
 import { changeColor, groupOf, meet, swatch } from "./colors.js";
 import type { Context } from "./context.js";
 import { byId, el } from "./dom.js";
-import { FlameGraph } from "./flame.js";
+import { FlameGraph, WIDTH_MIN } from "./flame.js";
 import { amount, basename, isCpu, nounOf, percent, unitOf } from "./format.js";
 import type { Item } from "./menu.js";
 import { PRESETS } from "./presets.js";
@@ -109,6 +109,11 @@ export class GraphView {
     this.showLegend();
   }
 
+  /** Parts of half the width that can be drawn here: of large graphs nothing thinner is asked for. Before there is one it is as wide as the window. */
+  get parts(): number {
+    return Math.ceil(((this.flame.width || window.innerWidth) / WIDTH_MIN) * 2);
+  }
+
   /** The node that fills the graph. */
   get zoomed(): number {
     return this.callers === null ? this.flame.zoomed : Math.min(1, (this.tree?.count ?? 1) - 1);
@@ -169,7 +174,9 @@ export class GraphView {
     const { functions, value } = this.tree.match(matches, this.zoomed);
     if (this.callers !== null) this.sandwich.callers.mark(this.callers.match(matches, 0).functions);
     (this.callers === null ? this.flame : this.sandwich.callees).mark(functions);
-    badge.textContent = `${percent(value, this.tree.widths[this.zoomed]!)} matched`;
+    // What was too thin to be sent may match too.
+    const least = value < this.tree.widths[this.zoomed]! && this.tree.hiddenBelow(this.zoomed) > 0 ? "≥ " : "";
+    badge.textContent = `${least}${percent(value, this.tree.widths[this.zoomed]!)} matched`;
   }
 
   /** Where one is: the way from the root, or the function in the middle. */
@@ -237,7 +244,7 @@ export class GraphView {
     const shown = all.slice(0, NAMED).map(({ name, fn, value }) => {
       const dot = el("span", { class: fn.kind === "missing" ? "dot missing" : "dot" });
       dot.style.background = swatch(fn, state.color, theme);
-      return el("span", { class: "key", title: `self time in ${name}` }, dot, basename(name), el("span", { class: "faint" }, percent(value, total)));
+      return el("span", { class: "key", title: `self time in ${name}` }, dot, el("span", { class: "key-name" }, basename(name)), el("span", { class: "faint" }, percent(value, total)));
     });
     const rest = all.slice(NAMED).reduce((sum, { value }) => sum + value, 0);
     byId("legend").replaceChildren(...shown, ...(rest > 0 ? [el("span", { class: "key faint" }, `${all.length - NAMED} more ${percent(rest, total)}`)] : []));

@@ -4,7 +4,7 @@ import type { Services } from "./api.js";
 import type { Context } from "./context.js";
 import { byId, el } from "./dom.js";
 import { clock, span, typeName } from "./format.js";
-import { describe, figure, qualityOf, type Quality } from "./quality.js";
+import { describe, figure, gradeOf, qualityOf, type Quality } from "./quality.js";
 import { RANGES } from "./state.js";
 import type { Tree } from "./tree.js";
 
@@ -66,7 +66,10 @@ export class Header {
     this.quality = tells ? qualityOf(tree) : null;
     const place = byId("quality");
     place.hidden = this.quality === null;
-    if (this.quality !== null) place.textContent = figure(this.quality);
+    if (this.quality !== null) {
+      place.textContent = figure(this.quality);
+      place.dataset["grade"] = gradeOf(this.quality);
+    }
   }
 
   private mode({ data, trouble, looking, lateMs }: Situation): [string, string] {

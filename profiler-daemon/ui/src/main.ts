@@ -1,13 +1,14 @@
 // Brings the parts of the page together: what was chosen, what is asked of the server and when, what is shown.
 
-import { Question, type FlameJson, type Services } from "./api.js";
+import { Question, type FlameJson, type Parameters, type Services } from "./api.js";
 import { Chart } from "./chart.js";
 import type { Theme } from "./colors.js";
 import type { Context } from "./context.js";
 import { byId, Tooltip } from "./dom.js";
+import { Earlier } from "./earlier.js";
 import { emptiness } from "./empty.js";
 import { Filters } from "./filters.js";
-import { amount, clock, cores, isCpu, isLevel, nounOf, span, typeName, unitOf } from "./format.js";
+import { amount, changed, clock, cores, isCpu, isLevel, nounOf, span, typeName, unitOf } from "./format.js";
 import { GraphView } from "./graph.js";
 import { Header } from "./header.js";
 import { listen } from "./keys.js";
@@ -15,7 +16,8 @@ import { levelled } from "./levels.js";
 import { Menu } from "./menu.js";
 import { selector } from "./selector.js";
 import { ServiceList } from "./services.js";
-import { parse, RANGES, whose, write, type Between, type State } from "./state.js";
+import { Share } from "./share.js";
+import { parse, RANGE_MAX, RANGES, whose, write, type Between, type State } from "./state.js";
 import { Toolbar } from "./toolbar.js";
 import { within } from "./within.js";
 
@@ -66,6 +68,10 @@ const context: Context = {
     const part = state.selected ?? state.fixed ?? (data === null ? { from: now - state.last * 1000, until: now } : { from: data.from_ms, until: data.until_ms });
     return { start: Math.floor(part.from - half), end: Math.ceil(part.until - half) - 1 };
   },
+  get before() {
+    // What is late looks like less.
+    return data === null || (state.fixed === null && isLate(data)) ? null : earlier.before(data, state.selected);
+  },
   notify,
 };
 
@@ -84,6 +90,8 @@ const graph = new GraphView(context);
 const header = new Header(context);
 const toolbar = new Toolbar(context, parameters);
 const filters = new Filters(context);
+const earlier = new Earlier();
+new Share(context, shownRange);
 
 // ── What was chosen ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -124,15 +132,23 @@ window.addEventListener("popstate", () => {
 
 // ── Asking ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-type Parameters = Record<string, string | number | null>;
+/** The range that is shown, whole; `null` before anything is. */
+function shownRange(): Between | null {
+  if (data === null) return null;
+  return state.fixed ?? { from: data.until_ms - state.last * 1000, until: data.until_ms };
+}
 
 function range(between: Between | null): Parameters {
   return between === null ? { last: state.last } : { from: between.from, until: between.until };
 }
 
+/** Patterns as the server reads them. */
+function lines(texts: readonly string[]): string | null {
+  return texts.length === 0 ? null : texts.join("\n");
+}
+
 /** The question for the graph. */
 function parameters(): Parameters {
-  const lines = (texts: string[]) => (texts.length === 0 ? null : texts.join("\n"));
   const { base, against, group, filters } = state;
   return {
     ...range(state.selected ?? state.fixed),
@@ -143,6 +159,7 @@ function parameters(): Parameters {
     view: state.view === "calls" ? null : state.view === "inverted" ? "inverted" : "callees",
     function: state.view === "sandwich" ? state.function : null,
     below: state.view === "sandwich" || near.length === 0 ? null : near.join("."),
+    parts: graph.parts,
     base_from: base === null ? null : base.from,
     base_until: base === null ? null : base.until,
     base_where: against === null ? null : selector([...filters, { name: group, operator: "=", value: against }]),
@@ -154,9 +171,9 @@ async function refresh(): Promise<void> {
   const wanted = state;
   try {
     const asked = parameters();
-    const conditions = state.filters.length === 0 ? null : selector(state.filters);
+    const told = { where: state.filters.length === 0 ? null : selector(state.filters), group: state.group, type: state.type, only: lines(state.only) };
     const [services, flame, callers] = await Promise.all([
-      servicesQuestion.ask("api/services", { ...range(state.fixed), where: conditions, group: state.group, type: state.type, points: 120 }),
+      servicesQuestion.ask("api/services", { ...range(state.fixed), ...told, points: 120 }),
       flameQuestion.ask("api/flamegraph", asked),
       state.view === "sandwich" ? callersQuestion.ask("api/flamegraph", { ...asked, view: "callers" }) : null,
     ]);
@@ -175,6 +192,8 @@ async function refresh(): Promise<void> {
       graph.show(flame.value, callers?.value ?? null);
       header.showQuality(graph.tree);
     }
+    const shown = shownRange();
+    if (shown !== null && !document.hidden) void earlier.ask(shown, told).then(showServices, () => {});
   } catch (error) {
     // A newer question took this one's place.
     if (wanted !== state || (error instanceof DOMException && error.name === "AbortError")) return;
@@ -243,30 +262,44 @@ function showServices(): void {
   byId("chart-title").textContent = isCpu(type) ? "CPU over time" : `${typeName(type)} over time`;
   const name = state.service ?? (state.group === "service_name" ? "all services" : "all");
   const said = `${amount(shown, unitOf(type))} ${nounOf(type)}`.trimEnd();
-  byId("summary").textContent =
-    shown === 0
-      ? ""
-      : isCpu(type)
-        ? `${name}: ${cores(shown / 1e6 / ms)} on average, ${said} of CPU time in ${span(ms)}`
-        : `${name}: ${said} ${isLevel(type) ? "on average over" : "in"} ${span(ms)}`;
+  const told = isCpu(type) ? `${cores(shown / 1e6 / ms)} on average in ${span(ms)}` : `${said} ${isLevel(type) ? "on average over" : "in"} ${span(ms)}`;
+  const { before } = context;
+  const was = before === null ? 0 : state.service === null ? before.total : (before.services.find(({ name }) => name === state.service)?.total ?? 0);
+  const change = changed(shown, was);
+  const summary = byId("summary");
+  summary.textContent = summary.title = shown === 0 ? "" : `${name}: ${told}${change === null ? "" : `, ${change}`}`;
+  showComparison();
+}
+
+/** The button that compares, or ends that. */
+function showComparison(): void {
+  const button = byId("compare");
+  const { against, base } = state;
+  button.hidden = against === null && base === null && context.before === null && state.selected === null;
+  button.textContent = against !== null ? `against ${against}  ×` : base !== null ? `against ${clock(base.from)} – ${clock(base.until)}  ×` : "What changed?";
+  button.title = against !== null || base !== null ? "end the comparison (d)" : "compare with as much time before (d)";
 }
 
 function showControls(): void {
   header.update({ data, trouble, looking, lateMs: data?.newest_ms == null ? 0 : Date.now() + skew - data.newest_ms });
   toolbar.update();
   filters.update();
-  const compare = byId("compare");
-  compare.hidden = state.against === null && state.selected === null;
-  compare.textContent = state.against !== null ? `against ${state.against}  ×` : state.base !== null ? `against ${clock(state.base.from)} – ${clock(state.base.until)}  ×` : "compare with before";
-  compare.title = state.selected === null ? "" : "shift and drag over the graph of time to choose what it is compared with";
+  showComparison();
 }
 
-/** Compares with the range of the same length before the selection, or no more. */
+/** Compares with the range of the same length before what is selected or shown, or no more. Both are shown. */
 function toggleCompare(): void {
-  if (state.base !== null || state.against !== null) choose({ base: null, against: null });
-  else if (state.selected !== null) {
-    const { from, until } = state.selected;
-    choose({ base: { from: from - (until - from), until: from } });
+  const shown = shownRange();
+  const { base, against, fixed, selected } = state;
+  if (base !== null || against !== null) {
+    // Who came from the live page gets back there.
+    const whole = base !== null && fixed?.from === base.from && fixed.until === selected?.until;
+    choose({ base: null, against: null, ...(whole ? { fixed: null, selected: null } : {}) });
+  } else if (shown !== null) {
+    const { from, until } = selected ?? shown;
+    const length = Math.min(until - from, RANGE_MAX / 2);
+    const before = { from: until - 2 * length, until: until - length };
+    choose({ fixed: { from: Math.min(before.from, (fixed ?? before).from), until: (fixed ?? shown).until }, selected: { from: before.until, until }, base: before });
   }
 }
 
@@ -298,6 +331,11 @@ function notify(text: string): void {
 }
 
 // ── Hands on ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** True if data is missing at the end of the range that ends now. */
+function isLate({ newest_ms, interval_ms, until_ms }: Services): boolean {
+  return until_ms - (newest_ms ?? 0) > 3 * (interval_ms ?? 0);
+}
 
 function toggleLive(): void {
   if (state.fixed !== null) choose({ fixed: null, selected: null, base: null });
@@ -361,6 +399,7 @@ const KEYS: Record<string, () => void> = {
   t: toggleTheme,
   i: () => toolbar.invert(),
   c: () => toolbar.nextColor(),
+  d: toggleCompare,
   e: () => toolbar.offerFiles(),
   f: () => void filters.show(),
   j: () => neighbour(1),

@@ -1,15 +1,15 @@
 // How much of what is shown has whole stacks: from their root on. A stack that was cut has the reason at its root, in brackets.
 
 import { el, type Child } from "./dom.js";
-import { percent } from "./format.js";
+import { basename, percent } from "./format.js";
 import { explain } from "./reasons.js";
 import type { Fn, Tree } from "./tree.js";
 
 export interface Quality {
   total: number;
   whole: number;
-  /** Why stacks were cut, heaviest first. */
-  cut: { reason: string; value: number }[];
+  /** Why stacks were cut, heaviest first, and the file in whose code most of them were. */
+  cut: { reason: string; value: number; module: string; share: number }[];
   /** Stacks in which a frame has no name, whole or cut. */
   unnamed: number;
 }
@@ -20,12 +20,37 @@ function isBare(fn: Fn): boolean {
   return fn.name.startsWith(shown) && /^(\+0x[0-9a-f]+)?$/.test(fn.name.slice(shown.length));
 }
 
+/** The file whose code comes first below `root` most often, and in which part of the stacks. */
+function mostIn(tree: Tree, root: number): { module: string; share: number } {
+  const sums = new Map<string, number>();
+  for (let child = root + 1; child < tree.end[root]!; child = tree.end[child]!) {
+    const { module } = tree.functionOf(child);
+    sums.set(module, (sums.get(module) ?? 0) + tree.totals[child]!);
+  }
+  const [module, value] = [...sums].reduce((most, one) => (one[1] > most[1] ? one : most), ["", 0]);
+  return { module, share: value / tree.totals[root]! };
+}
+
+/** How far what is shown can be trusted, in a word. */
+export type Grade = "good" | "fair" | "poor";
+
+export function gradeOf({ total, whole }: Quality): Grade {
+  const part = whole / total;
+  return part >= 0.95 ? "good" : part >= 0.8 ? "fair" : "poor";
+}
+
+const MEANING: Record<Grade, string> = {
+  good: "Good: nearly every stack is whole, which is to say that it reaches to where its thread began.",
+  fair: "Fair: what costs most is right, but some callers are missing. A whole stack reaches to where its thread began.",
+  poor: "Poor: the functions that cost are right, but many of their callers are missing. What helps stands below. A whole stack reaches to where its thread began.",
+};
+
 /** The quality of all that `tree` shows. The few stacks that are too thin to be sent count as whole. */
 export function qualityOf(tree: Tree): Quality {
   const cut = [];
   for (let root = 1; root < tree.count; root = tree.end[root]!) {
     const fn = tree.functionOf(root);
-    if (fn.kind === "missing") cut.push({ reason: fn.name, value: tree.totals[root]! });
+    if (fn.kind === "missing") cut.push({ reason: fn.name, value: tree.totals[root]!, ...mostIn(tree, root) });
   }
   // A stack counts once, at its outermost frame without a name; the reason at its root stands for what is not there.
   const nameless = tree.functions.map((fn) => fn.kind === "missing" || isBare(fn));
@@ -52,14 +77,15 @@ export function figure({ total, whole }: Quality): string {
 }
 
 /** What the figure is made of. */
-export function describe({ total, whole, cut, unnamed }: Quality): Child[] {
+export function describe(quality: Quality): Child[] {
+  const { total, whole, cut, unnamed } = quality;
   const row = (title: string, value: number) => el("tr", {}, el("th", {}, title), el("td", {}, share(value, total)));
-  const reason = ({ reason, value }: Quality["cut"][number]) => [
+  const reason = ({ reason, value, module, share }: Quality["cut"][number]) => [
     row(`cut: ${reason.slice(1, -1)}`, value),
-    el("tr", {}, el("td", { class: "tip-why", colspan: "2" }, explain(reason))),
+    el("tr", {}, el("td", { class: "tip-why", colspan: "2" }, `${module === "" ? "" : `${share > 0.99 ? "All" : `${Math.round(share * 100)} %`} of it in ${basename(module)}. `}${explain(reason)}`)),
   ];
   return [
-    el("div", { class: "tip-where" }, "Stacks, by their CPU time. A whole one reaches from where its thread began."),
+    el("div", { class: "tip-where" }, MEANING[gradeOf(quality)]),
     el("table", {}, row("whole", whole), ...cut.flatMap(reason), row("with a frame that has no name", unnamed)),
   ];
 }

@@ -4,7 +4,7 @@ import type { Service, Services } from "./api.js";
 import { serviceColor } from "./colors.js";
 import type { Context } from "./context.js";
 import { el, sharp } from "./dom.js";
-import { amount, cores, isCpu, nounOf, percent, unitOf } from "./format.js";
+import { amount, changed, cores, isCpu, nounOf, percent, unitOf } from "./format.js";
 import type { Item } from "./menu.js";
 import { GROUP } from "./state.js";
 
@@ -71,7 +71,9 @@ export class ServiceList {
     const shown = name === null ? "All services" : name === "" ? "none" : name;
     const dot = el("span", { class: "dot" });
     const title = el("span", { class: "service-name" }, shown);
-    const share = el("span", { class: "service-share" });
+    const part = el("span");
+    const change = el("span", { class: "service-change" });
+    const share = el("span", { class: "service-share" }, part, change);
     const value = el("span", { class: "service-value" });
     const bar = el("span", { class: "bar" });
     const spark = el("canvas", { "aria-hidden": "true" });
@@ -93,12 +95,14 @@ export class ServiceList {
         const seconds = (data.until_ms - data.from_ms) / 1000;
         const unit = unitOf(data.type);
         const said = isCpu(data.type) ? cores(service.total / 1e9 / seconds) : amount(service.total, unit);
-        const part = percent(service.total, data.total);
+        const of = percent(service.total, data.total);
+        const was = all ? context.before?.total : context.before?.services.find(({ name }) => name === service.name)?.total;
         dot.style.background = bar.style.background = color;
         bar.style.width = `${data.total > 0 ? Math.max(0.5, (service.total / data.total) * 100) : 0}%`;
-        share.textContent = all ? (isCpu(data.type) && data.cpus !== null ? `of ${data.cpus} CPUs` : "") : part;
+        part.textContent = all ? (isCpu(data.type) && data.cpus !== null ? `of ${data.cpus} CPUs` : "") : of;
+        showChange(change, service.total, was ?? 0, data.total);
         value.textContent = said;
-        button.title = `${title.textContent}: ${amount(service.total, unit)} ${nounOf(data.type)}, ${part}`;
+        button.title = `${title.textContent}: ${amount(service.total, unit)} ${nounOf(data.type)}, ${of}`;
         button.dataset["service"] = service.name;
         button.dataset["total"] = String(service.total);
         drawSpark(spark, service.points, color);
@@ -116,6 +120,15 @@ export class ServiceList {
     items.push({ label: "Leave it out", detail: "as a filter", act: () => context.choose({ filters: [...filters, { name: group, operator: "!=", value: name }], service: service === name ? null : service, zoom: [] }) });
     return items;
   }
+}
+
+/** A change that is worth a look: of a tenth at least, and of a hundredth of all. */
+function showChange(place: HTMLElement, now: number, before: number, all: number): void {
+  const change = before > 0 ? now / before - 1 : 0;
+  const isSeen = Math.abs(change) >= 0.1 && Math.abs(now - before) >= all / 100;
+  place.className = `service-change ${change > 0 ? "more" : "less"}`;
+  place.textContent = isSeen ? `${change > 0 ? "▲" : "▼"} ${change >= 1 ? `× ${(change + 1).toFixed(change < 9 ? 1 : 0)}` : `${Math.round(Math.abs(change) * 100)} %`}` : "";
+  place.title = changed(now, before) ?? "";
 }
 
 function drawSpark(canvas: HTMLCanvasElement, points: number[], color: string): void {

@@ -60,6 +60,8 @@ export const RANGES: readonly { label: string; title: string; seconds: number }[
 ];
 
 const DEFAULT_LAST = 900;
+/** No longer range is answered, milliseconds. */
+export const RANGE_MAX = 86_400_000;
 
 /** Reads an address; what makes no sense is as if it were not there. */
 export function parse(hash: string): State {

@@ -1,6 +1,6 @@
 // The buttons above the flame graph: from which end it is read, what is left out, colours, files.
 
-import { Question, pprof, type FlameJson } from "./api.js";
+import { Question, pprof, type FlameJson, type Parameters } from "./api.js";
 import { frameColor } from "./colors.js";
 import type { Context } from "./context.js";
 import { byId } from "./dom.js";
@@ -19,7 +19,7 @@ export class Toolbar {
   /** `parameters` are those of the question for the graph that is shown. */
   constructor(
     private readonly context: Context,
-    private readonly parameters: () => Record<string, string | number | null>,
+    private readonly parameters: () => Parameters,
   ) {
     byId("invert").addEventListener("click", () => this.invert());
     byId("hide-menu").addEventListener("click", () => this.hide());
@@ -58,14 +58,13 @@ export class Toolbar {
       detail,
       act: () => void make().catch((error: unknown) => this.context.notify(`There is no file: ${error instanceof Error ? error.message : error}`)),
     });
+    const isSandwich = this.context.state.view === "sandwich";
+    const shown = isSandwich ? "whole stacks that pass through the function" : "as shown";
     this.context.menu.below(byId("export"), [
       file("pprof", "all stacks of this range and filter; for go tool pprof", () => this.savePprof()),
-      file("Folded stacks", "as shown, one stack a line", async () => save(folded(await this.exported()), `${this.name()}.folded`)),
-      file("speedscope", "as shown, for speedscope.app", async () => save(speedscope(await this.exported()), `${this.name()}.speedscope.json`)),
-      file("SVG", "a picture of the graph", async () => {
-        const exported = await this.exported();
-        await save(svg(exported, exported.tree.find(this.context.state.zoom)), `${this.name()}.svg`);
-      }),
+      file("Folded stacks", `${shown}, one stack a line`, async () => save(folded(await this.exported(this.stacks())), `${this.name()}.folded`)),
+      file("speedscope", `${shown}, for speedscope.app`, async () => save(speedscope(await this.exported(this.stacks())), `${this.name()}.speedscope.json`)),
+      file("SVG", isSandwich ? "a picture of callers and callees" : "a picture of the graph", async () => save(await this.picture(), `${this.name()}.svg`)),
     ]);
   }
 
@@ -74,11 +73,24 @@ export class Toolbar {
     await save(await pprof(type, whose(state) ?? "{}", range), `${this.name()}.pb.gz`, true);
   }
 
-  /** What is shown, with what was too light to be sent to a screen. */
-  private async exported(): Promise<Exported> {
+  /** What a file of stacks is asked for by: a sandwich is made of whole stacks, each with its callers and its callees. */
+  private stacks(): Parameters {
+    const { view, function: middle, only } = this.context.state;
+    if (view !== "sandwich" || middle === null) return {};
+    return { view: null, function: null, only: [...only, middle].join("\n") };
+  }
+
+  private async picture(): Promise<string> {
     const { state } = this.context;
-    // A sandwich is two pictures; what it calls is the one that folds.
-    const { value } = await new Question<FlameJson>().ask("api/flamegraph", { ...this.parameters(), nodes: EXPORT_NODES });
+    const shown = await this.exported({});
+    if (state.view !== "sandwich") return svg(shown, shown.tree.find(state.zoom));
+    return svg(shown, Math.min(1, shown.tree.count - 1), await this.exported({ view: "callers" }));
+  }
+
+  /** What is shown, with what was too light to be sent to a screen; asked for in another way where `other` says so. */
+  private async exported(other: Parameters): Promise<Exported> {
+    const { state } = this.context;
+    const { value } = await new Question<FlameJson>().ask("api/flamegraph", { ...this.parameters(), nodes: EXPORT_NODES, parts: null, below: null, ...other });
     const tree = new Tree(value);
     const unit = unitOf(tree.json.type);
     return {

@@ -97,12 +97,17 @@ export class Tree {
     const scale = (this.scale = scaleOf(json));
     this.total = json.total * scale;
     this.all = json.all * scale;
-    this.parent = Uint32Array.from(nodes.parent);
-    this.fn = Uint32Array.from(nodes.function);
-    this.totals = Float64Array.from(nodes.total, (value) => value * scale);
-    this.selfs = Float64Array.from(nodes.self, (value) => value * scale);
+    const scaled = (values: number[]) => {
+      const all = new Float64Array(values);
+      if (scale !== 1) for (let i = 0; i < all.length; i++) all[i]! *= scale;
+      return all;
+    };
+    this.parent = new Uint32Array(nodes.parent);
+    this.fn = new Uint32Array(nodes.function);
+    this.totals = scaled(nodes.total);
+    this.selfs = scaled(nodes.self);
     this.base =
-      nodes.base_total === undefined || nodes.base_self === undefined ? null : { all: json.base_all ?? 0, totals: Float64Array.from(nodes.base_total), selfs: Float64Array.from(nodes.base_self) };
+      nodes.base_total === undefined || nodes.base_self === undefined ? null : { all: json.base_all ?? 0, totals: new Float64Array(nodes.base_total), selfs: new Float64Array(nodes.base_self) };
     this.widths = this.base === null ? this.totals : this.totals.map((_, i) => share(this.totals[i]!, this.all) + share(this.base!.totals[i]!, this.base!.all));
     this.depth = new Uint16Array(count);
     this.start = new Float64Array(count);
@@ -118,7 +123,6 @@ export class Tree {
       next[parent] = next[parent]! + this.widths[i]!;
     }
     this.depthMax = depthMax;
-    this.end.fill(0);
     for (let i = count - 1; i >= 0; i--) {
       if (this.end[i]! < i + 1) this.end[i] = i + 1;
       if (i > 0) {
@@ -202,15 +206,17 @@ export class Tree {
   /** What each group of functions weighs alone below `node`, heaviest first. */
   groups(node: number, groupOf: (fn: Fn) => string): { name: string; fn: Fn; value: number }[] {
     const sums = new Map<string, { name: string; fn: Fn; value: number }>();
-    const names = this.functions.map(groupOf);
-    for (let i = node; i < this.end[node]!; i++) {
-      const self = this.selfs[i]!;
-      if (self === 0) continue;
-      const name = names[this.fn[i]!]!;
+    const add = (fn: Fn, self: number) => {
+      if (self === 0) return;
+      const name = groupOf(fn);
       const sum = sums.get(name);
-      if (sum === undefined) sums.set(name, { name, fn: this.functionOf(i), value: self });
+      if (sum === undefined) sums.set(name, { name, fn, value: self });
       else sum.value += self;
-    }
+    };
+    const { rows, hidden } = this.json;
+    // The table has what was too thin to be sent, but only of all stacks.
+    if (node === 0 && hidden.rows === 0 && this.total === this.all) rows.function.forEach((fn, i) => add(this.functions[fn]!, rows.self[i]! * this.scale));
+    else for (let i = node; i < this.end[node]!; i++) add(this.functionOf(i), this.selfs[i]!);
     return [...sums.values()].sort((a, b) => b.value - a.value);
   }
 }

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { amount, isLevel, nounOf, percent, signed, typeName, unitOf } from "../src/format.js";
+import { amount, changed, clock, isLevel, nounOf, percent, signed, typeName, unitOf } from "../src/format.js";
 import { packageOf } from "../src/packages.js";
 
 function check(name: string, expected: string, file = ""): void {
@@ -51,6 +51,22 @@ test("numbers carry the unit of their type", () => {
   assert.ok(!isLevel("memory:alloc_space:bytes:space:bytes"));
   assert.equal(typeName("memory:inuse_space:bytes:space:bytes"), "Memory in use");
   assert.equal(typeName("odd:kind:parsecs:a:b"), "odd: kind (parsecs)");
+});
+
+test("a change is said as people say it", () => {
+  const cases: [number, number, string | null][] = [
+    [112, 100, "12 % more than before"],
+    [88, 100, "12 % less than before"],
+    [100.3, 100, "as much as before"],
+    [320, 100, "3.2 times as much as before"],
+    [5, 0, null],
+  ];
+  for (const [now, before, said] of cases) assert.equal(changed(now, before), said);
+});
+
+test("a time of day is that of this place", () => {
+  const at = new Date(2026, 10, 27, 9, 5, 7).getTime();
+  assert.deepEqual([clock(at), clock(at, false)], ["09:05:07", "09:05"]);
 });
 
 test("shares are never said to be more than they are", () => {

@@ -6,6 +6,7 @@ import { changeColor, groupOf, oklch } from "../src/colors.js";
 import { escaped, folded, speedscope, svg, type Exported } from "../src/export.js";
 import { levelled } from "../src/levels.js";
 import { PRESETS } from "../src/presets.js";
+import { gradeOf, qualityOf } from "../src/quality.js";
 import { change, type Tree } from "../src/tree.js";
 import { within } from "../src/within.js";
 import { treeOf } from "./trees.js";
@@ -76,11 +77,24 @@ test("of a level the mean is shown, not the sum", () => {
   assert.equal(treeOf({ main: 40 }, { type, profiles: 4, series: 1 }).total, 10);
   assert.equal(treeOf({ main: 40 }, { type, profiles: 4, series: 2 }).total, 20);
   const service = { name: "a", total: 80, points: [0, 40, 40, 0] };
-  const data = { now_ms: 0, from_ms: 0, until_ms: 80_000, step_ms: 20_000, interval_ms: 10_000, newest_ms: 80_000, cpus: null, types: [type], type, group: "service_name", total: 80, services: [service], others: { services: 0, total: 0, points: [0, 0, 0, 0] } };
+  const data = { now_ms: 0, from_ms: 0, until_ms: 80_000, step_ms: 20_000, interval_ms: 10_000, newest_ms: 80_000, cpus: null, agent: false, types: [type], type, group: "service_name", total: 80, services: [service], others: { services: 0, total: 0, points: [0, 0, 0, 0] } };
   const levels = levelled(data);
   assert.deepEqual([levels.total, levels.services[0]!.points], [20, [0, 20, 20, 0]]);
   assert.equal(within(levels, { from: 20_000, until: 60_000 }).total, 20);
   assert.equal(levelled({ ...data, type: "process_cpu:cpu:nanoseconds:cpu:nanoseconds" }).total, 80);
+});
+
+test("where stacks were cut most is said, and how far that can be trusted", () => {
+  const quality = qualityOf(treeOf({ "[no frame pointer];f@/opt/m": 80, "[no frame pointer];g@/lib/x": 20, "main@/opt/m": 100 }));
+  assert.deepEqual(quality.cut, [{ reason: "[no frame pointer]", value: 100, module: "/opt/m", share: 0.8 }]);
+  assert.equal(gradeOf(quality), "poor");
+  assert.equal(gradeOf({ ...quality, whole: 190 }), "good");
+});
+
+test("a legend of everything has what was too thin to be sent", () => {
+  const tree = treeOf({ "main@/opt/m": 3 }, { rows: { function: [1], self: [9], total: [9] } });
+  const heaviest = (node: number) => tree.groups(node, (fn) => fn.module)[0];
+  assert.deepEqual([heaviest(0)?.value, heaviest(1)?.value], [9, 3]);
 });
 
 test("presets hide what they name and nothing else", () => {

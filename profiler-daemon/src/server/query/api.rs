@@ -394,7 +394,7 @@ pub(super) fn points(
     let mut points = 0;
     let mut last: Option<(Series, Vec<(String, String)>)> = None;
     let asked = &one.asked;
-    store.windows(&one.selection(), |window, series, value| {
+    store.windows(&one.selection(), None, |window, series, value| {
         if last.as_ref().is_none_or(|(known, _)| known != series) {
             let mut labels: Vec<(String, String)> = (group_by.iter())
                 .filter_map(|name| Some((name.clone(), series.value_of(name)?.to_owned())))

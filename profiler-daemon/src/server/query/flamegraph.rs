@@ -91,7 +91,7 @@ pub(in crate::server) fn flamegraph(asked: &Resolved, store: &Store) -> String {
     let (mut profiles, mut known) = (0_u64, HashSet::new());
     // Of CPU time all windows add up, and there are many of them: nobody needs their number.
     if asked.question.profile_type() != ProfileType::CPU {
-        store.windows(&selection, |_, series, _| {
+        store.windows(&selection, None, |_, series, _| {
             profiles += 1;
             if !known.contains(series) {
                 known.insert(series.clone());
@@ -106,7 +106,8 @@ pub(in crate::server) fn flamegraph(asked: &Resolved, store: &Store) -> String {
     }
     let Looked { functions, nodes, rows, all, base } = &looked;
     let widths = looked.widths();
-    let shown = shown(nodes, &widths, nodes_max, asked.shape.below(functions, nodes));
+    let bounds = Bounds { nodes_max, parts: asked.question.parts };
+    let shown = bounds.shown(nodes, &widths, asked.shape.below(functions, nodes));
 
     let mut names = Names::default();
     let mut sent = Nodes::default();
@@ -159,40 +160,55 @@ pub(in crate::server) fn flamegraph(asked: &Resolved, store: &Store) -> String {
     serde_json::to_string(&answer).expect("numbers and texts can be written as JSON")
 }
 
-/// Which nodes are sent: the heaviest, and if a node is asked for the way to it and the heaviest below it.
-fn shown(nodes: &[TreeNode], widths: &[u64], nodes_max: usize, below: Option<u32>) -> Vec<bool> {
-    let mut shown = vec![nodes.len() <= nodes_max; nodes.len()];
-    if shown[0] {
-        return shown;
-    }
-    show_heaviest(widths, (0..nodes.len()).collect(), nodes_max, &mut shown);
-    if let Some(below) = below {
-        let below = below as usize;
-        let mut step = below;
-        while !shown[step] {
-            shown[step] = true;
-            step = nodes[step].parent as usize;
-        }
-        let mut inside = vec![false; nodes.len()];
-        inside[below] = true;
-        for index in below + 1..nodes.len() {
-            inside[index] = inside[nodes[index].parent as usize];
-        }
-        let all = (0..nodes.len()).filter(|&index| inside[index]).collect();
-        show_heaviest(widths, all, nodes_max, &mut shown);
-    }
-    shown
+/// How much is sent.
+struct Bounds {
+    nodes_max: usize,
+    /// If there are more, no node that is thinner than this part of the one that fills the graph. Fewer are sent however
+    /// thin they are: then what is searched is found, and legends are exact.
+    parts: Option<u32>,
 }
 
-/// Of `some` nodes the `nodes_max` heaviest. A parent is never lighter than its child and comes before it, so it is shown
-/// when the child is.
-fn show_heaviest(widths: &[u64], mut some: Vec<usize>, nodes_max: usize, shown: &mut [bool]) {
-    if some.len() > nodes_max {
-        some.select_nth_unstable_by(nodes_max, |&a, &b| widths[b].cmp(&widths[a]).then(a.cmp(&b)));
-        some.truncate(nodes_max);
+impl Bounds {
+    /// Which nodes are sent: the heaviest, and if a node is asked for the way to it and the heaviest below it.
+    fn shown(&self, nodes: &[TreeNode], widths: &[u64], below: Option<u32>) -> Vec<bool> {
+        let mut shown = vec![nodes.len() <= self.nodes_max; nodes.len()];
+        if shown[0] {
+            return shown;
+        }
+        self.show_heaviest(widths, (0..nodes.len()).collect(), &mut shown);
+        if let Some(below) = below {
+            let below = below as usize;
+            let mut step = below;
+            while !shown[step] {
+                shown[step] = true;
+                step = nodes[step].parent as usize;
+            }
+            let mut inside = vec![false; nodes.len()];
+            inside[below] = true;
+            for index in below + 1..nodes.len() {
+                inside[index] = inside[nodes[index].parent as usize];
+            }
+            let all = (below..nodes.len()).filter(|&index| inside[index]).collect();
+            self.show_heaviest(widths, all, &mut shown);
+        }
+        shown
     }
-    for index in some {
-        shown[index] = true;
+
+    /// The heaviest of a node, the first of `some`, and all below it. A parent is never lighter than its child and comes
+    /// before it, so it is shown when the child is.
+    fn show_heaviest(&self, widths: &[u64], mut some: Vec<usize>, shown: &mut [bool]) {
+        if let (Some(parts), Some(&whole)) = (self.parts, some.first()) {
+            let least = widths[whole] / u64::from(parts.max(1));
+            some.retain(|&index| widths[index] >= least);
+        }
+        if some.len() > self.nodes_max {
+            let heavier = |&a: &usize, &b: &usize| widths[b].cmp(&widths[a]).then(a.cmp(&b));
+            some.select_nth_unstable_by(self.nodes_max, heavier);
+            some.truncate(self.nodes_max);
+        }
+        for index in some {
+            shown[index] = true;
+        }
     }
 }
 

@@ -50,6 +50,8 @@ pub(super) struct Question {
     points: Option<usize>,
     /// Nodes of a flame graph, at most.
     nodes: Option<usize>,
+    /// Of more nodes than that none that is thinner than this part of the graph.
+    parts: Option<u32>,
     /// Frames that are left out: patterns, one a line.
     hide: Option<String>,
     /// Patterns that a stack must meet, one a line.
@@ -202,7 +204,7 @@ fn newest(store: &Store, profile_type: &str, now: WallNs) -> Option<Window> {
     for back in [RECENT, RANGE_MAX] {
         let range = WallNs(now.0.saturating_sub(span_of(back)))..WallNs(horizon);
         let selection = Selection { profile_type: Some(profile_type), service: None, matchers: &[], range };
-        store.windows(&selection, |window, _, _| {
+        store.windows(&selection, None, |window, _, _| {
             if end(window).0 <= horizon && newest.is_none_or(|newest| end(newest) < end(window)) {
                 newest = Some(window);
             }
@@ -228,6 +230,8 @@ struct Services<'a> {
     newest_ms: Option<i64>,
     /// CPUs of this machine, if all that is shown was measured on it.
     cpus: Option<usize>,
+    /// The profiler of this machine started the server and pushes to it.
+    agent: bool,
     /// All types in that range, and perhaps some of its neighbours.
     types: BTreeSet<String>,
     r#type: &'a str,
@@ -262,14 +266,17 @@ pub(super) struct Host {
     pub(super) name: String,
     /// Its CPUs.
     pub(super) cpus: Option<usize>,
+    /// Its profiler started the server.
+    pub(super) agent: bool,
 }
 
 impl Host {
-    /// This machine.
-    pub(super) fn this() -> Self {
+    /// This machine, whose `agent` started the server or did not.
+    pub(super) fn this(agent: bool) -> Self {
         Self {
             name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             cpus: std::thread::available_parallelism().ok().map(usize::from),
+            agent,
         }
     }
 }
@@ -297,7 +304,7 @@ pub(super) fn services(asked: &Resolved, now: WallNs, host: &Host, store: &Store
     });
     let mut by_name: HashMap<String, Service> = HashMap::new();
     let mut local = true;
-    store.windows(&selection, |window, series, value| {
+    store.windows(&selection, asked.shape.passage().as_ref(), |window, series, value| {
         local &= series.label("hostname") == Some(host.name.as_str());
         let name = series.value_of(asked.question.group()).unwrap_or_default();
         if !by_name.contains_key(name) {
@@ -326,6 +333,7 @@ pub(super) fn services(asked: &Resolved, now: WallNs, host: &Host, store: &Store
         step_ms: step / MS,
         interval_ms: interval.map(|ns| ns / MS),
         newest_ms: asked.newest.map(|window| end(window).0 / MS),
+        agent: host.agent,
         cpus: host.cpus.filter(|_| local && !services.is_empty()),
         types,
         r#type: asked.question.profile_type(),

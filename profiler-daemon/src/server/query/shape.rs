@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::Question;
 use crate::server::refusal::Refusal;
-use crate::server::store::{Tree, TreeFunction, TreeNode};
+use crate::server::store::{Passage, Tree, TreeFunction, TreeNode};
 
 /// Patterns of each kind in one question.
 const PATTERNS_MAX: usize = 64;
@@ -114,6 +114,24 @@ impl Shape {
         })
     }
 
+    /// Which patterns a function meets, one a bit.
+    fn marks(&self, function: &TreeFunction) -> u64 {
+        (self.only.iter().enumerate())
+            .filter(|(_, pattern)| pattern.takes(function))
+            .fold(0, |bits, (bit, _)| bits | 1 << bit)
+    }
+
+    /// The patterns that a stack must meet.
+    fn all_marks(&self) -> u64 {
+        u64::MAX.checked_shr(64 - u32::try_from(self.only.len()).unwrap_or(64)).unwrap_or(0)
+    }
+
+    /// The stacks that are asked for; `None` if all are. What is hidden of a stack does not change what it weighs.
+    pub(super) fn passage(&self) -> Option<Passage<'_>> {
+        let marks = Box::new(|function: &TreeFunction| self.marks(function));
+        (!self.only.is_empty()).then(|| Passage { marks, all: self.all_marks() })
+    }
+
     /// `graph` with those stacks and frames that are asked for.
     pub(super) fn filtered(&self, graph: Graph) -> Graph {
         if self.hide.is_empty() && self.only.is_empty() {
@@ -124,13 +142,8 @@ impl Shape {
             .iter()
             .map(|function| self.hide.iter().any(|pattern| pattern.takes(function)))
             .collect();
-        let bits = |function| {
-            (self.only.iter().enumerate())
-                .filter(|(_, pattern)| pattern.takes(function))
-                .fold(0_u64, |bits, (bit, _)| bits | 1 << bit)
-        };
-        let wanted: Vec<u64> = functions.iter().map(bits).collect();
-        let all = u64::MAX.checked_shr(64 - u32::try_from(self.only.len()).unwrap_or(64)).unwrap_or(0);
+        let wanted: Vec<u64> = functions.iter().map(|function| self.marks(function)).collect();
+        let all = self.all_marks();
 
         let mut met = vec![0_u64; nodes.len()];
         let mut own = vec![0_u64; nodes.len()];

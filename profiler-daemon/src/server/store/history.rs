@@ -16,6 +16,7 @@ use ring::digest::{Context, SHA256};
 use super::folder::{Entry, Folder, PartitionFile};
 use super::journal::{self, Done, Journal, Work};
 use super::partition::{FileError, Partition};
+use super::passage::Passage;
 use super::safety::Safety;
 use super::segment::{Mark, Segment};
 use super::series::{Labels, Series};
@@ -485,31 +486,25 @@ impl Store {
         (evicted, true)
     }
 
-    /// Gives every wanted window of every series to `then`.
+    /// Gives every wanted window of every series to `then`; with a `passage` those that weigh something in its stacks,
+    /// and that.
     pub(in crate::server) fn windows(
         &self,
         selection: &Selection<'_>,
+        passage: Option<&Passage<'_>>,
         mut then: impl FnMut(Window, &Series, u64),
     ) {
         for past in self.past.iter().filter(|past| selection.may_want(past.span)) {
             match &past.content {
-                Content::Memory(segment) => {
-                    segment
-                        .windows(selection)
-                        .for_each(|(window, series, total)| then(window, series, total));
-                }
+                Content::Memory(segment) => sound(segment.windows(selection, passage, &mut then)),
                 Content::File { damaged, .. } if damaged.get() => {}
                 Content::File { file, damaged } => {
-                    note(
-                        file,
-                        damaged,
-                        guarded(|| Partition::open(&file.path)?.windows(selection, &mut then)),
-                    );
+                    let read = || Partition::open(&file.path)?.windows(selection, passage, &mut then);
+                    note(file, damaged, guarded(read));
                 }
             }
         }
-        let head = self.head.segment.windows(selection);
-        head.for_each(|(window, series, total)| then(window, series, total));
+        sound(self.head.segment.windows(selection, passage, &mut then));
     }
 
     /// Gives every wanted series to `then`, more than once if it is in several segments. Segments that reach into the

@@ -14,6 +14,7 @@ mod folder;
 mod history;
 mod journal;
 mod partition;
+mod passage;
 mod rows;
 mod safety;
 mod segment;
@@ -29,6 +30,7 @@ use std::time::Duration;
 
 pub(super) use history::Store;
 pub(super) use journal::Journal;
+pub(super) use passage::Passage;
 pub(super) use safety::Safety;
 pub(super) use segment::{FunctionId, ROOT, Segment, StackId};
 pub(super) use series::{Labels, ProfileType, Series, Written};
@@ -131,7 +133,7 @@ impl Selection<'_> {
 pub(super) fn check(store: &Store) -> u64 {
     let all = Selection { profile_type: None, service: None, matchers: &[], range: ALWAYS };
     let mut windows = 0_u64;
-    store.windows(&all, |_, _, value| windows = windows.saturating_add(value));
+    store.windows(&all, None, |_, _, value| windows = windows.saturating_add(value));
     let tree = store.merge(&all);
     for node in &tree.nodes {
         assert!(node.own <= node.total && node.total <= tree.nodes[node.parent as usize].total);

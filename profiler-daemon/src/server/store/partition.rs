@@ -7,6 +7,7 @@
 //! Not here: which files there are (`folder`), and when one is written (`journal`).
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::batch::{WrittenSeries, read_nodes, write_nodes};
 use super::blob::{self, Place};
+use super::passage::{self, Passage};
 use super::rows::{self, Damaged};
 use super::segment::{Function, Node, ROOT_NODE, Segment, Stored};
 use super::series::Series;
@@ -360,34 +362,56 @@ impl Partition {
         Ok(())
     }
 
-    /// Gives every wanted window of every series to `then`.
+    /// Gives every wanted window of every series to `then`; with a `passage` those that weigh something in its stacks,
+    /// and that.
     pub(super) fn windows(
         &self,
         selection: &Selection<'_>,
+        passage: Option<&Passage<'_>>,
         then: &mut dyn FnMut(Window, &Series, u64),
     ) -> Result<(), FileError> {
+        let mut names = passage.map(|_| Names::new(&self.transaction)).transpose()?;
+        let mut asked: HashMap<u32, Vec<bool>> = HashMap::new();
         self.minutes(selection, |index, minute, blob| {
-            for written in &blob.windows {
+            let ReadSeries { series, tree, .. } = &self.series[index];
+            let weights = match passage.zip(names.as_mut()) {
+                None => blob.windows.iter().map(|written| written.total).collect(),
+                Some((passage, names)) => {
+                    let asked = match asked.entry(*tree) {
+                        Entry::Occupied(known) => known.into_mut(),
+                        Entry::Vacant(new) => {
+                            let nodes = self.nodes(*tree)?;
+                            new.insert(passage.stacks(&nodes, |function| names.function(function))?)
+                        }
+                    };
+                    weights(&blob, asked)?
+                }
+            };
+            for (written, weight) in blob.windows.iter().zip(weights) {
                 let window = written.window(minute);
-                if selection.wants_window(window) {
-                    then(window, &self.series[index].series, written.total);
+                if selection.wants_window(window) && (passage.is_none() || weight > 0) {
+                    then(window, series, weight);
                 }
             }
             Ok(())
         })
     }
 
+    /// The stacks of a tree.
+    fn nodes(&self, tree: u32) -> Result<Vec<Node>, FileError> {
+        let blob = self.transaction.open_table(TREES)?.get(tree)?.ok_or(Damaged)?;
+        Ok(read_nodes(blob::unsealed(place(&TREES, tree), blob.value())?, 0)?)
+    }
+
     /// Adds all that is wanted to `sum`.
     pub(super) fn merge(&self, selection: &Selection<'_>, sum: &mut Tree) -> Result<(), FileError> {
-        let table = self.transaction.open_table(TREES)?;
         let mut trees: HashMap<u32, (Vec<Node>, Vec<u64>)> = HashMap::new();
         self.minutes(selection, |index, minute, blob| {
             let tree = self.series[index].tree;
             let (_, own) = match trees.entry(tree) {
-                std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
-                std::collections::hash_map::Entry::Vacant(new) => {
-                    let blob = table.get(tree)?.ok_or(Damaged)?;
-                    let nodes = read_nodes(blob::unsealed(place(&TREES, tree), blob.value())?, 0)?;
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => {
+                    let nodes = self.nodes(tree)?;
                     let own = vec![0; nodes.len()];
                     new.insert((nodes, own))
                 }
@@ -429,11 +453,7 @@ fn add_minute(
     if blob.windows.iter().all(wanted) {
         return rows::add_to(own, blob.sum);
     }
-    let mut stacks = Vec::new();
-    rows::decode(blob.sum, |stack, _| {
-        stacks.push(stack);
-        Ok(())
-    })?;
+    let stacks = stacks(blob)?;
     for (rows, _) in blob.rows.iter().zip(&blob.windows).filter(|(_, window)| wanted(window)) {
         rows::decode(rows, |row, value| {
             let stack = *stacks.get(row as usize).ok_or(Damaged)?;
@@ -443,6 +463,26 @@ fn add_minute(
         })?;
     }
     Ok(())
+}
+
+/// The stacks that a minute has rows of.
+fn stacks(blob: &Minute<'_>) -> Result<Vec<u32>, Damaged> {
+    let mut stacks = Vec::new();
+    rows::decode(blob.sum, |stack, _| {
+        stacks.push(stack);
+        Ok(())
+    })?;
+    Ok(stacks)
+}
+
+/// What each window of a minute weighs in those stacks of its tree that are `asked` for.
+fn weights(blob: &Minute<'_>, asked: &[bool]) -> Result<Vec<u64>, Damaged> {
+    if blob.windows.len() == 1 {
+        return Ok(vec![passage::weight(blob.sum, asked)?]);
+    }
+    let of = |stack: u32| asked.get(stack as usize).copied().ok_or(Damaged);
+    let asked: Vec<bool> = stacks(blob)?.into_iter().map(of).collect::<Result<_, _>>()?;
+    blob.rows.iter().map(|rows| passage::weight(rows, &asked)).collect()
 }
 
 type BlobTable = redb::ReadOnlyTable<u32, &'static [u8]>;
@@ -472,8 +512,8 @@ impl Names {
 
     fn text(&mut self, id: u32) -> Result<Arc<str>, FileError> {
         let chunk = match self.text_chunks.entry(id / CHUNK) {
-            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
-            std::collections::hash_map::Entry::Vacant(new) => {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
                 let blob = self.texts.get(id / CHUNK)?.ok_or(Damaged)?;
                 let texts: Vec<&str> = blob::read(place(&TEXTS, id / CHUNK), blob.value())?;
                 new.insert(texts.into_iter().map(Arc::from).collect())
@@ -484,8 +524,8 @@ impl Names {
 
     fn function(&mut self, id: u32) -> Result<TreeFunction, FileError> {
         let chunk = match self.function_chunks.entry(id / CHUNK) {
-            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
-            std::collections::hash_map::Entry::Vacant(new) => {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
                 let blob = self.functions.get(id / CHUNK)?.ok_or(Damaged)?;
                 new.insert(blob::read(place(&FUNCTIONS, id / CHUNK), blob.value())?)
             }

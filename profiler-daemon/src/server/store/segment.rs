@@ -14,6 +14,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
+use super::passage::{self, Passage};
 use super::rows::{self, Damaged};
 use super::series::Series;
 use super::tree::{Tree, TreeFunction};
@@ -295,15 +296,50 @@ impl Segment {
         }
     }
 
-    /// Every wanted window of every series, in the order of arrival.
-    pub(super) fn windows<'a>(
-        &'a self,
-        selection: &'a Selection<'a>,
-    ) -> impl Iterator<Item = (Window, &'a Series, u64)> {
+    /// Gives every wanted window of every series to `then`, in the order of arrival; with a `passage` those that weigh
+    /// something in its stacks, and that.
+    pub(super) fn windows(
+        &self,
+        selection: &Selection<'_>,
+        passage: Option<&Passage<'_>>,
+        then: &mut dyn FnMut(Window, &Series, u64),
+    ) -> Result<(), Damaged> {
         let wanted: Vec<bool> = self.series.iter().map(|series| selection.wants_series(series)).collect();
-        (self.stored.iter())
-            .filter(move |stored| wanted[stored.series as usize] && selection.wants_window(stored.window))
-            .map(|stored| (stored.window, &self.series[stored.series as usize], stored.total))
+        let mut asked: Vec<Option<Vec<bool>>> = vec![None; self.trees.len()];
+        for stored in self.stored.iter().filter(|stored| selection.wants_window(stored.window)) {
+            if !wanted[stored.series as usize] {
+                continue;
+            }
+            let series = &self.series[stored.series as usize];
+            let Some(passage) = passage else {
+                then(stored.window, series, stored.total);
+                continue;
+            };
+            let Some(TreeId(tree)) = self.tree_of(stored.series) else { continue };
+            let asked = match &mut asked[tree as usize] {
+                Some(asked) => asked,
+                new @ None => {
+                    let nodes = &self.trees[tree as usize].nodes;
+                    new.insert(passage.stacks(nodes, |function| self.named(function))?)
+                }
+            };
+            let weight = passage::weight(&self.rows[stored.rows.clone()], asked)?;
+            if weight > 0 {
+                then(stored.window, series, weight);
+            }
+        }
+        Ok(())
+    }
+
+    /// A function with its names.
+    fn named(&self, function: u32) -> Result<TreeFunction, Damaged> {
+        let function = self.functions.get(function as usize).ok_or(Damaged)?;
+        let texts = [function.name, function.file, function.module];
+        let [name, file, module] = texts.map(|text| self.texts.get(text as usize).map(Arc::clone));
+        let (Some(name), Some(file), Some(module)) = (name, file, module) else {
+            return Err(Damaged);
+        };
+        Ok(TreeFunction { name, file, module, line: function.line })
     }
 
     /// Adds all that is wanted to `sum`.
@@ -322,15 +358,7 @@ impl Segment {
         }
         let mut known = vec![None; self.functions.len()];
         for (tree, own) in self.trees.iter().zip(&own).filter(|(_, own)| !own.is_empty()) {
-            sum.add(&tree.nodes, own, &mut known, |function| {
-                let function = self.functions.get(function as usize).ok_or(Damaged)?;
-                let texts = [function.name, function.file, function.module];
-                let [name, file, module] = texts.map(|text| self.texts.get(text as usize).map(Arc::clone));
-                let (Some(name), Some(file), Some(module)) = (name, file, module) else {
-                    return Err(Damaged);
-                };
-                Ok(TreeFunction { name, file, module, line: function.line })
-            })?;
+            sum.add(&tree.nodes, own, &mut known, |function| self.named(function))?;
         }
         Ok(())
     }

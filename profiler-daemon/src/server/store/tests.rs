@@ -124,6 +124,25 @@ fn account(tree: &Tree) -> Account {
     account
 }
 
+/// Windows weigh the same in stacks through `a` and `b` as those stacks do.
+#[track_caller]
+fn check_passage(store: &Store, all: &[Pushed], selection: &Selection<'_>) {
+    let marks = |function: &TreeFunction| match &*function.name {
+        "a" => 1,
+        "b" => 2,
+        _ => 0,
+    };
+    let passage = Passage { marks: Box::new(marks), all: 3 };
+    let mut through = 0;
+    store.windows(selection, Some(&passage), |window, _, value| {
+        assert!(selection.wants_window(window) && value > 0);
+        through += value;
+    });
+    let passes = |stack: &str| stack.contains('a') && stack.contains('b');
+    let stacks = naive(all, selection).into_iter().filter(|((stack, own), _)| *own && passes(stack));
+    assert_eq!(through, stacks.map(|(_, value)| value).sum::<u64>(), "{selection:?}");
+}
+
 #[track_caller]
 fn check(store: &Store, all: &[Pushed]) {
     for (from, until) in [(0, 8000), (0, 60), (25, 95), (100, 3000), (3000, 8000)] {
@@ -133,11 +152,12 @@ fn check(store: &Store, all: &[Pushed]) {
             let expected = naive(all, &selection);
             assert_eq!(account(&store.merge(&selection)), expected, "{selection:?}");
             let mut total = 0;
-            store.windows(&selection, |window, series, value| {
+            store.windows(&selection, None, |window, series, value| {
                 assert!(selection.wants_window(window) && selection.wants_series(series));
                 total += value;
             });
             assert_eq!(total, expected.get(&(String::new(), false)).copied().unwrap_or(0), "{selection:?}");
+            check_passage(store, all, &selection);
         }
     }
 }
@@ -249,7 +269,7 @@ fn check_damage(folder: &TempDir, path: &Path, bytes: &[u8]) -> bool {
     let selection =
         |service| Selection { profile_type: None, service, matchers: &[], range: everything.clone() };
     let mut total = 0;
-    store.windows(&selection(None), |_, _, value| total += value);
+    store.windows(&selection(None), None, |_, _, value| total += value);
     let tree = account(&store.merge(&selection(None)));
     assert_eq!(store.merge(&selection(Some("late"))).total(), 5);
     let met = store.evict(NOW).files_damaged > 0;

@@ -142,6 +142,37 @@ fn labels_choose_and_tell_apart() {
 }
 
 #[test]
+fn services_weigh_what_their_stacks_do_that_are_asked_for() {
+    let server = Running::start(Config::default());
+    server.push(&request("a", &[bytes(&[("main;work;leaf", 60), ("main;leaf", 30), ("main", 10)])]));
+    server.push(&request("b", &[bytes(&[("main;work", 5)])]));
+    let answer = server.ask("/api/services?only=leaf%0Amain&hide=work");
+    let services = answer["services"].as_array().unwrap();
+    assert_eq!((services.len(), &services[0]["name"], &services[0]["total"]), (1, &"a".into(), &90.into()));
+    let points = services[0]["points"].as_array().unwrap();
+    assert_eq!(points.iter().map(|point| point.as_u64().unwrap()).sum::<u64>(), 90);
+    assert_eq!(server.ask("/api/services?only=%2FWORK%2F")["total"], 65);
+    assert_eq!(server.ask("/api/services?only=nobody")["services"], serde_json::json!([]));
+    assert_eq!(server.ask("/api/services?hide=main")["total"], 105, "hidden frames keep their weight");
+}
+
+#[test]
+fn of_many_stacks_those_too_thin_to_be_drawn_stay_out() {
+    let server = Running::start(Config::default());
+    let leaves: Vec<_> = (0..50).map(|leaf| (format!("main;leaf{leaf}"), 1 + leaf % 2)).collect();
+    let leaves: Vec<_> = leaves.iter().map(|(stack, value)| (stack.as_str(), *value)).collect();
+    server.push(&request("a", &[bytes(&leaves), bytes(&[("main;big", 100)])]));
+    let sent = |parts: u32| {
+        let answer = server.ask(&format!("/api/flamegraph?nodes=52&parts={parts}"));
+        (folded(&answer).len(), answer["hidden"]["value"].as_u64().unwrap())
+    };
+    // All of it weighs 175, and it has a node too many to be sent whole.
+    assert_eq!(sent(87), (26, 25));
+    assert_eq!(sent(10), (1, 75));
+    assert_eq!(server.ask("/api/flamegraph?nodes=53&parts=10")["hidden"]["value"], 0);
+}
+
+#[test]
 fn the_table_is_the_same_from_whichever_end_stacks_are_read() {
     let server = Running::start(Config::default());
     server.push(&request("a", &[bytes(&[("main;work;leaf", 60), ("main;leaf", 30), ("main", 10)])]));

@@ -134,10 +134,10 @@ fn a_day_of_forty_services() {
     let (tree, ms) = cost(|| store.merge(&one));
     println!("merge of a day of one service: {ms:.1} ms, {} nodes (budget 200 ms)", tree.nodes.len());
     let mut windows = 0_u64;
-    let ((), ms) = cost(|| store.windows(&one, |_, _, _| windows += 1));
+    let ((), ms) = cost(|| store.windows(&one, None, |_, _, _| windows += 1));
     println!("time series of a day of one service: {ms:.1} ms, {windows} windows");
     let everything = Selection { profile_type: None, service: None, matchers: &[], range: day };
-    let ((), ms) = cost(|| store.windows(&everything, |_, _, _| windows += 1));
+    let ((), ms) = cost(|| store.windows(&everything, None, |_, _, _| windows += 1));
     println!("time series of a day of all services: {ms:.1} ms");
     println!("{} partitions, {} MB", 24, store.disk_bytes() / 1_000_000);
     drop((store, journal));
