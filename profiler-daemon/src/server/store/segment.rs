@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::rows::{self, Damaged};
 use super::series::Series;
-use super::tree::{Tree, TreeFunction};
+use super::tree::{Dictionary, Translated, Tree};
 use super::{Digest, Selection};
 use crate::time::{WallNs, Window};
 
@@ -320,17 +320,9 @@ impl Segment {
             }
             rows::add_to(own, &self.rows[stored.rows.clone()])?;
         }
-        let mut known = vec![None; self.functions.len()];
+        let mut names = Translated::new(self, sum);
         for (tree, own) in self.trees.iter().zip(&own).filter(|(_, own)| !own.is_empty()) {
-            sum.add(&tree.nodes, own, &mut known, |function| {
-                let function = self.functions.get(function as usize).ok_or(Damaged)?;
-                let texts = [function.name, function.file, function.module];
-                let [name, file, module] = texts.map(|text| self.texts.get(text as usize).map(Arc::clone));
-                let (Some(name), Some(file), Some(module)) = (name, file, module) else {
-                    return Err(Damaged);
-                };
-                Ok(TreeFunction { name, file, module, line: function.line })
-            })?;
+            sum.add(&tree.nodes, own, &mut names)?;
         }
         Ok(())
     }
@@ -363,5 +355,17 @@ impl Segment {
             + self.stored.capacity() * size_of::<Stored>()
             + self.rows.capacity()
             + self.digests.capacity() * size_of::<Digest>()
+    }
+}
+
+impl Dictionary for &Segment {
+    type Error = Damaged;
+
+    fn function(&mut self, id: u32) -> Result<Function, Damaged> {
+        self.functions.get(id as usize).copied().ok_or(Damaged)
+    }
+
+    fn text(&mut self, id: u32) -> Result<Arc<str>, Damaged> {
+        self.texts.get(id as usize).map(Arc::clone).ok_or(Damaged)
     }
 }
