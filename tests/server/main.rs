@@ -1,6 +1,7 @@
 //! Tier 3: the embedded server as a process: killed, restarted, on a disk that is full; asked by a thousand at once; and
 //! what real SDKs push to it.
 
+mod alike;
 mod crowd;
 mod doors;
 mod history;

@@ -136,3 +136,39 @@ fn rust() {
     pushed.check(&["types"], &["process_cpu:cpu:nanoseconds:cpu:nanoseconds"]);
     pushed.check(&["folded", "{service_name=\"rust.purchases\", region=\"here\"}"], &["pay"]);
 }
+
+/// Its profiles are recordings of the JVM's own, which are not read here; what it is told is what its user reads.
+#[test]
+fn java_says_to_its_user_why_it_is_refused() {
+    need!(gate::program("java", "TEST_REQUIRE_SDKS").map(drop));
+    need!(gate::program("mvn", "TEST_REQUIRE_SDKS").map(drop));
+    let agent = kept("java").join("agent-2.1.2.jar");
+    if !agent.exists() {
+        let mut copy = Command::new("mvn");
+        copy.args([
+            "-q",
+            "-B",
+            "dependency:copy",
+            "-Dartifact=io.pyroscope:agent:2.1.2",
+            "-DoutputDirectory=.",
+        ]);
+        need!(fetch(copy.current_dir(kept("java"))));
+    }
+    let folder = TempDir::new().expect("a folder");
+    let server = Serving::start(folder.path());
+    let output = Command::new("java")
+        .arg(format!("-javaagent:{}", agent.display()))
+        .arg(sources().join("Purchases.java"))
+        .env("PYROSCOPE_APPLICATION_NAME", "java.purchases")
+        .env("PYROSCOPE_SERVER_ADDRESS", server.url())
+        .env("PYROSCOPE_FORMAT", "jfr")
+        .env("PYROSCOPE_UPLOAD_INTERVAL", "1s")
+        .output()
+        .expect("it starts");
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.contains("paid"), "the program is none the worse for it: {said}");
+    assert!(said.contains("501") && said.contains("profiles in jfr are not read here"), "{said}");
+    assert_eq!(server.total(), 0);
+    server.stop();
+}

@@ -21,6 +21,8 @@ pub(super) struct ServerMeters {
     partitions_dropped: Counters,
     store_bytes: Gauge,
     disk_bytes: Gauge,
+    /// Answers that waited for others to be read.
+    pub(super) answers_waited: Counter,
     connections_open: Gauge,
     connections_ended: Counters,
     /// For `/metrics`.
@@ -47,6 +49,10 @@ impl ServerMeters {
                 .counters("profiler_server_partitions_dropped", "Partitions of history that went, by reason"),
             store_bytes: meters.gauge("profiler_server_store_bytes", "Memory of the store"),
             disk_bytes: meters.gauge("profiler_server_disk_bytes", "Partitions of history on disk"),
+            answers_waited: meters.counter(
+                "profiler_server_answers_waited",
+                "Answers that waited until readers of others had made room (answers_bytes_max)",
+            ),
             connections_open: meters.gauge("profiler_server_connections_open", "Connections open"),
             connections_ended: meters
                 .counters("profiler_server_connections_ended", "Connections that ended, by how"),

@@ -68,9 +68,10 @@ impl Server {
     ) -> Result<(Self, Option<Journal>), ServeError> {
         let (store, journal) = Store::open(config.bounds(), WallNs::now())
             .map_err(|error| ServeError::Store(error.to_string()))?;
+        let meters = ServerMeters::new(meters);
         let server = Self {
             bodies: BodyRoom::new(config.body_bytes_max, config.bodies_bytes_max),
-            answers: AnswerRoom::new(config.answers_bytes_max),
+            answers: AnswerRoom::new(config.answers_bytes_max, meters.answers_waited.clone()),
             host: Host::this(config.agent),
             config,
             address,
@@ -78,7 +79,7 @@ impl Server {
             store: RefCell::new(store),
             changed: Notify::new(),
             turns: Semaphore::new(1),
-            meters: ServerMeters::new(meters),
+            meters,
             boot: WallNs::now().0.unsigned_abs(),
         };
         Ok((server, journal))

@@ -22,6 +22,7 @@ use hyper::body::{Body, Incoming};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::refusal::{Code, Refusal};
+use crate::meters::prometheus_client::metrics::counter::Counter;
 
 /// An answer.
 pub(super) type Answer = Response<Full<Bytes>>;
@@ -195,6 +196,7 @@ fn is_ours(authority: &Authority, listen: IpAddr) -> bool {
 pub(super) struct AnswerRoom {
     kib: Arc<Semaphore>,
     kib_max: u32,
+    waited: Counter,
 }
 
 /// The body of an answer; what it took of the room is given back when it is gone.
@@ -210,10 +212,10 @@ impl AsRef<[u8]> for Kept {
 }
 
 impl AnswerRoom {
-    /// Room for so many bytes.
-    pub(super) fn new(bytes_max: usize) -> Self {
+    /// Room for so many bytes; `waited` counts the answers that found none.
+    pub(super) fn new(bytes_max: usize, waited: Counter) -> Self {
         let kib_max = u32::try_from(bytes_max >> 10).unwrap_or(u32::MAX).max(1);
-        Self { kib: Arc::new(Semaphore::new(kib_max as usize)), kib_max }
+        Self { kib: Arc::new(Semaphore::new(kib_max as usize)), kib_max, waited }
     }
 
     /// `answer`, once there is room for it. One that is larger than all of the room takes all of it.
@@ -225,7 +227,13 @@ impl AnswerRoom {
             .map(http_body_util::Collected::to_bytes)
             .unwrap_or_else(|never| match never {});
         let kib = u32::try_from(body.len().div_ceil(1 << 10)).unwrap_or(u32::MAX).min(self.kib_max);
-        let taken = Arc::clone(&self.kib).acquire_many_owned(kib).await.expect("it is never closed");
+        let taken = match Arc::clone(&self.kib).try_acquire_many_owned(kib) {
+            Ok(taken) => taken,
+            Err(_) => {
+                self.waited.inc();
+                Arc::clone(&self.kib).acquire_many_owned(kib).await.expect("it is never closed")
+            }
+        };
         Response::from_parts(head, Full::new(Bytes::from_owner(Kept { body, _taken: taken })))
     }
 }
@@ -362,10 +370,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_waits_until_readers_have_made_room() {
-        let room = AnswerRoom::new(10 << 10);
+        let waited = Counter::default();
+        let room = AnswerRoom::new(10 << 10, waited.clone());
         let second = std::time::Duration::from_secs(1);
         let large = room.take(answer_of(9 << 10)).await;
         let small = room.take(answer_of(1 << 10)).await;
+        assert_eq!(waited.get(), 0);
         assert!(tokio::time::timeout(second, room.take(answer_of(1))).await.is_err());
         drop(small);
         let body = room.take(answer_of(1)).await.into_body().collect().await.unwrap().to_bytes();
@@ -375,5 +385,6 @@ mod tests {
         assert!(tokio::time::timeout(second, room.take(answer_of(1))).await.is_err());
         drop(huge);
         room.take(answer_of(1)).await;
+        assert_eq!(waited.get(), 2);
     }
 }

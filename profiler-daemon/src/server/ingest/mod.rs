@@ -111,7 +111,10 @@ fn take(
     let format = asked.parameter("format").unwrap_or_default();
     let spy = asked.parameter("spyName").unwrap_or("unknown");
     if format == "jfr" || format == "speedscope" {
-        let message = format!("profiles in {format} are not read here: send pprof or folded text");
+        let message = format!(
+            "profiles in {format} are not read here: send pprof or folded text, or send these to a Grafana Pyroscope. The \
+             profiler itself names Java methods without an agent in the JVM, once `jcmd PID Compiler.perfmap` was run"
+        );
         return Err(Refusal::new(Code::Unimplemented, "format", message));
     }
     let is =

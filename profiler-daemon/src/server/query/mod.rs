@@ -86,6 +86,8 @@ pub(super) struct Resolved {
 const LAST_S: u32 = 900;
 /// A range may be this long: no more is kept anyway.
 const RANGE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// No range comes nearer to the ends of time than this, so that it and its steps can be added to its moments.
+const END_OF_TIME: i64 = 4 * 24 * 3600 * 1_000 * MS;
 /// Where the newest window is looked for first.
 const RECENT: Duration = Duration::from_secs(300);
 /// Points of a time series.
@@ -168,6 +170,9 @@ impl Resolved {
 fn check_range(from: i64, until: i64) -> Result<(), Refusal> {
     if from >= until || until.saturating_sub(from) > span_of(RANGE_MAX) {
         return Err(Refusal::invalid("question", "the range must be longer than nothing and at most a day"));
+    }
+    if !(i64::MIN + END_OF_TIME..=i64::MAX - END_OF_TIME).contains(&from) {
+        return Err(Refusal::invalid("question", "the range lies where no clock comes to"));
     }
     Ok(())
 }

@@ -7,10 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::Digest;
 use super::blob::{from_bytes, to_bytes};
-use super::rows::Damaged;
+use super::rows::{self, Damaged};
 use super::segment::{Function, Mark, Node, Segment};
 use super::series::{ProfileType, Series};
 use crate::time::{WallNs, Window};
+
+/// Nodes for which there is room before they are read: what says how many there are may be damaged.
+const NODES_AT_ONCE: usize = 1 << 14;
 
 #[derive(Serialize, Deserialize)]
 struct Batch<'a> {
@@ -73,17 +76,20 @@ pub(super) fn write_nodes(nodes: &[Node], first: usize) -> Vec<u8> {
     to_bytes(&pairs)
 }
 
-/// The other way round.
-pub(super) fn read_nodes(bytes: &[u8], first: usize) -> Result<Vec<Node>, Damaged> {
-    let pairs: Vec<(u32, u32)> = from_bytes(bytes)?;
-    (pairs.into_iter().zip(first..))
-        .map(|((back, function), index)| {
-            let index = u32::try_from(index).map_err(|_| Damaged)?;
-            // Only the root is its own parent.
-            let parent = index.checked_sub(back).filter(|&parent| parent < index || index == 0);
-            Ok(Node { parent: parent.ok_or(Damaged)?, function })
-        })
-        .collect()
+/// The other way round. There are hundreds of thousands in an hour, so they are read by hand: how many, then pairs.
+pub(super) fn read_nodes(mut bytes: &[u8], first: usize) -> Result<Vec<Node>, Damaged> {
+    let bytes = &mut bytes;
+    let mut number = || rows::take(bytes).and_then(|number| u32::try_from(number).map_err(|_| Damaged));
+    let count = number()? as usize;
+    let mut nodes = Vec::with_capacity(count.min(NODES_AT_ONCE));
+    for index in (first..).take(count) {
+        let index = u32::try_from(index).map_err(|_| Damaged)?;
+        let (back, function) = (number()?, number()?);
+        // Only the root is its own parent.
+        let parent = index.checked_sub(back).filter(|&parent| parent < index || index == 0);
+        nodes.push(Node { parent: parent.ok_or(Damaged)?, function });
+    }
+    if bytes.is_empty() { Ok(nodes) } else { Err(Damaged) }
 }
 
 /// What came into `segment` since `mark`.

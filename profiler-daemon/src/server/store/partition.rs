@@ -6,12 +6,12 @@
 //! and all that is under a key has a check (`blob`): what a disk loses or changes is met when it is read.
 //! Not here: which files there are (`folder`), and when one is written (`journal`).
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::{Database, ReadOnlyDatabase, ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
+use redb::{Database, ReadOnlyDatabase, ReadableDatabase, TableDefinition, TableHandle};
+use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 use super::batch::{WrittenSeries, read_nodes, write_nodes};
@@ -20,7 +20,7 @@ use super::passage::{self, Passage};
 use super::rows::{self, Damaged};
 use super::segment::{Function, Node, ROOT_NODE, Segment, Stored};
 use super::series::Series;
-use super::tree::{Tree, TreeFunction};
+use super::tree::{Dictionary, Translated, Tree};
 use super::{Digest, Selection};
 use crate::time::{WallNs, Window};
 
@@ -371,7 +371,7 @@ impl Partition {
         then: &mut dyn FnMut(Window, &Series, u64),
     ) -> Result<(), FileError> {
         let mut names = passage.map(|_| Names::new(&self.transaction)).transpose()?;
-        let mut asked: HashMap<u32, Vec<bool>> = HashMap::new();
+        let mut asked: FxHashMap<u32, Vec<bool>> = FxHashMap::default();
         self.minutes(selection, |index, minute, blob| {
             let ReadSeries { series, tree, .. } = &self.series[index];
             let weights = match passage.zip(names.as_mut()) {
@@ -381,7 +381,7 @@ impl Partition {
                         Entry::Occupied(known) => known.into_mut(),
                         Entry::Vacant(new) => {
                             let nodes = self.nodes(*tree)?;
-                            new.insert(passage.stacks(&nodes, |function| names.function(function))?)
+                            new.insert(passage.stacks(&nodes, |function| names.named(function))?)
                         }
                     };
                     weights(&blob, asked)?
@@ -405,7 +405,7 @@ impl Partition {
 
     /// Adds all that is wanted to `sum`.
     pub(super) fn merge(&self, selection: &Selection<'_>, sum: &mut Tree) -> Result<(), FileError> {
-        let mut trees: HashMap<u32, (Vec<Node>, Vec<u64>)> = HashMap::new();
+        let mut trees: FxHashMap<u32, (Vec<Node>, Vec<u64>)> = FxHashMap::default();
         self.minutes(selection, |index, minute, blob| {
             let tree = self.series[index].tree;
             let (_, own) = match trees.entry(tree) {
@@ -418,25 +418,11 @@ impl Partition {
             };
             Ok(add_minute(&blob, minute, selection, own)?)
         })?;
-        let mut names = Names::new(&self.transaction)?;
-        let mut known = Vec::new();
+        let mut names = Translated::new(Names::new(&self.transaction)?, sum);
         let mut order: Vec<_> = trees.into_iter().collect();
         order.sort_unstable_by_key(|&(tree, _)| tree);
         for (_, (nodes, own)) in order {
-            let functions = nodes.iter().map(|node| node.function as usize + 1).max().unwrap_or(0);
-            known.resize(functions.max(known.len()).min(names.functions_max), None);
-            // A chunk that cannot be read is not a damaged tree: its own error is the one to tell.
-            let mut failed = None;
-            let added = sum.add(&nodes, &own, &mut known, |function| {
-                names.function(function).map_err(|error| {
-                    failed = Some(error);
-                    Damaged
-                })
-            });
-            match failed {
-                Some(error) => return Err(error),
-                None => added?,
-            }
+            sum.add(&nodes, &own, &mut names)?;
         }
         Ok(())
     }
@@ -491,23 +477,33 @@ type BlobTable = redb::ReadOnlyTable<u32, &'static [u8]>;
 struct Names {
     texts: BlobTable,
     functions: BlobTable,
-    /// More functions than there can be.
-    functions_max: usize,
-    text_chunks: HashMap<u32, Vec<Arc<str>>>,
-    function_chunks: HashMap<u32, Vec<Function>>,
+    text_chunks: FxHashMap<u32, Vec<Arc<str>>>,
+    function_chunks: FxHashMap<u32, Vec<Function>>,
 }
 
 impl Names {
     fn new(transaction: &redb::ReadTransaction) -> Result<Self, FileError> {
-        let functions = transaction.open_table(FUNCTIONS)?;
-        let chunks = functions.last()?.map_or(0, |(number, _)| number.value() as usize + 1);
         Ok(Self {
             texts: transaction.open_table(TEXTS)?,
-            functions,
-            functions_max: chunks.saturating_mul(CHUNK as usize),
-            text_chunks: HashMap::new(),
-            function_chunks: HashMap::new(),
+            functions: transaction.open_table(FUNCTIONS)?,
+            text_chunks: FxHashMap::default(),
+            function_chunks: FxHashMap::default(),
         })
+    }
+}
+
+impl Dictionary for Names {
+    type Error = FileError;
+
+    fn function(&mut self, id: u32) -> Result<Function, FileError> {
+        let chunk = match self.function_chunks.entry(id / CHUNK) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let blob = self.functions.get(id / CHUNK)?.ok_or(Damaged)?;
+                new.insert(blob::read(place(&FUNCTIONS, id / CHUNK), blob.value())?)
+            }
+        };
+        Ok(*chunk.get((id % CHUNK) as usize).ok_or(Damaged)?)
     }
 
     fn text(&mut self, id: u32) -> Result<Arc<str>, FileError> {
@@ -520,17 +516,5 @@ impl Names {
             }
         };
         Ok(Arc::clone(chunk.get((id % CHUNK) as usize).ok_or(Damaged)?))
-    }
-
-    fn function(&mut self, id: u32) -> Result<TreeFunction, FileError> {
-        let chunk = match self.function_chunks.entry(id / CHUNK) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => {
-                let blob = self.functions.get(id / CHUNK)?.ok_or(Damaged)?;
-                new.insert(blob::read(place(&FUNCTIONS, id / CHUNK), blob.value())?)
-            }
-        };
-        let Function { name, file, module, line } = *chunk.get((id % CHUNK) as usize).ok_or(Damaged)?;
-        Ok(TreeFunction { name: self.text(name)?, file: self.text(file)?, module: self.text(module)?, line })
     }
 }

@@ -71,7 +71,22 @@ fn put(mut value: u64, out: &mut Vec<u8>) {
     out.push(value.to_le_bytes()[0]);
 }
 
-fn take(bytes: &mut &[u8]) -> Result<u64, Damaged> {
+/// A number. There are a million in an hour, and whether one has one byte or two no processor can guess: so both are read
+/// the same way.
+#[inline]
+pub(super) fn take(bytes: &mut &[u8]) -> Result<u64, Damaged> {
+    if let [low, high, ..] = **bytes {
+        let has_high = low >> 7;
+        if has_high & high >> 7 == 0 {
+            *bytes = &bytes[1 + usize::from(has_high)..];
+            return Ok(u64::from(low & 0x7f) | u64::from(high * has_high) << 7);
+        }
+    }
+    take_large(bytes)
+}
+
+/// A number of any length.
+fn take_large(bytes: &mut &[u8]) -> Result<u64, Damaged> {
     let mut value = 0;
     for shift in (0..64).step_by(7) {
         let (&byte, rest) = bytes.split_first().ok_or(Damaged)?;

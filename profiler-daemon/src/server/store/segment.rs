@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::passage::{self, Passage};
 use super::rows::{self, Damaged};
 use super::series::Series;
-use super::tree::{Tree, TreeFunction};
+use super::tree::{Dictionary, Translated, Tree};
 use super::{Digest, Selection};
 use crate::time::{WallNs, Window};
 
@@ -320,7 +320,7 @@ impl Segment {
                 Some(asked) => asked,
                 new @ None => {
                     let nodes = &self.trees[tree as usize].nodes;
-                    new.insert(passage.stacks(nodes, |function| self.named(function))?)
+                    new.insert(passage.stacks(nodes, |function| (&mut &*self).named(function))?)
                 }
             };
             let weight = passage::weight(&self.rows[stored.rows.clone()], asked)?;
@@ -329,17 +329,6 @@ impl Segment {
             }
         }
         Ok(())
-    }
-
-    /// A function with its names.
-    fn named(&self, function: u32) -> Result<TreeFunction, Damaged> {
-        let function = self.functions.get(function as usize).ok_or(Damaged)?;
-        let texts = [function.name, function.file, function.module];
-        let [name, file, module] = texts.map(|text| self.texts.get(text as usize).map(Arc::clone));
-        let (Some(name), Some(file), Some(module)) = (name, file, module) else {
-            return Err(Damaged);
-        };
-        Ok(TreeFunction { name, file, module, line: function.line })
     }
 
     /// Adds all that is wanted to `sum`.
@@ -356,9 +345,9 @@ impl Segment {
             }
             rows::add_to(own, &self.rows[stored.rows.clone()])?;
         }
-        let mut known = vec![None; self.functions.len()];
+        let mut names = Translated::new(self, sum);
         for (tree, own) in self.trees.iter().zip(&own).filter(|(_, own)| !own.is_empty()) {
-            sum.add(&tree.nodes, own, &mut known, |function| self.named(function))?;
+            sum.add(&tree.nodes, own, &mut names)?;
         }
         Ok(())
     }
@@ -391,5 +380,17 @@ impl Segment {
             + self.stored.capacity() * size_of::<Stored>()
             + self.rows.capacity()
             + self.digests.capacity() * size_of::<Digest>()
+    }
+}
+
+impl Dictionary for &Segment {
+    type Error = Damaged;
+
+    fn function(&mut self, id: u32) -> Result<Function, Damaged> {
+        self.functions.get(id as usize).copied().ok_or(Damaged)
+    }
+
+    fn text(&mut self, id: u32) -> Result<Arc<str>, Damaged> {
+        self.texts.get(id as usize).map(Arc::clone).ok_or(Damaged)
     }
 }

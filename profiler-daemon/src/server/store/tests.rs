@@ -50,9 +50,14 @@ fn push(store: &mut Store, pushed: &Pushed) {
     if store.holds(&digest) {
         return;
     }
+    keep(store.open_segment(NOW), pushed);
+    store.close(Some(digest), pushed.window(), NOW);
+}
+
+fn keep(segment: &mut Segment, pushed: &Pushed) {
+    let labels: Labels = vec![("service_name".into(), pushed.service.into())];
     let cpu = ProfileType::new("process_cpu", ("cpu", "nanoseconds"), ("cpu", "nanoseconds"));
     let series = Series::new(labels.into(), cpu);
-    let segment = store.open_segment(NOW);
     let tree = segment.tree(pushed.service);
     let mut pairs = Vec::new();
     for (stack, value) in &pushed.stacks {
@@ -64,7 +69,6 @@ fn push(store: &mut Store, pushed: &Pushed) {
         pairs.push((node, *value));
     }
     segment.keep(&series, pushed.window(), &mut pairs);
-    store.close(Some(digest), pushed.window(), NOW);
 }
 
 /// Does what is to be written, until there is nothing more.
@@ -112,10 +116,10 @@ fn account(tree: &Tree) -> Account {
         }
         stacks.push(stack.clone());
         if node.total > 0 {
-            *account.entry((stack.clone(), false)).or_default() += node.total;
+            assert_eq!(account.insert((stack.clone(), false), node.total), None, "{stack} is there twice");
         }
         if node.own > 0 {
-            *account.entry((stack, true)).or_default() += node.own;
+            account.insert((stack, true), node.own);
         }
     }
     for (node, children) in tree.nodes.iter().zip(children) {
@@ -163,7 +167,9 @@ fn check(store: &Store, all: &[Pushed]) {
 }
 
 fn any_push() -> impl Strategy<Value = Pushed> {
-    let stacks = prop::collection::btree_map("[p-t]{1,5}", (1..50_u64).prop_map(|n| n * 10_101_010), 1..12);
+    // Few names that call one another, or many that are called by few.
+    let stack = prop_oneof!["[p-t]{1,5}", "[pq][a-z]{0,2}"];
+    let stacks = prop::collection::btree_map(stack, (1..50_u64).prop_map(|n| n * 10_101_010), 1..12);
     (prop::sample::select(vec!["a", "b", "c"]), 0..7000_i64, stacks)
         .prop_map(|(service, ago_s, stacks)| Pushed { service, ago_s, stacks: stacks.into_iter().collect() })
 }
@@ -184,6 +190,31 @@ proptest! {
         prop_assert!(journal.is_none());
         all.iter().for_each(|pushed| push(&mut store, pushed));
         check(&store, &all);
+    }
+
+    #[test]
+    fn merging_is_associative_and_commutative(
+        all in prop::collection::vec(any_push(), 1..60),
+        ends in prop::collection::vec(1..60_usize, 0..4),
+    ) {
+        // The same pushes, in segments that end here or there, and merged from either end.
+        let all = distinct(all);
+        let everything = Selection { profile_type: None, service: None, matchers: &[], range: ALWAYS };
+        let mut segments = vec![Segment::default()];
+        for (index, pushed) in all.iter().enumerate() {
+            if ends.contains(&index) {
+                segments.push(Segment::default());
+            }
+            keep(segments.last_mut().unwrap(), pushed);
+        }
+        let merged = |segments: &mut dyn Iterator<Item = &Segment>| {
+            let mut tree = Tree::default();
+            segments.for_each(|segment| segment.merge(&everything, &mut tree).unwrap());
+            account(&tree)
+        };
+        let expected = naive(&all, &everything);
+        prop_assert_eq!(&merged(&mut segments.iter()), &expected);
+        prop_assert_eq!(&merged(&mut segments.iter().rev()), &expected);
     }
 
     #[test]
@@ -390,17 +421,4 @@ fn a_file_of_another_version_is_set_aside() {
     let (mut store, _journal) = Store::open(bounds(Some(folder.path())), NOW).unwrap();
     check(&store, &[]);
     assert_eq!(store.evict(NOW).files_damaged, 1);
-}
-
-#[test]
-fn merging_does_not_depend_on_order() {
-    let all = some();
-    let everything = WallNs(i64::MIN)..WallNs(i64::MAX);
-    let selection = Selection { profile_type: None, service: None, matchers: &[], range: everything };
-    let merged = |all: &mut dyn Iterator<Item = &Pushed>| {
-        let (mut store, _) = Store::open(bounds(None), NOW).unwrap();
-        all.for_each(|pushed| push(&mut store, pushed));
-        account(&store.merge(&selection))
-    };
-    assert_eq!(merged(&mut all.iter()), merged(&mut all.iter().rev()));
 }

@@ -4,12 +4,13 @@
 //! a thousand nodes and no recursion: a parent always comes before its children.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, RandomState};
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
 
 use super::rows::Damaged;
-use super::segment::Node;
+use super::segment::{Function, Node};
 
 /// A function.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,9 +24,6 @@ pub(in crate::server) struct TreeFunction {
     /// A line in its source file, or zero.
     pub(in crate::server) line: u32,
 }
-
-/// Name, file and module: what makes a function the same in every segment.
-type Identity = (Arc<str>, Arc<str>, Arc<str>);
 
 /// A node: one stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +45,120 @@ pub(in crate::server) struct Tree {
     pub(in crate::server) functions: Vec<TreeFunction>,
     /// The stacks; the first is the root.
     pub(in crate::server) nodes: Vec<TreeNode>,
-    function_ids: HashMap<Identity, u32>,
+    texts: Once<Arc<str>, RandomState>,
+    /// The numbers of name, file and module: what makes a function the same in every segment.
+    identities: Once<[u32; 3], BuildHasherDefault<FxHasher>>,
+    /// Of each node, its place among its siblings.
+    links: Vec<Link>,
+    /// Nodes with many children, which are in `children`.
+    wide: FxHashSet<u32>,
+    /// By parent and function.
     children: FxHashMap<(u32, u32), u32>,
+}
+
+/// Where a node's children are: the first of them, and of each the next. Mostly nobody looks for one: what a service adds
+/// lies below a node that was not there before it.
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    first: u32,
+    next: u32,
+}
+
+/// No child: the root is nobody's.
+const NOBODY: u32 = 0;
+/// So many children are looked through one after another; where there are more they go into a map.
+const LOOKED_THROUGH_MAX: usize = 8;
+
+/// Things that are here once, numbered. What comes from one segment is there once already, so it is looked for only among
+/// what came from others: a range that lies in one segment never looks.
+#[derive(Debug)]
+struct Once<K, S> {
+    all: Vec<K>,
+    of_others: HashMap<K, u32, S>,
+}
+
+impl<K: Clone + Eq + Hash, S: BuildHasher + Default> Once<K, S> {
+    /// With what the root is made of, which nothing else is the same as.
+    fn new(root: K) -> Self {
+        Self { all: vec![root], of_others: HashMap::default() }
+    }
+
+    /// What comes from now on is from another segment.
+    fn begin_segment(&mut self) {
+        for id in self.of_others.len() + 1..self.all.len() {
+            self.of_others.insert(self.all[id].clone(), next(id));
+        }
+    }
+
+    /// The number of `thing`; it is new if that is the last.
+    fn id(&mut self, thing: K) -> u32 {
+        if let Some(&known) = self.of_others.get(&thing) {
+            return known;
+        }
+        self.all.push(thing);
+        next(self.all.len() - 1)
+    }
+}
+
+/// What the numbers in a segment stand for.
+pub(super) trait Dictionary {
+    /// Why it cannot be told.
+    type Error: From<Damaged>;
+    /// A function.
+    fn function(&mut self, id: u32) -> Result<Function, Self::Error>;
+    /// A text that a function is made of.
+    fn text(&mut self, id: u32) -> Result<Arc<str>, Self::Error>;
+
+    /// A function with its names.
+    fn named(&mut self, id: u32) -> Result<TreeFunction, Self::Error> {
+        let Function { name, file, module, line } = self.function(id)?;
+        Ok(TreeFunction { name: self.text(name)?, file: self.text(file)?, module: self.text(module)?, line })
+    }
+}
+
+/// The dictionary of a segment, and which number in the tree each of its numbers is: a name is looked up once.
+pub(super) struct Translated<D> {
+    dictionary: D,
+    texts: Vec<Option<u32>>,
+    functions: Vec<Option<u32>>,
+}
+
+impl<D: Dictionary> Translated<D> {
+    /// Nothing of `dictionary` is known to `tree` yet, whose segments were others.
+    pub(super) fn new(dictionary: D, tree: &mut Tree) -> Self {
+        tree.texts.begin_segment();
+        tree.identities.begin_segment();
+        Self { dictionary, texts: Vec::new(), functions: Vec::new() }
+    }
+
+    fn function(&mut self, id: u32, tree: &mut Tree) -> Result<u32, D::Error> {
+        if let Some(Some(known)) = self.functions.get(id as usize) {
+            return Ok(*known);
+        }
+        let Function { name, file, module, line } = self.dictionary.function(id)?;
+        let key = [self.text(name, tree)?, self.text(file, tree)?, self.text(module, tree)?];
+        let function = tree.function(key, line);
+        note(&mut self.functions, id, function);
+        Ok(function)
+    }
+
+    fn text(&mut self, id: u32, tree: &mut Tree) -> Result<u32, D::Error> {
+        if let Some(Some(known)) = self.texts.get(id as usize) {
+            return Ok(*known);
+        }
+        let text = tree.texts.id(self.dictionary.text(id)?);
+        note(&mut self.texts, id, text);
+        Ok(text)
+    }
+}
+
+/// Remembers what `id` is. It is one that its dictionary has, so the list is no longer than that.
+fn note(known: &mut Vec<Option<u32>>, id: u32, here: u32) {
+    let id = id as usize;
+    if known.len() <= id {
+        known.resize(id + 1, None);
+    }
+    known[id] = Some(here);
 }
 
 impl Default for Tree {
@@ -63,7 +173,10 @@ impl Default for Tree {
         Self {
             functions: vec![root],
             nodes: vec![TreeNode { parent: 0, function: 0, own: 0, total: 0 }],
-            function_ids: HashMap::from([((Arc::clone(&empty), Arc::clone(&empty), empty), 0)]),
+            texts: Once::new(empty),
+            identities: Once::new([0; 3]),
+            links: vec![Link { first: NOBODY, next: NOBODY }],
+            wide: FxHashSet::default(),
             children: FxHashMap::default(),
         }
     }
@@ -74,23 +187,22 @@ fn next(len: usize) -> u32 {
 }
 
 impl Tree {
-    /// Adds the tree `nodes`, of which each node weighs `own` alone. `function` tells what a function is; `known`, as
-    /// long as there are functions, remembers where it is here.
-    pub(super) fn add(
+    /// Adds the tree `nodes` of the segment whose names are `names`; each node weighs `own` alone.
+    pub(super) fn add<D: Dictionary>(
         &mut self,
         nodes: &[Node],
         own: &[u64],
-        known: &mut [Option<u32>],
-        mut function: impl FnMut(u32) -> Result<TreeFunction, Damaged>,
-    ) -> Result<(), Damaged> {
+        names: &mut Translated<D>,
+    ) -> Result<(), D::Error> {
         let mut total = own.to_vec();
         for index in (1..nodes.len()).rev() {
             let parent = nodes[index].parent as usize;
             if parent >= index {
-                return Err(Damaged);
+                return Err(Damaged.into());
             }
             total[parent] = total[parent].saturating_add(total[index]);
         }
+        let before = self.nodes.len();
         // Where the nodes are in this tree.
         let mut place = vec![0_u32; nodes.len()];
         for (index, node) in nodes.iter().enumerate() {
@@ -98,12 +210,10 @@ impl Tree {
                 continue;
             }
             if index > 0 {
-                let known = known.get_mut(node.function as usize).ok_or(Damaged)?;
-                let callee = match *known {
-                    Some(callee) => callee,
-                    None => *known.insert(self.function(function(node.function)?)),
-                };
-                place[index] = self.call(place[node.parent as usize], callee);
+                let (parent, function) = (place[node.parent as usize], names.function(node.function, self)?);
+                // No stack is twice in `nodes`: below one that was not here before, neither were its children.
+                let is_new = parent as usize >= before;
+                place[index] = if is_new { self.push(parent, function) } else { self.call(parent, function) };
             }
             let here = &mut self.nodes[place[index] as usize];
             here.own = here.own.saturating_add(own[index]);
@@ -112,26 +222,54 @@ impl Tree {
         Ok(())
     }
 
-    fn function(&mut self, function: TreeFunction) -> u32 {
-        let TreeFunction { name, file, module, line } = &function;
-        let key = (Arc::clone(name), Arc::clone(file), Arc::clone(module));
-        let line = *line;
-        let id = *self.function_ids.entry(key).or_insert_with(|| {
-            self.functions.push(function);
-            next(self.functions.len() - 1)
-        });
-        let known = &mut self.functions[id as usize].line;
-        if *known == 0 {
-            *known = line;
+    /// The function of that name, file and module; its line is the first that is known.
+    fn function(&mut self, identity: [u32; 3], line: u32) -> u32 {
+        let id = self.identities.id(identity);
+        match self.functions.get_mut(id as usize) {
+            None => {
+                let [name, file, module] = identity.map(|text| Arc::clone(&self.texts.all[text as usize]));
+                self.functions.push(TreeFunction { name, file, module, line });
+            }
+            Some(known) if known.line == 0 => known.line = line,
+            Some(_) => {}
         }
         id
     }
 
+    /// The call of `function` in the stack `parent`, found or made.
     fn call(&mut self, parent: u32, function: u32) -> u32 {
-        *self.children.entry((parent, function)).or_insert_with(|| {
-            self.nodes.push(TreeNode { parent, function, own: 0, total: 0 });
-            next(self.nodes.len() - 1)
-        })
+        let mut child = self.links[parent as usize].first;
+        for _ in 0..LOOKED_THROUGH_MAX {
+            if child == NOBODY {
+                return self.push(parent, function);
+            }
+            if self.nodes[child as usize].function == function {
+                return child;
+            }
+            child = self.links[child as usize].next;
+        }
+        if self.wide.insert(parent) {
+            child = self.links[parent as usize].first;
+            while child != NOBODY {
+                self.children.insert((parent, self.nodes[child as usize].function), child);
+                child = self.links[child as usize].next;
+            }
+        }
+        if let Some(&child) = self.children.get(&(parent, function)) {
+            return child;
+        }
+        let child = self.push(parent, function);
+        self.children.insert((parent, function), child);
+        child
+    }
+
+    /// A new node.
+    fn push(&mut self, parent: u32, function: u32) -> u32 {
+        let child = next(self.nodes.len());
+        self.nodes.push(TreeNode { parent, function, own: 0, total: 0 });
+        self.links.push(Link { first: NOBODY, next: self.links[parent as usize].first });
+        self.links[parent as usize].first = child;
+        child
     }
 
     /// What all of it weighs.

@@ -90,6 +90,38 @@ fn a_pprof_comes_raw_or_in_a_form_as_sdks_send_it() {
 }
 
 #[test]
+fn a_pprof_of_dotnet_comes_with_all_its_kinds_in_one() {
+    let mut profile = profile(&[("Main;Pay", 5)]);
+    let mut kinds = vec![profile.sample_type[0]];
+    for (kind, unit) in [("wall", "nanoseconds"), ("alloc_samples", "count"), ("lock_time", "nanoseconds")] {
+        let texts = [kind, unit].map(|text| {
+            profile.string_table.push(text.to_owned());
+            profile.string_table.len() as i64 - 1
+        });
+        kinds.push(ValueType { r#type: texts[0], unit: texts[1] });
+    }
+    profile.sample_type = kinds;
+    profile.sample[0].value = vec![5, 7, 0, 9];
+    let config = br#"{
+      "alloc_samples": { "units": "objects", "display-name": "alloc_objects" },
+      "cpu": { "units": "samples", "sampled": true },
+      "lock_time": { "units": "lock_nanoseconds", "display-name": "mutex_duration" },
+      "inuse_space": { "units": "bytes", "display-name": "inuse_space", "aggregation": "average" }
+    }"#;
+    let (kind, body) = form(&[("profile", &profile.encode_to_vec()), ("sample_type_config", config)]);
+    let now = WallNs::now().0;
+    let query = format!(
+        "name=shop%7Bregion%3Dhere%7D&from={}&until={now}&spyName=dotnetspy&spyVersion=0.14.1",
+        now - 10_000_000_000
+    );
+    let server = check(&query, &kind, &body, 200, "");
+    let made =
+        ["cpu", "lock_time", "wall"].map(|kind| format!("process_cpu:{kind}:nanoseconds:cpu:nanoseconds"));
+    assert_eq!(types(&server), made);
+    assert_eq!(server.total(), 5);
+}
+
+#[test]
 fn a_pprof_without_a_time_is_of_the_time_in_the_address() {
     let mut timeless = profile(&[("main", 5)]);
     timeless.time_nanos = 0;
@@ -112,6 +144,10 @@ fn what_cannot_be_stored_is_never_answered_with_200() {
     check("name=a&format=pprof", BYTES, b"no pprof", 422, "malformed");
     check("name=a", BYTES, &gzip(&pprof), 422, "no text");
     check("name=a&format=jfr", BYTES, b"FLR", 501, "jfr");
+    // As Java's agent sends it: a form in pieces, whose parts have other names.
+    let java = "name=shop&units=samples&aggregationType=sum&from=1&until=2&spyName=javaspy&sampleRate=100&format=jfr";
+    let (kind, body) = form(&[("jfr", b"\x1f\x8b\x08FLR"), ("labels", b"\x0a\x02\x08\x01")]);
+    check(java, &kind, &body, 501, "profiles in jfr are not read here");
     check("name=a", "binary/octet-stream+tree", b"x", 501, "trees");
     let (kind, body) = form(&[("other", &pprof)]);
     check("name=a", &kind, &body, 422, "no part");

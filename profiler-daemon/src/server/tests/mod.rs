@@ -5,9 +5,11 @@
 mod connections;
 mod cost;
 mod ingests;
+mod properties;
 mod pushes;
 mod querier;
 mod questions;
+mod ranges;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
