@@ -33,6 +33,7 @@ use std::os::fd::AsFd;
 
 use crate::capture::recording::RecordingError;
 use crate::capture::{self, AttachError, Kernel};
+use crate::config::Config;
 use crate::meters::Meters;
 
 /// Where the embedded server keeps history, in the data directory.
@@ -46,6 +47,11 @@ pub fn try_sampling() -> Result<(), Failure> {
     let (waker, _held) = std::os::unix::net::UnixStream::pair().map_err(Failure::other("making a socket"))?;
     Kernel::open(capture::Config::default(), waker.as_fd(), &Meters::default())?;
     Ok(())
+}
+
+/// Whether everything is right with the files that `config` names: what is not, a line each.
+pub fn check_secrets(config: &Config) -> Result<(), Failure> {
+    reload::Secrets::read(config).map(drop).map_err(Failure::Usage)
 }
 
 /// Why a command cannot start, or failed: each with its exit code.

@@ -1,6 +1,7 @@
 //! `run`: the resident. Samples everything, pushes every interval, until told to stop.
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
@@ -13,24 +14,24 @@ use super::builder::Builder;
 use super::intake::Intake;
 use super::quality::QualityMeters;
 use super::reader::{Heartbeat, Plan, Reader};
-use super::reload::Reload;
+use super::reload::{Live, Reload, Secrets};
 use super::service::{Progress, Service};
 use super::signals::Hangup;
-use super::steering::Steering;
+use super::steering::{Ceiling, Steering};
 use super::usage::Roll;
+use super::why::Why;
 use super::{Failure, Signals, build, notify, ports, service, usage};
 use crate::admin::{self, Admin};
 use crate::aggregate::{Grain, aggregate};
-use crate::attribute::Relabel;
 use crate::capture::{self, Kernel};
 use crate::children::{self, Keeper};
 use crate::config::Config;
-use crate::deliver::{self, Access, Uploader};
+use crate::deliver::{self, Uploader};
 use crate::encode::{self, Limits};
 use crate::meters::Meters;
 use crate::model::{Payload, Profile, SampleKind, TraceBatch, Weight};
 use crate::symbolize::Symbolizer;
-use crate::token::Token;
+use crate::token::{Gate, Token};
 
 /// Length of the first window: a newcomer sees data at once.
 const FIRST_WINDOW: Duration = Duration::from_secs(1);
@@ -53,9 +54,8 @@ pub fn run(
         return Ok(());
     }
     raise_open_files();
-    let access = Access::read(&config.access).map_err(|problems| Failure::Usage(problems.join("\n")))?;
-    let token = config.token_file.as_deref().map(Token::read).transpose().map_err(Failure::Usage)?;
-    let relabel = Relabel::parse(&config.relabel).map_err(|problems| Failure::Usage(problems.join("\n")))?;
+    let Secrets { access, token, relabel } = Secrets::read(config).map_err(Failure::Usage)?;
+    let gate = Gate::new(token);
     let meters = Meters::default();
     let admin_listener = ports::listen(config.admin_listen, "--admin-listen")?;
     let embedded = match &config.server {
@@ -74,9 +74,8 @@ pub fn run(
 
     let books = Books::new(&meters);
     let roll = Roll::default();
-    let steering = config
-        .cpu_max
-        .map(|share| Steering::new(share.of_machine(kernel.processors()), roll.clone(), &meters));
+    let ceiling = Ceiling::new(config.cpu_max.map(|share| share.of_machine(kernel.processors())));
+    let steering = Steering::new(ceiling.clone(), roll.clone(), &meters);
     let heartbeat = Heartbeat::default();
     let (tracker, attributor) = build::tracking(config.hostname.clone(), false, relabel.clone(), &meters)?;
     let address = match &embedded {
@@ -84,8 +83,9 @@ pub fn run(
         Some(listener) => Some(listener.local_addr().map_err(Failure::other("asking for the port"))?),
     };
     let server = embedded
-        .map(|listener| start_server(listener, config.data_dir.as_deref(), &roll, &meters))
-        .transpose()?;
+        .map(|listener| start_server(listener, config.data_dir.as_deref(), &gate, &roll, &meters))
+        .transpose()?
+        .map(Arc::new);
     let url = match (&config.server, address) {
         (Some(url), _) => url.clone(),
         (None, Some(address)) => format!("http://{address}"),
@@ -120,18 +120,23 @@ pub fn run(
     let standing = uploader.standing();
     let status = move || format!("{pushes}\n{standing}\n");
     let progress = Progress::new(heartbeat.clone(), config.interval, uploader.pulses());
-    let admin_address = start_admin(admin_listener, &meters, progress.clone(), token, status)?;
-    say_what_runs(config, &kernel, &url, address, admin_address);
+    let quality = QualityMeters::new(&meters);
+    let (hostname, qualities) = (config.hostname.clone(), Some(quality.qualities()));
+    let why = Why { hostname, relabel: relabel.clone(), qualities };
+    let admin_address = start_admin(admin_listener, &meters, progress.clone(), gate.clone(), status, why)?;
+    say_what_runs(config, &kernel, &url, address, admin_address, gate.token());
     notify::ready();
     let stopper = signals.stopper().map_err(Failure::other("watching over the work"))?;
-    let reload = Reload::new(config.clone(), access, relabel, Box::new(again), &meters);
+    let live =
+        Live { access, relabel, gate, ceiling, processors: kernel.processors(), server: server.clone() };
+    let reload = Reload::new(config.clone(), live, Box::new(again), &meters);
     let off_file = config.off_file.clone();
     Service { hangup, reload, progress, books: books.clone(), off_file, stopper }.start()?;
 
     let builder = Builder::start(build::unwinder(&symbolizer, config.data_dir.as_deref(), &roll, &meters))?;
     let (q1, batches) = sync_channel(super::BATCHES_WAITING_MAX);
     let workshop = {
-        let (books, quality) = (books.clone(), QualityMeters::new(&meters));
+        let books = books.clone();
         std::thread::Builder::new()
             .name("workshop".to_owned())
             .spawn(move || {
@@ -182,10 +187,11 @@ fn raise_open_files() {
 }
 
 /// The embedded server, a child of the same binary; the socket stays ours, so that nobody is refused while it is
-/// started again.
+/// started again. Whoever pushes to it or looks at its page is asked for what `gate` asks for.
 fn start_server(
     listener: TcpListener,
     data_dir: Option<&Path>,
+    gate: &Gate,
     roll: &Roll,
     meters: &Meters,
 ) -> Result<Keeper, Failure> {
@@ -201,15 +207,17 @@ fn start_server(
         roll.add(spawned.child.id());
         Ok(spawned)
     };
-    Keeper::start("server", spawn, meters).map_err(Failure::other("starting the embedded server"))
+    let token = gate.token().map_or_else(String::new, |token| token.text().to_owned());
+    Keeper::start("server", token, spawn, meters).map_err(Failure::other("starting the embedded server"))
 }
 
 fn start_admin(
     listener: TcpListener,
     meters: &Meters,
     progress: Progress,
-    token: Option<Token>,
+    gate: Gate,
     status: impl Fn() -> String + Send + Sync + 'static,
+    why: Why,
 ) -> Result<SocketAddr, Failure> {
     let address = listener.local_addr().map_err(Failure::other("asking for the port"))?;
     let usage = usage::Usage::new(meters);
@@ -217,8 +225,9 @@ fn start_admin(
         meters: meters.clone(),
         refresh: Arc::new(move || usage.refresh()),
         healthy: Arc::new(move || progress.check()),
-        token: token.map(Arc::new),
+        gate,
         status: Arc::new(status),
+        why: Arc::new(move |pid| why.answer(pid)),
     };
     admin::spawn(listener, admin).map_err(Failure::other("serving the admin port"))?;
     Ok(address)
@@ -231,6 +240,7 @@ fn say_what_runs(
     url: &str,
     embedded: Option<SocketAddr>,
     admin: SocketAddr,
+    token: Option<Token>,
 ) {
     let processors = match kernel.processors() {
         1 => "1 processor".to_owned(),
@@ -249,7 +259,10 @@ fn say_what_runs(
             println!("what waits to be pushed is kept in memory only; --data-dir keeps it over a restart")
         }
     }
-    println!("page: {url}/   metrics: http://{admin}/metrics   stop: Ctrl-C");
+    // The token is shown to whoever started this, and to no log.
+    let token = token.filter(|_| embedded.is_some() && std::io::stdout().is_terminal());
+    let query = token.map(|token| format!("?{}", token.query())).unwrap_or_default();
+    println!("page: {url}/{query}   metrics: http://{admin}/metrics   stop: Ctrl-C");
 }
 
 /// The workshop: names, merges and encodes each window.

@@ -5,10 +5,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use crate::app::Failure;
+use crate::app::{self, Failure};
 use crate::config;
-use crate::deliver::Access;
-use crate::token::Token;
 
 /// Look at the configuration.
 #[derive(Debug, Args)]
@@ -38,8 +36,7 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
     match arguments.verb {
         Verb::Check(File { file }) => {
             let config = super::configuration(file, &[])?;
-            Access::read(&config.access).map_err(|problems| Failure::Usage(problems.join("\n")))?;
-            config.token_file.as_deref().map(Token::read).transpose().map_err(Failure::Usage)?;
+            app::check_secrets(&config)?;
             println!("nothing is wrong");
         }
         Verb::Show(File { file }) => print!("{}", super::resolved(file, &[])?.show()),

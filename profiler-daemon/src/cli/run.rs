@@ -61,8 +61,9 @@ pub(super) struct Arguments {
     /// Where the agent answers /metrics, /-/healthy and /-/ready [default: 127.0.0.1:4041]
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<String>,
-    /// File with a token that who asks for /metrics or /-/status has to show, as `Authorization: Bearer` or once as ?token=; mode 640 or
-    /// less [default: the credential `token` of the unit, else none: whoever reaches the port may ask]
+    /// File with a token that who asks for the embedded server's page, or the agent's /metrics, /-/status or /-/why, has to show, as
+    /// `Authorization: Bearer` or once as ?token=; mode 640 or less [default: the credential `token` of the unit, else none: whoever
+    /// reaches the ports may ask]
     #[arg(long, value_name = "FILE")]
     token_file: Option<String>,
     /// Where state is kept; created if missing. What waits to be pushed is there before it is sent, so that a restart or

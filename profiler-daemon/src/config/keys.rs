@@ -263,7 +263,7 @@ pub(super) const KEYS: &[Key] = &[
         show: |config| {
             Some(quoted(&config.cpu_max.map_or_else(|| "off".to_owned(), |share| share.to_string())))
         },
-        kind: Kind::AtStart,
+        kind: Kind::Live,
     },
     Key {
         name: "listen",
@@ -284,7 +284,7 @@ pub(super) const KEYS: &[Key] = &[
         accepted: "a path",
         set: |config, text| put_path(&mut config.token_file, text),
         show: |config| path(&config.token_file),
-        kind: Kind::AtStart,
+        kind: Kind::Live,
     },
     Key {
         name: "data_dir",

@@ -4,6 +4,7 @@
 //! check per file, one line in [`CHECKS`]. Not here: whether programs can be loaded; that is found out by loading them, which
 //! `app` does. A file that is not there is a finding, never an error.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -36,7 +37,7 @@ pub struct Place {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// The check.
-    pub check: &'static str,
+    pub check: Cow<'static, str>,
     /// What it comes to.
     pub health: Health,
     /// What was found.
@@ -77,17 +78,17 @@ pub fn health(findings: &[Finding]) -> Health {
 impl Finding {
     /// All is well.
     pub fn fits(check: &'static str, found: impl Into<String>) -> Self {
-        Self { check, health: Health::Fits, found: found.into(), advice: String::new() }
+        Self { check: check.into(), health: Health::Fits, found: found.into(), advice: String::new() }
     }
 
     /// Something is to be changed.
     pub fn does_not_fit(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { check, health: Health::DoesNotFit, found: found.into(), advice: advice.into() }
+        Self { check: check.into(), health: Health::DoesNotFit, found: found.into(), advice: advice.into() }
     }
 
     /// It could not be found out.
     pub fn unknown(check: &'static str, found: impl Into<String>) -> Self {
-        Self { check, health: Health::Unknown, found: found.into(), advice: String::new() }
+        Self { check: check.into(), health: Health::Unknown, found: found.into(), advice: String::new() }
     }
 
     /// In a line, and another for the advice.
@@ -102,6 +103,14 @@ impl Finding {
     pub fn json(&self) -> Value {
         let Self { check, health, found, advice } = self;
         json!({ "check": check, "health": word(*health), "found": found, "advice": advice })
+    }
+
+    /// The same, from JSON; nothing if it is none.
+    pub fn from_json(value: &Value) -> Option<Self> {
+        let text = |key| value.get(key)?.as_str().map(str::to_owned);
+        let known = [Health::Fits, Health::DoesNotFit, Health::Unknown];
+        let health = known.into_iter().find(|health| value["health"] == word(*health))?;
+        Some(Self { check: text("check")?.into(), health, found: text("found")?, advice: text("advice")? })
     }
 }
 
