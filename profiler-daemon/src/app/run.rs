@@ -20,7 +20,7 @@ use super::signals::Hangup;
 use super::steering::{Ceiling, Steering};
 use super::usage::Roll;
 use super::why::Why;
-use super::{Failure, Signals, build, notify, ports, service, usage};
+use super::{Budget, Failure, Part, Signals, build, notify, ports, service, usage};
 use crate::admin::{self, Admin};
 use crate::aggregate::{Grain, aggregate};
 use crate::capture::{self, Kernel};
@@ -56,7 +56,9 @@ pub fn run(
     raise_open_files();
     let Secrets { access, token, relabel } = Secrets::read(config).map_err(Failure::Usage)?;
     let gate = Gate::new(token);
+    let budget = super::budget(config).map_err(Failure::Usage)?;
     let meters = Meters::default();
+    budget.meter(&meters);
     let admin_listener = ports::listen(config.admin_listen, "--admin-listen")?;
     let embedded = match &config.server {
         None => Some(ports::listen(config.listen, "--listen")?),
@@ -65,7 +67,7 @@ pub fn run(
     let capture_config = capture::Config {
         frequency_hz: config.frequency_hz,
         log_level: config.kernel_log_level,
-        unwind_bytes_max: config.unwind_bytes_max,
+        unwind_bytes_max: budget.bytes(Part::UnwindTables),
         ..capture::Config::default()
     };
     let kind = SampleKind::CpuTime { period_ns: capture_config.period_ns() };
@@ -77,13 +79,14 @@ pub fn run(
     let ceiling = Ceiling::new(config.cpu_max.map(|share| share.of_machine(kernel.processors())));
     let steering = Steering::new(ceiling.clone(), roll.clone(), &meters);
     let heartbeat = Heartbeat::default();
-    let (tracker, attributor) = build::tracking(config.hostname.clone(), false, relabel.clone(), &meters)?;
+    let (tracker, attributor) =
+        build::tracking(config.hostname.clone(), false, relabel.clone(), &budget, &meters)?;
     let address = match &embedded {
         None => None,
         Some(listener) => Some(listener.local_addr().map_err(Failure::other("asking for the port"))?),
     };
     let server = embedded
-        .map(|listener| start_server(listener, config.data_dir.as_deref(), &gate, &roll, &meters))
+        .map(|listener| start_server(listener, config.data_dir.as_deref(), &budget, &gate, &roll, &meters))
         .transpose()?
         .map(Arc::new);
     let url = match (&config.server, address) {
@@ -109,12 +112,13 @@ pub fn run(
         }),
         quarantine: config.data_dir.as_ref().map(|folder| folder.join("quarantine")),
         reject_older_than: config.reject_older_than,
+        waiting_bytes_max: budget.waiting_bytes(config),
         ..deliver::Config::default()
     };
     let uploader = deliver::start(&upload, &meters, books.lost_counters())
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let cadence = uploader.cadence();
-    let symbolizer = build::symbolizer(config.inlines, Patience::Window, &roll, &meters);
+    let symbolizer = build::symbolizer(config.inlines, Patience::Window, &budget, &roll, &meters);
     let url = deliver::shown(&url);
     let pushes = format!("pushing every {} to {url}", humantime::format_duration(config.interval));
     let standing = uploader.standing();
@@ -123,7 +127,8 @@ pub fn run(
     let quality = QualityMeters::new(&meters);
     let (hostname, qualities) = (config.hostname.clone(), Some(quality.qualities()));
     let why = Why { hostname, relabel: relabel.clone(), qualities };
-    let admin_address = start_admin(admin_listener, &meters, progress.clone(), gate.clone(), status, why)?;
+    let admin_address =
+        start_admin(admin_listener, &meters, progress.clone(), gate.clone(), &roll, status, why)?;
     say_what_runs(config, &kernel, &url, address, admin_address, gate.token());
     notify::ready();
     let stopper = signals.stopper().map_err(Failure::other("watching over the work"))?;
@@ -133,7 +138,8 @@ pub fn run(
     let off_file = config.off_file.clone();
     Service { hangup, reload, progress, books: books.clone(), off_file, stopper }.start()?;
 
-    let builder = Builder::start(build::unwinder(&symbolizer, config.data_dir.as_deref(), &roll, &meters))?;
+    let builder =
+        Builder::start(build::unwinder(&symbolizer, config.data_dir.as_deref(), &budget, &roll, &meters))?;
     let (q1, batches) = sync_channel(super::BATCHES_WAITING_MAX);
     let workshop = {
         let books = books.clone();
@@ -191,11 +197,13 @@ fn raise_open_files() {
 fn start_server(
     listener: TcpListener,
     data_dir: Option<&Path>,
+    budget: &Budget,
     gate: &Gate,
     roll: &Roll,
     meters: &Meters,
 ) -> Result<Keeper, Failure> {
-    let mut arguments: Vec<OsString> = ["serve", "--handed"].map(Into::into).into();
+    let mut arguments: Vec<OsString> = ["serve", "--handed", "--data-bytes-max"].map(Into::into).into();
+    arguments.push(budget.bytes(Part::Server).to_string().into());
     if let Some(folder) = data_dir {
         let store = folder.join(super::STORE);
         children::hand_over(&store).map_err(Failure::other(store.display().to_string()))?;
@@ -216,11 +224,12 @@ fn start_admin(
     meters: &Meters,
     progress: Progress,
     gate: Gate,
+    roll: &Roll,
     status: impl Fn() -> String + Send + Sync + 'static,
     why: Why,
 ) -> Result<SocketAddr, Failure> {
     let address = listener.local_addr().map_err(Failure::other("asking for the port"))?;
-    let usage = usage::Usage::new(meters);
+    let usage = usage::Usage::new(roll.clone(), meters);
     let admin = Admin {
         meters: meters.clone(),
         refresh: Arc::new(move || usage.refresh()),

@@ -11,7 +11,7 @@ use profiler_common::unwind::End;
 use serde_json::{Value, json};
 
 use super::quality::Qualities;
-use super::{Failure, build};
+use super::{Budget, Failure, build};
 use crate::attribute::Relabel;
 use crate::config::Config;
 use crate::deliver::{Access, CallError, Caller};
@@ -75,8 +75,13 @@ impl Why {
 
     /// What a sample of `pid` would become now, unless rules leave it out.
     fn trace(&self, pid: u32) -> Result<Option<Trace>, Failure> {
-        let (mut tracker, mut attributor) =
-            build::tracking(self.hostname.clone(), false, self.relabel.clone(), &Meters::default())?;
+        let (mut tracker, mut attributor) = build::tracking(
+            self.hostname.clone(),
+            false,
+            self.relabel.clone(),
+            &Budget::default(),
+            &Meters::default(),
+        )?;
         if let Some(event) = tracker.look_at(Pid(pid)) {
             tracker.apply(event);
         }

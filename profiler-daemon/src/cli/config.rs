@@ -20,7 +20,7 @@ pub(super) struct Arguments {
 enum Verb {
     /// Tell everything that is wrong, files that it names included. Exit codes: 0 nothing is, 2 something is.
     Check(File),
-    /// Print the values that would be used, each with its place; secrets are hidden.
+    /// Print the values that would be used, each with its place, and the memory that comes of them; secrets are hidden.
     Show(File),
     /// Print a file with every key, what it accepts and its default.
     Default,
@@ -36,10 +36,17 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
     match arguments.verb {
         Verb::Check(File { file }) => {
             let config = super::configuration(file, &[])?;
-            app::check_secrets(&config)?;
+            app::check(&config)?;
             println!("nothing is wrong");
         }
-        Verb::Show(File { file }) => print!("{}", super::resolved(file, &[])?.show()),
+        Verb::Show(File { file }) => {
+            let resolved = super::resolved(file, &[])?;
+            print!("{}", resolved.show());
+            match app::budget(&resolved.config) {
+                Ok(budget) => print!("{}", budget.comments()),
+                Err(problem) => println!("# {problem}"),
+            }
+        }
         Verb::Default => print!("{}", config::default_file()),
     }
     Ok(ExitCode::SUCCESS)

@@ -91,8 +91,11 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
 /// Everything that is known at once.
 fn machine(json: bool, file: Option<PathBuf>) -> Result<ExitCode, Failure> {
     let config = super::configuration(file, &[])?;
+    let budget = app::budget(&config).map_err(Failure::Usage)?;
     let place = machine::Place {
         root: PathBuf::from("/"),
+        memory_bytes_max: budget.sum(),
+        memory_bytes_least: budget.least(),
         data_dir: config.data_dir,
         free_bytes_min: config.spool_free_bytes_min,
         server: config.server,

@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::UnixStream;
 
 use crate::app::{Failure, Signals};
-use crate::children::{Confinement, Writes, confine, enter, hand_over};
+use crate::children::{Confinement, SERVER_BYTES_MAX, Writes, confine, enter, hand_over};
 use crate::meters::Meters;
 use crate::server::{Door, DoorError};
 use crate::token::{CHARACTERS_MAX, Gate, Token};
@@ -47,11 +47,23 @@ pub(super) struct Arguments {
     /// Serve on the socket handed over as standard input, and ask for the token that is told on standard output
     #[arg(long, hide = true)]
     handed: bool,
+    /// Private memory that it may have, bytes.
+    #[arg(long, hide = true, default_value_t = SERVER_BYTES_MAX)]
+    data_bytes_max: u64,
 }
 
 pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
-    let Arguments { listen, token_file, tls_cert, tls_key, data_dir, keep, store_bytes_max, handed } =
-        arguments;
+    let Arguments {
+        listen,
+        token_file,
+        tls_cert,
+        tls_key,
+        data_dir,
+        keep,
+        store_bytes_max,
+        handed,
+        data_bytes_max,
+    } = arguments;
     if !listen.ip().is_loopback() && token_file.is_none() {
         return Err(Failure::Usage(server::ServeError::NotLoopback(listen).to_string()));
     }
@@ -63,7 +75,7 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         door: door.clone(),
         keep_on_disk: keep,
         disk_bytes_max: store_bytes_max,
-        ..server::Config::default()
+        ..server::Config::within(data_bytes_max)
     };
     let mut writes = Writes::Nowhere;
     if let Some(store) = data_dir.as_ref().map(|folder| folder.join(app::STORE)) {
@@ -78,7 +90,7 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         Some(folder) => format!("history in {}", folder.join(app::STORE).display()),
         None => "the last hour, in memory".to_owned(),
     };
-    let confinement = Confinement::server(writes);
+    let confinement = Confinement { data_bytes_max, ..Confinement::server(writes) };
     let gate = Gate::default();
     let (listener, lifeline) = if handed {
         config.door = Door::default().with_gate(gate.clone());

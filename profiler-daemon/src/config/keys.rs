@@ -254,6 +254,18 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::AtStart,
     },
     Key {
+        name: "memory_max",
+        accepted: "a size, such as 640MiB, or off",
+        set: |config, text| match text.trim() {
+            "off" => put(&mut config.memory_max, Some(None)),
+            text => put(&mut config.memory_max, size(text).map(Some)),
+        },
+        show: |config| {
+            Some(quoted(&config.memory_max.map_or_else(|| "off".to_owned(), |bytes| bytes.to_string())))
+        },
+        kind: Kind::AtStart,
+    },
+    Key {
         name: "cpu_max",
         accepted: "a share of all processors from 0.01% to 100%, such as 1%, or off",
         set: |config, text| match text.trim() {

@@ -17,6 +17,7 @@ mod kallsyms;
 mod kernel;
 mod lockdown;
 mod memlock;
+mod memory;
 mod paranoid;
 mod server;
 
@@ -29,6 +30,10 @@ pub struct Place {
     pub data_dir: Option<PathBuf>,
     /// Bytes that are left free there.
     pub free_bytes_min: u64,
+    /// What all of us may have in memory together, bytes.
+    pub memory_bytes_max: u64,
+    /// What that cannot be less than.
+    pub memory_bytes_least: u64,
     /// Where is pushed to, if not to ourselves.
     pub server: Option<String>,
 }
@@ -49,12 +54,13 @@ pub struct Finding {
 type Check = fn(&Place) -> Finding;
 
 /// All checks, in the order in which they matter.
-const CHECKS: [Check; 8] = [
+const CHECKS: [Check; 9] = [
     kernel::check,
     lockdown::check,
     paranoid::check,
     kallsyms::check,
     memlock::check,
+    memory::check,
     clock::check,
     disk::check,
     server::check,
