@@ -60,8 +60,10 @@ impl Config {
     /// The same with fewer traces and frames to a window, so that one takes no more than `bytes`.
     #[must_use]
     pub fn within(self, bytes: u64) -> Self {
-        let share = (bytes as f64 / self.window_bytes_max() as f64).min(1.0);
-        let part = |most: usize| (most as f64 * share) as usize;
+        let all = u128::from(self.window_bytes_max());
+        let part = |most: usize| {
+            usize::try_from(most as u128 * u128::from(bytes) / all).map_or(most, |part| part.min(most))
+        };
         Self { traces_max: part(self.traces_max), frames_max: part(self.frames_max), ..self }
     }
 }

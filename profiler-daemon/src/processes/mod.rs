@@ -58,7 +58,7 @@ const PROCESS_BYTES: u64 = 384;
 const MODULE_BYTES: u64 = 512;
 
 impl Config {
-    /// What the tracker takes at most, bytes: it is in the kernel's mind that files are open.
+    /// What the tracker takes at most, bytes.
     pub fn bytes_max(&self) -> u64 {
         self.mappings_total_max as u64 * MAPPING_BYTES
             + (self.processes_max + self.ended_max) as u64 * PROCESS_BYTES
@@ -68,8 +68,10 @@ impl Config {
     /// The usual bounds, or as much of each as makes no more than `bytes` together.
     pub fn within(bytes: u64) -> Self {
         let usual = Self::default();
-        let share = (bytes as f64 / usual.bytes_max() as f64).min(1.0);
-        let part = |most: usize| (most as f64 * share) as usize;
+        let all = u128::from(usual.bytes_max());
+        let part = |most: usize| {
+            usize::try_from(most as u128 * u128::from(bytes) / all).map_or(most, |part| part.min(most))
+        };
         Self {
             mappings_total_max: part(usual.mappings_total_max),
             processes_max: part(usual.processes_max),

@@ -11,15 +11,19 @@ use serde_json::{Value, json};
 
 use super::Health;
 
+mod btf;
 mod clock;
 mod disk;
+mod files;
 mod kallsyms;
 mod kernel;
 mod lockdown;
 mod memlock;
 mod memory;
 mod paranoid;
+mod processes;
 mod server;
+mod tracefs;
 
 /// Where to look.
 #[derive(Clone, Debug)]
@@ -54,12 +58,16 @@ pub struct Finding {
 type Check = fn(&Place) -> Finding;
 
 /// All checks, in the order in which they matter.
-const CHECKS: [Check; 9] = [
+const CHECKS: [Check; 13] = [
     kernel::check,
     lockdown::check,
     paranoid::check,
+    processes::check,
     kallsyms::check,
+    btf::check,
+    tracefs::check,
     memlock::check,
+    files::check,
     memory::check,
     clock::check,
     disk::check,

@@ -97,6 +97,31 @@ fn locked_memory_matters_on_old_kernels_only() {
 }
 
 #[test]
+fn what_others_need_is_told_and_changes_nothing() {
+    check(btf::check, &[("sys/kernel/btf/vmlinux", "")], Health::Fits, "there, and not needed");
+    check(btf::check, &[], Health::Fits, "not there");
+    check(tracefs::check, &[("sys/kernel/tracing/events/enable", "")], Health::Fits, "there, and not needed");
+    check(tracefs::check, &[], Health::Fits, "not there for us");
+}
+
+#[test]
+fn processes_of_others_may_be_looked_at_or_not() {
+    let (maps, exe, mapped) = ("proc/1/maps", "proc/1/exe", "proc/1/map_files/1000-2000");
+    check(processes::check, &[(maps, ""), (exe, ""), (mapped, "")], Health::Fits, "may be looked at");
+    check(processes::check, &[(maps, ""), (exe, "")], Health::Unknown, "map_files");
+    check(processes::check, &[], Health::Unknown, "hidepid");
+}
+
+#[test]
+fn files_may_be_open_by_the_thousand_or_not() {
+    let limits =
+        |hard: &str| format!("Max open files            1024                 {hard}               files\n");
+    check(files::check, &[("proc/self/limits", &limits("524288"))], Health::Fits, "524288");
+    check(files::check, &[("proc/self/limits", &limits("4096"))], Health::DoesNotFit, "LimitNOFILE to 6144");
+    check(files::check, &[], Health::Unknown, "cannot be read");
+}
+
+#[test]
 fn a_machine_has_room_for_us_or_not() {
     let all = |kib: &str| format!("MemTotal:        {kib} kB\nMemFree: 1 kB\n");
     let check = |text: &str, health, words| check(memory::check, &[("proc/meminfo", text)], health, words);
