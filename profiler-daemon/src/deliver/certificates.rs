@@ -11,16 +11,15 @@ use rustls::{AlertDescription, CertificateError};
 pub(super) fn trouble(error: &(dyn Error + 'static)) -> Option<String> {
     let mut next = Some(error);
     while let Some(error) = next {
-        // An error of input and output shows what caused what it holds, and not what it holds.
-        let held = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let held = held.and_then(|held| held.downcast_ref::<rustls::Error>());
-        if let Some(error) = held.or_else(|| error.downcast_ref::<rustls::Error>()) {
+        if let Some(error) = error.downcast_ref::<rustls::Error>() {
             return Some(match advice(error) {
                 Some(advice) => format!("{error}: {advice}"),
                 None => error.to_string(),
             });
         }
-        next = error.source();
+        // An error of input and output says what caused what it holds, and not what it holds, which may be another of its kind.
+        let held = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = held.map(|held| held as &(dyn Error + 'static)).or_else(|| error.source());
     }
     None
 }
@@ -28,7 +27,8 @@ pub(super) fn trouble(error: &(dyn Error + 'static)) -> Option<String> {
 fn advice(error: &rustls::Error) -> Option<&'static str> {
     match error {
         rustls::Error::InvalidCertificate(error) => match error {
-            CertificateError::UnknownIssuer => Some(
+            // The second of who has the name of somebody trusted, and another key.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => Some(
                 "nobody who is trusted here vouches for the server's certificate; name who does as ca_file",
             ),
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
@@ -69,7 +69,8 @@ mod tests {
     #[track_caller]
     fn check(error: &rustls::Error, words: &str) {
         let held = io::Error::other(error.clone());
-        for error in [&held as &(dyn Error + 'static), error] {
+        let twice = io::Error::other(io::Error::other(error.clone()));
+        for error in [&held as &(dyn Error + 'static), &twice, error] {
             let trouble = trouble(error);
             assert!(trouble.as_ref().is_some_and(|trouble| trouble.contains(words)), "{trouble:?}");
         }
@@ -78,6 +79,7 @@ mod tests {
     #[test]
     fn who_has_to_change_which_file_is_told() {
         check(&CertificateError::UnknownIssuer.into(), "ca_file");
+        check(&CertificateError::BadSignature.into(), "ca_file");
         check(&CertificateError::NotValidForName.into(), "another name");
         check(&CertificateError::Expired.into(), "clock");
         check(&rustls::Error::AlertReceived(AlertDescription::CertificateRequired), "client_key_file");
