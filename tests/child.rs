@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         return filtered(&std::env::args().skip(2).collect::<Vec<_>>());
     }
     match (args.next().as_deref(), args.next()) {
-        (Some("namer"), None) => profiler_daemon::cli::main(),
+        (Some("namer"), _) => profiler_daemon::cli::main(),
         (Some("try-namer"), Some(folder)) => try_namer(Path::new(&folder)),
         (Some("try-server"), Some(folder)) => try_server(Path::new(&folder)),
         (Some("serve"), None) => serve(),

@@ -26,16 +26,19 @@ use std::process::{Child, Command, Stdio};
 use rustix::net::sockopt::socket_type;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-pub use self::confine::{ConfineError, Confinement, Report, Writes, confine, hand_over};
+pub use self::confine::{
+    ConfineError, Confinement, NAMER_BYTES_MAX, Report, SERVER_BYTES_MAX, Writes, confine, hand_over,
+};
 pub use self::keeper::{Keeper, Spawned};
 
 /// This very binary, even if the file at its path was replaced meanwhile.
 pub const SELF: &str = "/proc/self/exe";
 
-/// Starts a namer: `PROGRAM namer`. Returns our end of its socket.
-pub fn spawn_namer(program: &Path) -> io::Result<(OwnedFd, Child)> {
+/// Starts a namer of `data_bytes_max` private memory: `PROGRAM namer`. Returns our end of its socket.
+pub fn spawn_namer(program: &Path, data_bytes_max: u64) -> io::Result<(OwnedFd, Child)> {
     let (ours, theirs) = pair()?;
-    let mut command = command(program, [OsStr::new("namer")]);
+    let most = data_bytes_max.to_string();
+    let mut command = command(program, ["namer", "--data-bytes-max", &most]);
     // It needs nothing of our environment, which may hold secrets.
     let kept = ["PROFILER_LOG"].map(|name| (name, std::env::var_os(name)));
     command.env_clear();

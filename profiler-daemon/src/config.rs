@@ -41,6 +41,8 @@ pub struct Config {
     pub cpu_max: Option<Share>,
     /// Most kernel memory for unwind tables, bytes; nothing for frame pointers alone.
     pub unwind_bytes_max: u64,
+    /// Most memory for all of us together, bytes; without it, what the bounds of all parts add up to.
+    pub memory_max: Option<u64>,
     /// Where the embedded server listens.
     pub listen: SocketAddr,
     /// Where the agent's metrics and health are.
@@ -81,6 +83,7 @@ impl Default for Config {
             frequency_hz: 19,
             cpu_max: None,
             unwind_bytes_max: crate::capture::UNWIND_BYTES_MAX,
+            memory_max: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 4040)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 4041)),
             token_file: None,

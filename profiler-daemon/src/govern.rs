@@ -49,6 +49,18 @@ impl Governor {
         Self { ceiling, stretch: 1, calm: 0 }
     }
 
+    /// CPU seconds per second that are not to be exceeded.
+    pub fn ceiling(&self) -> f64 {
+        self.ceiling
+    }
+
+    /// The same under another ceiling: an infinite one cannot be exceeded, so that nothing is left out any more.
+    #[must_use]
+    pub fn under(self, ceiling: f64) -> Self {
+        let stretch = if ceiling.is_finite() { self.stretch } else { 1 };
+        Self { ceiling, stretch, calm: 0 }
+    }
+
     /// What the kernel side is to be told.
     pub fn knobs(&self) -> Knobs {
         Knobs { stretch: self.stretch }

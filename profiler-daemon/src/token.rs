@@ -1,12 +1,14 @@
 //! Who may look: one token, in a file, for a page and a port that others on the machine could reach too.
 //!
 //! In: the file, and what a request shows: a header, a cookie, or, once, a part of its address. Out: whether the request may
-//! be answered, and the cookie that a browser is to keep instead of the token. Not here: which requests are asked for it.
+//! be answered, and the cookie that a browser is to keep instead of the token. A [`Gate`] has the token of the moment, which a reload
+//! may change. Not here: which requests are asked for it.
 
 use std::fmt;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, Uri};
@@ -123,6 +125,38 @@ impl Token {
     /// The value of `Authorization` that this token is shown by.
     pub fn authorization(&self) -> String {
         format!("Bearer {}", self.text)
+    }
+
+    /// The token itself, for who has to know it to let others in.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+/// Who may pass: whoever shows the token of the moment, or everybody while there is none. Cheap to clone; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Gate(Arc<RwLock<Option<Token>>>);
+
+impl Gate {
+    /// One that asks for `token`.
+    pub fn new(token: Option<Token>) -> Self {
+        Self(Arc::new(RwLock::new(token)))
+    }
+
+    /// Asks for `token` from now on; a cookie for another one lets nobody in any more.
+    pub fn replace(&self, token: Option<Token>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = token;
+    }
+
+    /// The token of the moment.
+    pub fn token(&self) -> Option<Token> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What becomes of a request for `uri` with these headers.
+    pub fn check(&self, headers: &HeaderMap, uri: &Uri) -> Verdict {
+        let token = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        token.as_ref().map_or(Verdict::Granted, |token| token.check(headers, uri))
     }
 }
 
@@ -243,7 +277,24 @@ mod tests {
     }
 
     #[test]
+    fn a_gate_asks_for_the_token_of_the_moment() {
+        let gate = Gate::default();
+        let shared = gate.clone();
+        let (nothing, uri) = (HeaderMap::new(), Uri::from_static("/metrics"));
+        assert_eq!(shared.check(&nothing, &uri), Verdict::Granted);
+        let token = Token::new(TEXT).unwrap();
+        let mut shown = HeaderMap::new();
+        shown.insert(AUTHORIZATION, HeaderValue::from_str(&token.authorization()).unwrap());
+        gate.replace(Some(token));
+        assert_eq!(shared.check(&nothing, &uri), Verdict::Refused);
+        assert_eq!(shared.check(&shown, &uri), Verdict::Granted);
+        gate.replace(Some(Token::new("another-token-of-some-length").unwrap()));
+        assert_eq!(shared.check(&shown, &uri), Verdict::Refused);
+    }
+
+    #[test]
     fn a_token_is_never_shown() {
-        assert_eq!(format!("{:?}", Token::new(TEXT).unwrap()), "Token(hidden)");
+        let token = Token::new(TEXT).unwrap();
+        assert!(!format!("{token:?}{:?}", Gate::new(Some(token.clone()))).contains(TEXT));
     }
 }

@@ -527,7 +527,7 @@ fn this_machine_is_looked_at() {
         |name: &str| checks.iter().find(|check| check["check"] == name).map(|check| &check["health"]);
     assert_eq!(health("server"), Some(&Value::from("change")));
     assert_eq!(health("kernel"), Some(&Value::from("ok")));
-    assert!(health("sampling").is_some() && checks.len() == 9, "{found}");
+    assert!(health("sampling").is_some() && checks.len() == 14, "{found}");
 }
 
 #[test]

@@ -216,6 +216,8 @@ impl Drop for Spoken {
 pub struct Agent {
     process: Spoken,
     admin: SocketAddr,
+    /// What is shown with each question.
+    token: Option<String>,
 }
 
 impl Agent {
@@ -240,12 +242,22 @@ impl Agent {
     pub fn of(process: Spoken) -> Self {
         process.wait_until_said("metrics: http://");
         let admin = address(&process.said(), "metrics: http://");
-        Self { process, admin }
+        Self { process, admin, token: None }
     }
 
     /// The process.
     pub fn process(&mut self) -> &mut Spoken {
         &mut self.process
+    }
+
+    /// Shows `token` from now on.
+    pub fn show(&mut self, token: Option<&str>) {
+        self.token = token.map(str::to_owned);
+    }
+
+    /// Where its admin port is.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
     }
 
     /// Where its page is.
@@ -260,7 +272,7 @@ impl Agent {
     /// When it does not answer.
     #[track_caller]
     pub fn ask(&self, path: &str) -> (u16, String) {
-        get(self.admin, path).expect("the admin port answers")
+        get_with(self.admin, path, self.token.as_deref()).expect("the admin port answers")
     }
 
     /// The sum of a metric over its labels that contain `labels`.
@@ -345,9 +357,15 @@ fn address(said: &str, words: &str) -> SocketAddr {
 
 /// Status and body of `GET path` at `address`.
 pub fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    get_with(address, path, None)
+}
+
+/// Status and body of `GET path` at `address`, asked by who shows `token`.
+pub fn get_with(address: SocketAddr, path: &str, token: Option<&str>) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let shown = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n{shown}Connection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use profiler_daemon::children::spawn_namer;
+use profiler_daemon::children::{NAMER_BYTES_MAX, spawn_namer};
 use profiler_daemon::meters::Meters;
 use profiler_daemon::model::{
     Comm, FileIdentity, FileOffset, Frame, Function, Labels, Lost, Module, ModuleKind, Pid, SampleKind, Task,
@@ -32,7 +32,7 @@ impl Rig {
         let pids = Arc::new(Mutex::new(Vec::new()));
         let seen = pids.clone();
         let spawn = Box::new(move || {
-            let (socket, child) = spawn_namer(Path::new(CHILD))?;
+            let (socket, child) = spawn_namer(Path::new(CHILD), NAMER_BYTES_MAX)?;
             seen.lock().unwrap().push(child.id());
             Ok(NamerProcess { socket, child: Some(child) })
         });

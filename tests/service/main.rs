@@ -18,6 +18,7 @@ use profiler_tests::need;
 use rustix::process::Signal;
 use unit::{USER, Unit};
 
+mod reload;
 mod unit;
 
 /// What `systemd-analyze security` may find at most, of 10.

@@ -36,7 +36,8 @@ pub(crate) struct Removal {
 pub(crate) const BINARY: &str = "usr/bin/profiler-daemon";
 pub(crate) const CONFIGURATION: &str = "etc/profiler-daemon/profiler.toml";
 /// What a service has beside the defaults: a machine of other people's is not to be kept busy by who watches it.
-const SERVICE_CONFIGURATION: &str = "\n# Set for the service.\ncpu_max = \"1%\"\n";
+const SERVICE_CONFIGURATION: &str = "\n# Set for the service. The unit's MemoryHigh and MemoryMax are above memory_max: change them together.\n\
+     cpu_max = \"1%\"\nmemory_max = \"640MiB\"\n";
 /// Files of the folder `packaging`.
 const PACKAGED: [(&str, &str); 3] = [
     ("profiler-daemon.service", "usr/lib/systemd/system/profiler-daemon.service"),
@@ -189,6 +190,22 @@ mod tests {
         remove(&root, false).expect("removed");
         assert_eq!(found(&root), [root.join(CONFIGURATION)]);
         assert_eq!(fs::read_to_string(root.join(CONFIGURATION)).expect("text"), "the operator's");
+    }
+
+    /// The number between `before` and `unit` in a line of its own.
+    #[track_caller]
+    fn number(text: &str, before: &str, unit: &str) -> u64 {
+        let found = text.lines().find_map(|line| line.strip_prefix(before)?.strip_suffix(unit)?.parse().ok());
+        found.unwrap_or_else(|| panic!("no line {before}…{unit}"))
+    }
+
+    #[test]
+    fn the_unit_leaves_room_for_what_the_configuration_allows_and_for_pages_of_files() {
+        let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/profiler-daemon.service");
+        let unit = fs::read_to_string(unit).expect("the unit");
+        let ours = number(SERVICE_CONFIGURATION, "memory_max = \"", "MiB\"");
+        let (high, most) = (number(&unit, "MemoryHigh=", "M"), number(&unit, "MemoryMax=", "M"));
+        assert!(ours + 64 <= high && high + 64 <= most, "{ours}, {high} and {most} MiB");
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //!
 //! In: processes. Out: their mappings and tables where the programs find them. Not here: what is measured.
 
-use super::Failure;
 use super::build::{self, Patience};
 use super::usage::Roll;
+use super::{Budget, Failure};
 use crate::capture::Tables;
 use crate::meters::Meters;
 use crate::model::Pid;
@@ -19,7 +19,8 @@ pub fn place(pids: &[u32], tables: &mut Tables) -> Result<(), Failure> {
     let meters = Meters::default();
     let mut tracker = Tracker::new(processes::Config::default(), Procfs::new("/proc"), &meters);
     tracker.snapshot();
-    let mut symbolizer = build::symbolizer(false, Patience::Recording, &Roll::default(), &meters);
+    let mut symbolizer =
+        build::symbolizer(false, Patience::Recording, &Budget::default(), &Roll::default(), &meters);
     let present = tracker.present();
     for pid in pids.iter().copied().map(Pid) {
         let Some(mappings) = present.mappings(pid) else {

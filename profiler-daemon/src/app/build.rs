@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use super::Failure;
 use super::usage::Roll;
+use super::{Budget, Failure, Part};
 use crate::attribute::{self, Attributor, Relabel};
 use crate::children;
 use crate::meters::Meters;
@@ -18,6 +18,7 @@ pub(super) fn tracking(
     hostname: Option<String>,
     by_task: bool,
     relabel: Relabel,
+    budget: &Budget,
     meters: &Meters,
 ) -> Result<(Tracker, Attributor), Failure> {
     let procfs = Procfs::new("/proc");
@@ -28,8 +29,8 @@ pub(super) fn tracking(
             error: error.to_string(),
         })?,
     };
-    let tracker = Tracker::new(processes::Config::default(), procfs, meters);
-    let defaults = attribute::Config::default();
+    let tracker = Tracker::new(processes::Config::within(budget.bytes(Part::Processes)), procfs, meters);
+    let defaults = attribute::Config::default().within(budget.window_bytes());
     // A recording is one window, as long as it takes, and its traces are bounded all the same: no server has to keep its series.
     let series_max = if by_task { defaults.traces_max } else { defaults.series_max };
     let attributor = Attributor::new(
@@ -64,29 +65,38 @@ pub(super) enum Patience {
 }
 
 /// Names frames with the help of a namer, which is started when it is first needed.
-pub(super) fn symbolizer(inlines: bool, patience: Patience, roll: &Roll, meters: &Meters) -> Symbolizer {
+pub(super) fn symbolizer(
+    inlines: bool,
+    patience: Patience,
+    budget: &Budget,
+    roll: &Roll,
+    meters: &Meters,
+) -> Symbolizer {
     let (request_timeout, batch_timeout) = match patience {
         Patience::Window => (Duration::from_secs(5), Duration::from_secs(8)),
         Patience::Recording => (Duration::from_secs(30), Duration::from_secs(300)),
     };
     let config = symbolize::Config {
         inlines,
+        names_bytes_max: usize::try_from(budget.bytes(Part::Names)).unwrap_or(usize::MAX),
+        copied_bytes_max: budget.bytes(Part::Copies),
         request_timeout,
         batch_timeout,
         find_debug_files: processes::find_debug_files,
         ..symbolize::Config::default()
     };
-    Symbolizer::new(config, namer(roll.clone()), meters)
+    Symbolizer::new(config, namer(budget, roll.clone()), meters)
 }
 
 /// Another one, for unwind tables, which are kept below `data_dir`. Without them on disk they are made again after a start.
 pub(super) fn unwinder(
     symbolizer: &Symbolizer,
     data_dir: Option<&Path>,
+    budget: &Budget,
     roll: &Roll,
     meters: &Meters,
 ) -> Symbolizer {
-    let mut unwinder = symbolizer.beside(namer(roll.clone()));
+    let mut unwinder = symbolizer.beside(namer(budget, roll.clone()));
     if let Some(folder) = data_dir.map(|folder| folder.join("unwind"))
         && let Err(error) = unwinder.keep_tables(&folder, meters)
     {
@@ -95,9 +105,10 @@ pub(super) fn unwinder(
     unwinder
 }
 
-fn namer(roll: Roll) -> Spawner {
+fn namer(budget: &Budget, roll: Roll) -> Spawner {
+    let bytes_max = budget.namer_bytes();
     Box::new(move || {
-        let (socket, child) = children::spawn_namer(Path::new(children::SELF))?;
+        let (socket, child) = children::spawn_namer(Path::new(children::SELF), bytes_max)?;
         roll.add(child.id());
         Ok(NamerProcess { socket, child: Some(child) })
     })

@@ -20,8 +20,11 @@ use crate::time::MonoNs;
 /// is asked for later.
 const WAITING_MAX: usize = 1 << 10;
 
-/// Tables that are built and not yet taken by the reader, at most: some may have eight megabytes.
-const BUILT_MAX: usize = 2;
+/// Tables that are built and not yet taken by the reader, at most: some have eight megabytes.
+const BUILT_MAX: usize = 1;
+
+/// Tables that are on their way at most: one that is being built, those that are built, and one in the reader's hands.
+pub(super) const TABLES_MAX: u64 = BUILT_MAX as u64 + 2;
 
 /// How long the namer is kept without a question.
 const IDLE: Duration = Duration::from_secs(10);

@@ -6,6 +6,7 @@
 
 pub mod bench;
 mod books;
+mod budget;
 mod build;
 mod builder;
 mod intake;
@@ -26,6 +27,7 @@ mod usage;
 pub mod why;
 
 pub use books::Books;
+pub use budget::{Budget, Part};
 pub use ports::{PortError, listen};
 pub use signals::Signals;
 
@@ -33,6 +35,7 @@ use std::os::fd::AsFd;
 
 use crate::capture::recording::RecordingError;
 use crate::capture::{self, AttachError, Kernel};
+use crate::config::Config;
 use crate::meters::Meters;
 
 /// Where the embedded server keeps history, in the data directory.
@@ -46,6 +49,19 @@ pub fn try_sampling() -> Result<(), Failure> {
     let (waker, _held) = std::os::unix::net::UnixStream::pair().map_err(Failure::other("making a socket"))?;
     Kernel::open(capture::Config::default(), waker.as_fd(), &Meters::default())?;
     Ok(())
+}
+
+/// Whether everything is right with the files that `config` names, and there is memory enough: what is not, a line each.
+pub fn check(config: &Config) -> Result<(), Failure> {
+    let files = reload::Secrets::read(config).map(drop);
+    let problems = [files, budget(config).map(drop)].into_iter().filter_map(Result::err);
+    let problems: Vec<_> = problems.collect();
+    if problems.is_empty() { Ok(()) } else { Err(Failure::Usage(problems.join("\n"))) }
+}
+
+/// What all parts may take in memory on this machine, or a sentence why that is too little.
+pub fn budget(config: &Config) -> Result<Budget, String> {
+    Budget::new(config, capture::processors())
 }
 
 /// Why a command cannot start, or failed: each with its exit code.

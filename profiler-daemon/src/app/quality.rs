@@ -1,10 +1,11 @@
 //! How good the stacks of each service are: figures on `/metrics`, and lines of text.
 //!
 //! In: the profiles of a window, or of a recording. Out: counters by service, as many as are bounded; or text for who
-//! recorded. What whole, cut and unnamed mean is said in `model`.
+//! recorded, or who asks about a service. What whole, cut and unnamed mean is said in `model`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
@@ -36,14 +37,31 @@ const LISTED_MAX: usize = 5;
 struct Place {
     /// Start of the last window with samples of it.
     heard: WallNs,
-    /// Why stacks of it were cut, which are labels of its counters.
-    reasons: BTreeSet<Reason>,
+    /// Of all its stacks since it has counters. Why they were cut are labels of these.
+    quality: Quality,
+}
+
+/// The services with counters. Cheap to clone; clones share them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Qualities(Arc<Mutex<FxHashMap<String, Place>>>);
+
+impl Qualities {
+    /// In words, how many samples there were of `service` and how good their stacks were; nothing if there was none lately.
+    pub(super) fn of(&self, service: &str) -> Option<String> {
+        let places = self.lock();
+        let quality = &places.get(service)?.quality;
+        Some(format!("{} samples: {}", quality.weight().0, line(quality)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, FxHashMap<String, Place>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Counts weight by service.
 #[derive(Debug)]
 pub(super) struct QualityMeters {
-    places: FxHashMap<String, Place>,
+    places: Qualities,
     stacks: Counters,
     unnamed: Counters,
     over_max: Counter,
@@ -52,7 +70,7 @@ pub(super) struct QualityMeters {
 impl QualityMeters {
     pub(super) fn new(meters: &Meters) -> Self {
         Self {
-            places: FxHashMap::default(),
+            places: Qualities::default(),
             stacks: meters.counters(
                 "profiler_stacks",
                 "Samples, by service and by how their stacks end: whole, or the reason why they were cut",
@@ -66,6 +84,11 @@ impl QualityMeters {
                 "Services of a window that were counted among the others because there were too many",
             ),
         }
+    }
+
+    /// For who asks about a service.
+    pub(super) fn qualities(&self) -> Qualities {
+        self.places.clone()
     }
 
     /// Counts the stacks of a window.
@@ -87,30 +110,32 @@ impl QualityMeters {
         if service == OTHERS {
             return OTHERS;
         }
-        if !self.places.contains_key(service) {
-            if self.places.len() >= SERVICES_MAX && !self.forget_silent(now) {
-                self.over_max.inc();
-                return OTHERS;
-            }
-            self.places.insert(service.to_owned(), Place { heard: now, reasons: BTreeSet::new() });
+        let places = self.places.clone();
+        let mut places = places.lock();
+        if !places.contains_key(service)
+            && places.len() >= SERVICES_MAX
+            && !self.forget_silent(&mut places, now)
+        {
+            self.over_max.inc();
+            return OTHERS;
         }
-        if let Some(place) = self.places.get_mut(service) {
-            place.heard = now;
-            place.reasons.extend(quality.cut.keys());
-        }
+        let fresh = || Place { heard: now, quality: Quality::default() };
+        let place = places.entry(service.to_owned()).or_insert_with(fresh);
+        place.heard = now;
+        place.quality.merge(quality);
         service
     }
 
     /// Ends the counters of the service that has been silent for longest, if that is long enough.
-    fn forget_silent(&mut self, now: WallNs) -> bool {
-        let longest = self.places.iter().min_by_key(|(_, place)| place.heard.0);
+    fn forget_silent(&self, places: &mut FxHashMap<String, Place>, now: WallNs) -> bool {
+        let longest = places.iter().min_by_key(|(_, place)| place.heard.0);
         let Some((service, Place { heard, .. })) = longest else { return false };
         if u128::try_from(now.0.saturating_sub(heard.0)).unwrap_or(0) < SILENT_MAX.as_nanos() {
             return false;
         }
         let service = service.clone();
-        let reasons = self.places.remove(&service).map(|place| place.reasons).unwrap_or_default();
-        for end in reasons.into_iter().map(Reason::as_str).chain([WHOLE]) {
+        let cut = places.remove(&service).map(|place| place.quality.cut).unwrap_or_default();
+        for end in cut.into_keys().map(Reason::as_str).chain([WHOLE]) {
             self.stacks.remove(&of_end(&service, end));
         }
         self.unnamed.remove(&of_service(&service));

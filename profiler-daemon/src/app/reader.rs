@@ -177,8 +177,8 @@ impl Reader {
     }
 
     /// Has the rate lowered by `steering` where profiling costs too much.
-    pub(super) fn steered(mut self, steering: Option<Steering>) -> Self {
-        self.steering = steering;
+    pub(super) fn steered(mut self, steering: Steering) -> Self {
+        self.steering = Some(steering);
         self
     }
 

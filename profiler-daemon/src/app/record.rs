@@ -18,7 +18,7 @@ use super::intake::{Family, Intake};
 use super::output::{FileFormat, Output, format_of};
 use super::reader::{Heartbeat, Plan, Reader};
 use super::usage::Roll;
-use super::{Failure, Signals, build, quality};
+use super::{Budget, Failure, Signals, build, quality};
 use crate::aggregate::{Grain, aggregate};
 use crate::attribute::Relabel;
 use crate::capture::{self, Kernel, recording};
@@ -88,9 +88,9 @@ pub fn record(options: &Options) -> Result<ExitCode, Failure> {
     };
     let kind = SampleKind::CpuTime { period_ns: capture_config.period_ns() };
     let kernel = Kernel::open(capture_config, signals.waker(), &meters)?;
-    let roll = Roll::default();
-    let (tracker, attributor) = build::tracking(None, true, Relabel::default(), &meters)?;
-    let symbolizer = build::symbolizer(options.inlines, Patience::Recording, &roll, &meters);
+    let (roll, budget) = (Roll::default(), Budget::default());
+    let (tracker, attributor) = build::tracking(None, true, Relabel::default(), &budget, &meters)?;
+    let symbolizer = build::symbolizer(options.inlines, Patience::Recording, &budget, &roll, &meters);
 
     let mut files = Vec::new();
     let mut writer = None;
@@ -118,7 +118,7 @@ pub fn record(options: &Options) -> Result<ExitCode, Failure> {
     let progress = std::io::stderr().is_terminal();
     let window = Duration::from_secs(if progress { 1 } else { 10 });
     let plan = Plan { first: window, cadence: Cadence::new(window), total: options.duration };
-    let builder = Builder::start(build::unwinder(&symbolizer, None, &roll, &meters))?;
+    let builder = Builder::start(build::unwinder(&symbolizer, None, &budget, &roll, &meters))?;
     let (q1, batches) = sync_channel(super::BATCHES_WAITING_MAX);
     let workshop = {
         let books = books.clone();

@@ -8,7 +8,7 @@ use super::intake::Intake;
 use super::output::{FileFormat, Output, format_of};
 use super::record::Collected;
 use super::usage::Roll;
-use super::{Failure, build};
+use super::{Budget, Failure, build};
 use crate::attribute::Relabel;
 use crate::capture::{Tables, recording};
 use crate::encode;
@@ -30,7 +30,8 @@ pub fn replay(path: &Path, outputs: &[PathBuf]) -> Result<(), Failure> {
         files.push((format, Output::open(output)?));
     }
     let meters = Meters::default();
-    let mut symbolizer = build::symbolizer(true, Patience::Recording, &Roll::default(), &meters);
+    let mut symbolizer =
+        build::symbolizer(true, Patience::Recording, &Budget::default(), &Roll::default(), &meters);
     let mut collected = Collected::default();
     let kind = named_each(path, &mut symbolizer, &meters, |batch| {
         collected.add(batch);
@@ -54,7 +55,8 @@ fn named_each(
         .first()
         .map(|batch| batch.kind)
         .ok_or_else(|| Failure::NothingSampled(format!("{} holds no window", path.display())))?;
-    let (tracker, attributor) = build::tracking(Some("replay".to_owned()), true, Relabel::default(), meters)?;
+    let (tracker, attributor) =
+        build::tracking(Some("replay".to_owned()), true, Relabel::default(), &Budget::default(), meters)?;
     let mut intake = Intake::new(tracker, attributor, None, meters);
     let mut tables = Tables::offline(meters);
     for mut batch in batches {
@@ -78,7 +80,8 @@ fn named_each(
 /// The named batches of a recording, for tests: the seam of the whole pipeline.
 pub fn named(path: &Path) -> Result<Vec<NamedBatch>, Failure> {
     let meters = Meters::default();
-    let mut symbolizer = build::symbolizer(true, Patience::Recording, &Roll::default(), &meters);
+    let mut symbolizer =
+        build::symbolizer(true, Patience::Recording, &Budget::default(), &Roll::default(), &meters);
     let mut batches = Vec::new();
     named_each(path, &mut symbolizer, &meters, |batch| batches.push(batch))?;
     Ok(batches)

@@ -1,6 +1,7 @@
 //! `run`: the resident. Samples everything, pushes every interval, until told to stop.
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
@@ -13,24 +14,24 @@ use super::builder::Builder;
 use super::intake::Intake;
 use super::quality::QualityMeters;
 use super::reader::{Heartbeat, Plan, Reader};
-use super::reload::Reload;
+use super::reload::{Live, Reload, Secrets};
 use super::service::{Progress, Service};
 use super::signals::Hangup;
-use super::steering::Steering;
+use super::steering::{Ceiling, Steering};
 use super::usage::Roll;
-use super::{Failure, Signals, build, notify, ports, service, usage};
+use super::why::Why;
+use super::{Budget, Failure, Part, Signals, build, notify, ports, service, usage};
 use crate::admin::{self, Admin};
 use crate::aggregate::{Grain, aggregate};
-use crate::attribute::Relabel;
 use crate::capture::{self, Kernel};
 use crate::children::{self, Keeper};
 use crate::config::Config;
-use crate::deliver::{self, Access, Uploader};
+use crate::deliver::{self, Uploader};
 use crate::encode::{self, Limits};
 use crate::meters::Meters;
 use crate::model::{Payload, Profile, SampleKind, TraceBatch, Weight};
 use crate::symbolize::Symbolizer;
-use crate::token::Token;
+use crate::token::{Gate, Token};
 
 /// Length of the first window: a newcomer sees data at once.
 const FIRST_WINDOW: Duration = Duration::from_secs(1);
@@ -53,10 +54,11 @@ pub fn run(
         return Ok(());
     }
     raise_open_files();
-    let access = Access::read(&config.access).map_err(|problems| Failure::Usage(problems.join("\n")))?;
-    let token = config.token_file.as_deref().map(Token::read).transpose().map_err(Failure::Usage)?;
-    let relabel = Relabel::parse(&config.relabel).map_err(|problems| Failure::Usage(problems.join("\n")))?;
+    let Secrets { access, token, relabel } = Secrets::read(config).map_err(Failure::Usage)?;
+    let gate = Gate::new(token);
+    let budget = super::budget(config).map_err(Failure::Usage)?;
     let meters = Meters::default();
+    budget.meter(&meters);
     let admin_listener = ports::listen(config.admin_listen, "--admin-listen")?;
     let embedded = match &config.server {
         None => Some(ports::listen(config.listen, "--listen")?),
@@ -65,7 +67,7 @@ pub fn run(
     let capture_config = capture::Config {
         frequency_hz: config.frequency_hz,
         log_level: config.kernel_log_level,
-        unwind_bytes_max: config.unwind_bytes_max,
+        unwind_bytes_max: budget.bytes(Part::UnwindTables),
         ..capture::Config::default()
     };
     let kind = SampleKind::CpuTime { period_ns: capture_config.period_ns() };
@@ -74,18 +76,19 @@ pub fn run(
 
     let books = Books::new(&meters);
     let roll = Roll::default();
-    let steering = config
-        .cpu_max
-        .map(|share| Steering::new(share.of_machine(kernel.processors()), roll.clone(), &meters));
+    let ceiling = Ceiling::new(config.cpu_max.map(|share| share.of_machine(kernel.processors())));
+    let steering = Steering::new(ceiling.clone(), roll.clone(), &meters);
     let heartbeat = Heartbeat::default();
-    let (tracker, attributor) = build::tracking(config.hostname.clone(), false, relabel.clone(), &meters)?;
+    let (tracker, attributor) =
+        build::tracking(config.hostname.clone(), false, relabel.clone(), &budget, &meters)?;
     let address = match &embedded {
         None => None,
         Some(listener) => Some(listener.local_addr().map_err(Failure::other("asking for the port"))?),
     };
     let server = embedded
-        .map(|listener| start_server(listener, config.data_dir.as_deref(), &roll, &meters))
-        .transpose()?;
+        .map(|listener| start_server(listener, config.data_dir.as_deref(), &budget, &gate, &roll, &meters))
+        .transpose()?
+        .map(Arc::new);
     let url = match (&config.server, address) {
         (Some(url), _) => url.clone(),
         (None, Some(address)) => format!("http://{address}"),
@@ -109,29 +112,37 @@ pub fn run(
         }),
         quarantine: config.data_dir.as_ref().map(|folder| folder.join("quarantine")),
         reject_older_than: config.reject_older_than,
+        waiting_bytes_max: budget.waiting_bytes(config),
         ..deliver::Config::default()
     };
     let uploader = deliver::start(&upload, &meters, books.lost_counters())
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let cadence = uploader.cadence();
-    let symbolizer = build::symbolizer(config.inlines, Patience::Window, &roll, &meters);
+    let symbolizer = build::symbolizer(config.inlines, Patience::Window, &budget, &roll, &meters);
     let url = deliver::shown(&url);
     let pushes = format!("pushing every {} to {url}", humantime::format_duration(config.interval));
     let standing = uploader.standing();
     let status = move || format!("{pushes}\n{standing}\n");
     let progress = Progress::new(heartbeat.clone(), config.interval, uploader.pulses());
-    let admin_address = start_admin(admin_listener, &meters, progress.clone(), token, status)?;
-    say_what_runs(config, &kernel, &url, address, admin_address);
+    let quality = QualityMeters::new(&meters);
+    let (hostname, qualities) = (config.hostname.clone(), Some(quality.qualities()));
+    let why = Why { hostname, relabel: relabel.clone(), qualities };
+    let admin_address =
+        start_admin(admin_listener, &meters, progress.clone(), gate.clone(), &roll, status, why)?;
+    say_what_runs(config, &kernel, &url, address, admin_address, gate.token());
     notify::ready();
     let stopper = signals.stopper().map_err(Failure::other("watching over the work"))?;
-    let reload = Reload::new(config.clone(), access, relabel, Box::new(again), &meters);
+    let live =
+        Live { access, relabel, gate, ceiling, processors: kernel.processors(), server: server.clone() };
+    let reload = Reload::new(config.clone(), live, Box::new(again), &meters);
     let off_file = config.off_file.clone();
     Service { hangup, reload, progress, books: books.clone(), off_file, stopper }.start()?;
 
-    let builder = Builder::start(build::unwinder(&symbolizer, config.data_dir.as_deref(), &roll, &meters))?;
+    let builder =
+        Builder::start(build::unwinder(&symbolizer, config.data_dir.as_deref(), &budget, &roll, &meters))?;
     let (q1, batches) = sync_channel(super::BATCHES_WAITING_MAX);
     let workshop = {
-        let (books, quality) = (books.clone(), QualityMeters::new(&meters));
+        let books = books.clone();
         std::thread::Builder::new()
             .name("workshop".to_owned())
             .spawn(move || {
@@ -182,14 +193,17 @@ fn raise_open_files() {
 }
 
 /// The embedded server, a child of the same binary; the socket stays ours, so that nobody is refused while it is
-/// started again.
+/// started again. Whoever pushes to it or looks at its page is asked for what `gate` asks for.
 fn start_server(
     listener: TcpListener,
     data_dir: Option<&Path>,
+    budget: &Budget,
+    gate: &Gate,
     roll: &Roll,
     meters: &Meters,
 ) -> Result<Keeper, Failure> {
-    let mut arguments: Vec<OsString> = ["serve", "--handed"].map(Into::into).into();
+    let mut arguments: Vec<OsString> = ["serve", "--handed", "--data-bytes-max"].map(Into::into).into();
+    arguments.push(budget.bytes(Part::Server).to_string().into());
     if let Some(folder) = data_dir {
         let store = folder.join(super::STORE);
         children::hand_over(&store).map_err(Failure::other(store.display().to_string()))?;
@@ -201,24 +215,28 @@ fn start_server(
         roll.add(spawned.child.id());
         Ok(spawned)
     };
-    Keeper::start("server", spawn, meters).map_err(Failure::other("starting the embedded server"))
+    let token = gate.token().map_or_else(String::new, |token| token.text().to_owned());
+    Keeper::start("server", token, spawn, meters).map_err(Failure::other("starting the embedded server"))
 }
 
 fn start_admin(
     listener: TcpListener,
     meters: &Meters,
     progress: Progress,
-    token: Option<Token>,
+    gate: Gate,
+    roll: &Roll,
     status: impl Fn() -> String + Send + Sync + 'static,
+    why: Why,
 ) -> Result<SocketAddr, Failure> {
     let address = listener.local_addr().map_err(Failure::other("asking for the port"))?;
-    let usage = usage::Usage::new(meters);
+    let usage = usage::Usage::new(roll.clone(), meters);
     let admin = Admin {
         meters: meters.clone(),
         refresh: Arc::new(move || usage.refresh()),
         healthy: Arc::new(move || progress.check()),
-        token: token.map(Arc::new),
+        gate,
         status: Arc::new(status),
+        why: Arc::new(move |pid| why.answer(pid)),
     };
     admin::spawn(listener, admin).map_err(Failure::other("serving the admin port"))?;
     Ok(address)
@@ -231,6 +249,7 @@ fn say_what_runs(
     url: &str,
     embedded: Option<SocketAddr>,
     admin: SocketAddr,
+    token: Option<Token>,
 ) {
     let processors = match kernel.processors() {
         1 => "1 processor".to_owned(),
@@ -249,7 +268,10 @@ fn say_what_runs(
             println!("what waits to be pushed is kept in memory only; --data-dir keeps it over a restart")
         }
     }
-    println!("page: {url}/   metrics: http://{admin}/metrics   stop: Ctrl-C");
+    // The token is shown to whoever started this, and to no log.
+    let token = token.filter(|_| embedded.is_some() && std::io::stdout().is_terminal());
+    let query = token.map(|token| format!("?{}", token.query())).unwrap_or_default();
+    println!("page: {url}/{query}   metrics: http://{admin}/metrics   stop: Ctrl-C");
 }
 
 /// The workshop: names, merges and encodes each window.

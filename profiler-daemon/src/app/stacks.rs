@@ -21,6 +21,9 @@ const WAIT: Duration = Duration::from_secs(5);
 /// Words of stacks that wait at most, 8 MiB: a second of eight processors at 99 Hz that run nothing but new code.
 const WORDS_MAX: usize = 1 << 20;
 
+/// The memory that they take, bytes.
+pub(super) const BYTES_MAX: u64 = WORDS_MAX as u64 * 8;
+
 /// What answers for a table: it is here, it will never be, or (`None`) it comes.
 pub(super) type Answer = Option<Result<Table, NoTable>>;
 

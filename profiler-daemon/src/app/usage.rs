@@ -16,12 +16,19 @@ pub(super) struct Usage {
     cpu: Gauge<f64, AtomicU64>,
     children_cpu: Gauge<f64, AtomicU64>,
     anonymous: Gauge<f64, AtomicU64>,
+    children_anonymous: Gauge<f64, AtomicU64>,
+    roll: Roll,
     files: Gauge<f64, AtomicU64>,
 }
 
 impl Usage {
-    pub(super) fn new(meters: &Meters) -> Self {
+    pub(super) fn new(roll: Roll, meters: &Meters) -> Self {
         Self {
+            roll,
+            children_anonymous: meters.gauge(
+                "profiler_children_anonymous_bytes",
+                "Anonymous memory of the children that run, bytes",
+            ),
             cpu: meters.gauge("profiler_cpu_seconds", "CPU time of the agent, seconds"),
             children_cpu: meters.gauge(
                 "profiler_ended_children_cpu_seconds",
@@ -36,13 +43,19 @@ impl Usage {
         let Times { own, ended_children, .. } = times("self").unwrap_or_default();
         self.cpu.set(own.as_secs_f64());
         self.children_cpu.set(ended_children.as_secs_f64());
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let anonymous = status.lines().find_map(|line| {
-            line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok()
-        });
-        self.anonymous.set(anonymous.unwrap_or(0.0) * 1024.0);
+        self.anonymous.set(anonymous_bytes("self"));
+        self.children_anonymous.set(self.roll.anonymous_bytes());
         self.files.set(std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count) as f64);
     }
+}
+
+/// Anonymous memory as `/proc/PID/status` has it; nothing of who is not there.
+fn anonymous_bytes(process: &str) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let kib = status.lines().find_map(|line| {
+        line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok()
+    });
+    kib.unwrap_or(0.0) * 1024.0
 }
 
 /// CPU time as `/proc/PID/stat` has it.
@@ -79,6 +92,13 @@ impl Roll {
     /// A child was started.
     pub(super) fn add(&self, pid: u32) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(pid);
+    }
+
+    /// Anonymous memory of the children that run.
+    fn anonymous_bytes(&self) -> f64 {
+        let pids = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let ours = |pid: &String| times(pid).is_some_and(|times| times.parent == std::process::id());
+        pids.iter().map(u32::to_string).filter(ours).map(|pid| anonymous_bytes(&pid)).sum()
     }
 
     /// CPU time of this process and of all children, those that ended included.
@@ -130,6 +150,7 @@ mod tests {
             assert!(child.try_wait().unwrap().is_none(), "it ended and never counted");
             std::thread::sleep(Duration::from_millis(20));
         }
+        assert!(roll.anonymous_bytes() > 0.0);
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(roll.cpu() >= before + Duration::from_millis(50));

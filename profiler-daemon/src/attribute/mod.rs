@@ -49,6 +49,25 @@ pub struct Config {
     pub users: BTreeMap<u32, String>,
 }
 
+impl Config {
+    /// What a window takes at most, bytes: traces, their frames, and the words that say whether a sample was met before.
+    pub fn window_bytes_max(&self) -> u64 {
+        let trace = size_of::<Trace>() + 2 * size_of::<(u64, usize)>() + 3 * size_of::<u64>();
+        let frame = size_of::<Frame>() + size_of::<u64>();
+        (self.traces_max * trace + self.frames_max * frame) as u64
+    }
+
+    /// The same with fewer traces and frames to a window, so that one takes no more than `bytes`.
+    #[must_use]
+    pub fn within(self, bytes: u64) -> Self {
+        let all = u128::from(self.window_bytes_max());
+        let part = |most: usize| {
+            usize::try_from(most as u128 * u128::from(bytes) / all).map_or(most, |part| part.min(most))
+        };
+        Self { traces_max: part(self.traces_max), frames_max: part(self.frames_max), ..self }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {

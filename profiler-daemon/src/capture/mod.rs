@@ -13,7 +13,9 @@ use std::time::Duration;
 use aya::Ebpf;
 use aya::maps::{Array, MapData, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::PerfEvent;
-use profiler_common::limits::{SAMPLE_RING_BYTES_MAX, SAMPLE_RING_BYTES_MIN, SLABS_MAX};
+use profiler_common::limits::{
+    PROCESSES_MAX, SAMPLE_RING_BYTES_MAX, SAMPLE_RING_BYTES_MIN, SLABS_MAX, STACK_PROCESSES_MAX,
+};
 use profiler_common::unwind::table::SLAB_WORDS;
 use rustix::event::{Timespec, epoll};
 
@@ -42,6 +44,11 @@ pub use tables::{Tables, Walked};
 pub const SLAB_BYTES: u64 = SLAB_WORDS as u64 * 4;
 /// The most that is taken, bytes.
 pub const UNWIND_BYTES_MAX: u64 = SLABS_MAX as u64 * SLAB_BYTES;
+
+/// What an entry of a map by process takes in the kernel, bytes.
+const PROCESS_BYTES: u64 = 64;
+/// Where a processor puts a sample together, and what it counts, bytes: two dozen kilobytes.
+const SCRATCH_BYTES: u64 = 32 << 10;
 
 /// What capture is told.
 #[derive(Clone, Debug)]
@@ -75,6 +82,13 @@ impl Config {
     /// Nanoseconds between two ticks.
     pub fn period_ns(&self) -> u64 {
         1_000_000_000 / u64::from(self.frequency_hz.max(1))
+    }
+
+    /// Kernel memory that is taken on a machine of `cpus`, beside unwind tables: rings and maps of a fixed size, bytes.
+    pub fn kernel_bytes(&self, cpus: usize) -> u64 {
+        let by_process = u64::from(PROCESSES_MAX) + u64::from(STACK_PROCESSES_MAX);
+        let by_processor = process_stream::RING_BYTES + SCRATCH_BYTES;
+        u64::from(self.ring_bytes(cpus)) + by_process * PROCESS_BYTES + cpus as u64 * by_processor
     }
 
     /// Bytes of the sample ring: four seconds of `cpus` saturated processors with records of 1 KiB, between the bounds.
@@ -328,6 +342,11 @@ fn watch(
     flags: epoll::EventFlags,
 ) -> Result<(), AttachError> {
     epoll::add(epoll, waker, epoll::EventData::new_u64(data), flags).map_err(AttachError::system("epoll_ctl"))
+}
+
+/// How many processors are online; one, if that cannot be known.
+pub fn processors() -> usize {
+    online_cpus().map_or(1, |cpus| cpus.len())
 }
 
 /// Numbers of the processors that are online.

@@ -32,6 +32,9 @@ const URGENT_PAGES: usize = 64;
 /// Pages of the ring of forks and exits: 128 KiB hold 1,800 records, threads included.
 const PATIENT_PAGES: usize = 32;
 
+/// Bytes of both rings, without the pages that say how far they are read.
+pub(super) const RING_BYTES: u64 = ((URGENT_PAGES + PATIENT_PAGES) << 12) as u64;
+
 /// One event and its ring.
 #[derive(Debug)]
 struct Stream {

@@ -26,6 +26,13 @@ use rustix::thread::{
 };
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
+/// Private memory of a namer at most, bytes: a kernel with debug information, or symbols of the largest browser, and as much again. One is
+/// ended between two questions with a fraction of that.
+pub const NAMER_BYTES_MAX: u64 = 256 << 20;
+/// Private memory of a server at most, bytes: the history in memory, what comes and goes, and one question. One that is for several
+/// agents may need it; the embedded one is told to do with less.
+pub const SERVER_BYTES_MAX: u64 = 1 << 30;
+
 /// What a child may keep.
 #[derive(Clone, Debug)]
 pub struct Confinement {
@@ -58,7 +65,7 @@ impl Confinement {
     pub fn namer() -> Self {
         Self {
             name: c"profiler-namer",
-            data_bytes_max: 256 << 20,
+            data_bytes_max: NAMER_BYTES_MAX,
             files_max: 256,
             capabilities: CapabilitySet::DAC_READ_SEARCH,
             sockets_and_threads: false,
@@ -70,7 +77,7 @@ impl Confinement {
     pub fn server(writes: Writes) -> Self {
         Self {
             name: c"profiler-server",
-            data_bytes_max: 1 << 30,
+            data_bytes_max: SERVER_BYTES_MAX,
             files_max: 4096,
             capabilities: CapabilitySet::empty(),
             sockets_and_threads: true,

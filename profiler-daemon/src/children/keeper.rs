@@ -1,14 +1,17 @@
 //! Keeps a child running.
 //!
-//! In: how to start it. Out: a child that is started again when it ends, ever later if it ends soon, until it
-//! is told to stop. One thread sleeps in `wait`; nothing wakes without a reason.
+//! In: how to start it, and a line that it is to know, which may change. Out: a child that is started again when it ends, ever later
+//! if it ends soon, until it is told to stop; and that is told the line, each time that it is started or the line changes, by its
+//! lifeline. One thread sleeps in `wait`; nothing wakes without a reason.
 
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::Child;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::net::{SendFlags, send};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::meters::Meters;
@@ -20,7 +23,7 @@ use crate::time::MonoNs;
 pub struct Spawned {
     /// The process.
     pub child: Child,
-    /// Held, not used.
+    /// Held, and what the child is told the line by.
     pub lifeline: OwnedFd,
 }
 
@@ -36,12 +39,22 @@ struct Shared {
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
+    /// What the child is to know, without the end of the line. May be a secret.
+    line: String,
     /// Set once the child is to stop: what it was told, or will be told as soon as it is there.
     told: Option<Signal>,
     running: Option<OwnedFd>,
+    lifeline: Option<OwnedFd>,
     done: bool,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { line: _, told, running, lifeline: _, done } = self;
+        out.debug_struct("State").field("told", told).field("running", running).field("done", done).finish()
+    }
 }
 
 /// A child that lived this long ended for a reason of that moment; the next is started at once.
@@ -50,9 +63,10 @@ const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 impl Keeper {
-    /// Starts the child; an error if it cannot be started even once.
+    /// Starts the child, which is to know `line`; an error if it cannot be started even once.
     pub fn start(
         name: &'static str,
+        line: String,
         mut spawn: impl FnMut() -> io::Result<Spawned> + Send + 'static,
         meters: &Meters,
     ) -> io::Result<Self> {
@@ -61,6 +75,7 @@ impl Keeper {
             "Times the embedded server ended without being asked to, and was started again",
         );
         let shared = Arc::new(Shared::default());
+        shared.lock().line = line;
         let first = spawn()?;
         let keep = {
             let shared = shared.clone();
@@ -68,6 +83,15 @@ impl Keeper {
         };
         std::thread::Builder::new().name(format!("{name}-keeper")).spawn(keep)?;
         Ok(Self { shared })
+    }
+
+    /// Tells the child another line, and those that are started after it.
+    pub fn say(&self, line: String) {
+        let mut state = self.shared.lock();
+        if state.line != line {
+            state.line = line;
+            state.say();
+        }
     }
 
     /// Asks the child to end, waits for `grace`, then ends it. True if it ended by itself.
@@ -127,7 +151,7 @@ impl Shared {
 
     /// Until the child has ended.
     fn wait_for(&self, name: &str, spawned: Spawned) {
-        let Spawned { mut child, lifeline: _held } = spawned;
+        let Spawned { mut child, lifeline } = spawned;
         let pidfd = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         // Not reaped before `wait`, so the number is still its own.
         let pidfd = pidfd.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
@@ -137,6 +161,8 @@ impl Shared {
                 Some(pidfd) => state.running = Some(pidfd),
                 None => drop(child.kill()), // what cannot be told to stop must not run
             }
+            state.lifeline = Some(lifeline);
+            state.say();
             if let Some(signal) = state.told {
                 state.tell(signal);
             }
@@ -144,6 +170,7 @@ impl Shared {
         let ended = child.wait();
         let mut state = self.lock();
         state.running = None;
+        state.lifeline = None;
         if state.told.is_none() {
             match ended {
                 Ok(status) => tracing::warn!("the {name} ended unasked ({status}) and is started again"),
@@ -163,6 +190,19 @@ impl Shared {
 }
 
 impl State {
+    /// Tells the child that runs the line. One that does not listen would go on by what it was told before, so it is ended, and the
+    /// next is told.
+    fn say(&self) {
+        let Some(lifeline) = &self.lifeline else { return };
+        let line = format!("{}\n", self.line);
+        let sent = send(lifeline, line.as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        if sent != Ok(line.len())
+            && let Some(pidfd) = &self.running
+        {
+            let _ = pidfd_send_signal(pidfd, Signal::KILL); // or it ended this moment
+        }
+    }
+
     fn tell(&mut self, signal: Signal) {
         self.told = Some(signal);
         if let Some(pidfd) = &self.running {
@@ -193,7 +233,7 @@ mod tests {
             seen.lock().unwrap().push(child.id());
             Ok(Spawned { child, lifeline: ours })
         };
-        (Keeper::start("shell", spawn, &Meters::default()).unwrap(), pids)
+        (Keeper::start("shell", "a line".to_owned(), spawn, &Meters::default()).unwrap(), pids)
     }
 
     fn soon(mut is_so: impl FnMut() -> bool) {
@@ -211,6 +251,23 @@ mod tests {
         let (keeper, pids) = keeper("exec sleep 0.01");
         soon(|| pids.lock().unwrap().len() >= 3);
         assert!(keeper.stop(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn a_child_is_told_the_line_each_time_it_is_started_or_the_line_changes() {
+        // It ends where it is told anything but what it should be.
+        let (keeper, pids) = keeper(
+            "read a; [ \"$a\" = 'a line' ] || exit; read b; [ \"$b\" = other ] || exit; exec sleep 1000",
+        );
+        soon(|| keeper.shared.lock().lifeline.is_some());
+        keeper.say("a line".to_owned());
+        keeper.say("other".to_owned());
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(pids.lock().unwrap().len(), 1, "it was told something else");
+        let pid = Pid::from_raw(i32::try_from(pids.lock().unwrap()[0]).unwrap()).unwrap();
+        rustix::process::kill_process(pid, Signal::KILL).unwrap();
+        // The next is told the newer line alone, and says so by ending.
+        soon(|| pids.lock().unwrap().len() >= 3);
     }
 
     #[test]

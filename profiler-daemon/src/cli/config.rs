@@ -5,10 +5,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use crate::app::Failure;
+use crate::app::{self, Failure};
 use crate::config;
-use crate::deliver::Access;
-use crate::token::Token;
 
 /// Look at the configuration.
 #[derive(Debug, Args)]
@@ -22,7 +20,7 @@ pub(super) struct Arguments {
 enum Verb {
     /// Tell everything that is wrong, files that it names included. Exit codes: 0 nothing is, 2 something is.
     Check(File),
-    /// Print the values that would be used, each with its place; secrets are hidden.
+    /// Print the values that would be used, each with its place, and the memory that comes of them; secrets are hidden.
     Show(File),
     /// Print a file with every key, what it accepts and its default.
     Default,
@@ -38,11 +36,17 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
     match arguments.verb {
         Verb::Check(File { file }) => {
             let config = super::configuration(file, &[])?;
-            Access::read(&config.access).map_err(|problems| Failure::Usage(problems.join("\n")))?;
-            config.token_file.as_deref().map(Token::read).transpose().map_err(Failure::Usage)?;
+            app::check(&config)?;
             println!("nothing is wrong");
         }
-        Verb::Show(File { file }) => print!("{}", super::resolved(file, &[])?.show()),
+        Verb::Show(File { file }) => {
+            let resolved = super::resolved(file, &[])?;
+            print!("{}", resolved.show());
+            match app::budget(&resolved.config) {
+                Ok(budget) => print!("{}", budget.comments()),
+                Err(problem) => println!("# {problem}"),
+            }
+        }
         Verb::Default => print!("{}", config::default_file()),
     }
     Ok(ExitCode::SUCCESS)

@@ -13,7 +13,6 @@ use crate::config;
 use crate::doctor::Health;
 use crate::doctor::connection::{Address, Doctor, Question, report};
 use crate::doctor::machine::{self, Finding};
-use crate::doctor::why::{self, Subject};
 
 /// Find out what is wrong: of this machine, and whether its programs can be loaded by who asks. Run it as the user of the
 /// service, or as root.
@@ -39,8 +38,9 @@ enum Check {
     Why(WhyArguments),
 }
 
-/// Why a process has no data, or poor data: whether it is there, may be looked at, uses CPU time, can be walked and named, and which
-/// labels it has. Run it as the user of the service, or as root.
+/// Why a process has no data, or poor data: whether it is there, may be looked at, uses CPU time, can be walked and named, which
+/// labels it has, and how good the stacks of its service were. The agent that runs is asked, at the configured admin address; where none
+/// answers, this command looks by itself, which it should do as the user of the service, or as root.
 ///
 /// Exit codes: 0 nothing is wrong, 1 something is to be changed, 2 something could not be found out.
 #[derive(Debug, Args)]
@@ -91,8 +91,11 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
 /// Everything that is known at once.
 fn machine(json: bool, file: Option<PathBuf>) -> Result<ExitCode, Failure> {
     let config = super::configuration(file, &[])?;
+    let budget = app::budget(&config).map_err(Failure::Usage)?;
     let place = machine::Place {
         root: PathBuf::from("/"),
+        memory_bytes_max: budget.sum(),
+        memory_bytes_least: budget.least(),
         data_dir: config.data_dir,
         free_bytes_min: config.spool_free_bytes_min,
         server: config.server,
@@ -109,24 +112,8 @@ fn machine(json: bool, file: Option<PathBuf>) -> Result<ExitCode, Failure> {
 fn why(arguments: WhyArguments) -> Result<ExitCode, Failure> {
     let WhyArguments { pid, json, config: file } = arguments;
     let config = super::configuration(file, &[])?;
-    let subject = Subject { proc: PathBuf::from("/proc"), pid, patience: WATCHED };
-    let (mut findings, goes_on) = why::examine(&subject);
-    if goes_on {
-        findings.push(app::why::labels(&config, pid)?);
-        findings.push(match config.off_file.exists() {
-            true => Finding::does_not_fit(
-                "agent",
-                "switched off",
-                format!("Remove {}: nothing is profiled while it is there.", config.off_file.display()),
-            ),
-            false => Finding::fits("agent", "not switched off"),
-        });
-    }
-    Ok(told(&findings, json))
+    Ok(told(&app::why::findings(&config, pid)?, json))
 }
-
-/// How long a process is watched.
-const WATCHED: Duration = Duration::from_secs(1);
 
 /// Prints `findings`; the exit code that they come to.
 fn told(findings: &[Finding], json: bool) -> ExitCode {

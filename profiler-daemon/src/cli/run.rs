@@ -55,14 +55,19 @@ pub(super) struct Arguments {
     /// was used least recently; 0 for frame pointers alone [default: 64MiB]
     #[arg(long, value_name = "SIZE")]
     unwind_bytes_max: Option<String>,
+    /// Most memory for the agent, its children and its maps in the kernel together, such as 640MiB: the parts are made smaller until they fit;
+    /// `config show` lists them; `off` for what they add up to by themselves [default: off; 640MiB in the service's configuration]
+    #[arg(long, value_name = "SIZE")]
+    memory_max: Option<String>,
     /// Where the embedded server listens; loopback only [default: 127.0.0.1:4040]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
     /// Where the agent answers /metrics, /-/healthy and /-/ready [default: 127.0.0.1:4041]
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<String>,
-    /// File with a token that who asks for /metrics or /-/status has to show, as `Authorization: Bearer` or once as ?token=; mode 640 or
-    /// less [default: the credential `token` of the unit, else none: whoever reaches the port may ask]
+    /// File with a token that who asks for the embedded server's page, or the agent's /metrics, /-/status or /-/why, has to show, as
+    /// `Authorization: Bearer` or once as ?token=; mode 640 or less [default: the credential `token` of the unit, else none: whoever
+    /// reaches the ports may ask]
     #[arg(long, value_name = "FILE")]
     token_file: Option<String>,
     /// Where state is kept; created if missing. What waits to be pushed is there before it is sent, so that a restart or
@@ -116,6 +121,7 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         frequency,
         cpu_max,
         unwind_bytes_max,
+        memory_max,
         listen,
         admin_listen,
         token_file,
@@ -142,6 +148,7 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         ("frequency", frequency),
         ("cpu_max", cpu_max),
         ("unwind_bytes_max", unwind_bytes_max),
+        ("memory_max", memory_max),
         ("listen", listen),
         ("admin_listen", admin_listen),
         ("token_file", token_file),

@@ -1,17 +1,21 @@
 //! `serve`: the embedded server alone, for several agents, or as the child that `run` starts.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::net::UnixStream;
 
 use crate::app::{Failure, Signals};
-use crate::children::{Confinement, Writes, confine, enter, hand_over};
+use crate::children::{Confinement, SERVER_BYTES_MAX, Writes, confine, enter, hand_over};
 use crate::meters::Meters;
 use crate::server::{Door, DoorError};
+use crate::token::{CHARACTERS_MAX, Gate, Token};
 use crate::{app, server};
 
 /// The embedded Pyroscope-compatible server alone: takes pushes, keeps history, serves the page.
@@ -40,14 +44,26 @@ pub(super) struct Arguments {
     /// Bytes of history on disk; when there are more, the oldest goes
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 30, requires = "data_dir")]
     store_bytes_max: u64,
-    /// Serve on the socket handed over as standard input
+    /// Serve on the socket handed over as standard input, and ask for the token that is told on standard output
     #[arg(long, hide = true)]
     handed: bool,
+    /// Private memory that it may have, bytes.
+    #[arg(long, hide = true, default_value_t = SERVER_BYTES_MAX)]
+    data_bytes_max: u64,
 }
 
 pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
-    let Arguments { listen, token_file, tls_cert, tls_key, data_dir, keep, store_bytes_max, handed } =
-        arguments;
+    let Arguments {
+        listen,
+        token_file,
+        tls_cert,
+        tls_key,
+        data_dir,
+        keep,
+        store_bytes_max,
+        handed,
+        data_bytes_max,
+    } = arguments;
     if !listen.ip().is_loopback() && token_file.is_none() {
         return Err(Failure::Usage(server::ServeError::NotLoopback(listen).to_string()));
     }
@@ -60,7 +76,7 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         agent: handed,
         keep_on_disk: keep,
         disk_bytes_max: store_bytes_max,
-        ..server::Config::default()
+        ..server::Config::within(data_bytes_max)
     };
     let mut writes = Writes::Nowhere;
     if let Some(store) = data_dir.as_ref().map(|folder| folder.join(app::STORE)) {
@@ -75,8 +91,10 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         Some(folder) => format!("history in {}", folder.join(app::STORE).display()),
         None => "the last hour, in memory".to_owned(),
     };
-    let confinement = Confinement::server(writes);
+    let confinement = Confinement { data_bytes_max, ..Confinement::server(writes) };
+    let gate = Gate::default();
     let (listener, lifeline) = if handed {
+        config.door = Door::default().with_gate(gate.clone());
         let (handed, report) = enter(&confinement).map_err(|error| Failure::Other {
             what: "confining the embedded server".to_owned(),
             error: error.to_string(),
@@ -92,7 +110,7 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         tracing::debug!("server: {report}");
         let address = listener.local_addr().map_err(Failure::other("asking for the port"))?;
         // The token is shown to whoever started this, and to no log.
-        let door = if std::io::stdout().is_terminal() { door } else { door.without_token() };
+        let door = if io::stdout().is_terminal() { door } else { door.without_token() };
         println!("serving {} (page and push; {kept})   stop: Ctrl-C", door.address(address));
         (listener, None)
     };
@@ -103,7 +121,24 @@ pub(super) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
         .build()
         .map_err(Failure::other("starting the server"))?;
     let served = runtime.block_on(async {
-        let stop = stop(&signals, lifeline);
+        let Some(lifeline) = lifeline else {
+            return server::serve(listener, config, &Meters::default(), signal(&signals)).await;
+        };
+        let Ok(mut agent) = stream(lifeline).map(BufReader::new) else { return Ok(()) };
+        // Nobody is let in before we know who may be.
+        let Some(token) = told(&mut agent).await else { return Ok(()) };
+        gate.replace(token);
+        let stop = async {
+            let listen = async {
+                while let Some(token) = told(&mut agent).await {
+                    gate.replace(token);
+                }
+            };
+            tokio::select! {
+                () = signal(&signals) => {}
+                () = listen => {}
+            }
+        };
         server::serve(listener, config, &Meters::default(), stop).await
     });
     served.map_err(|error| Failure::Usage(error.to_string()))?;
@@ -121,24 +156,28 @@ fn door(token: Option<&Path>, tls: Option<(&Path, &Path)>) -> Result<Door, DoorE
     }
 }
 
-/// Until a signal comes, or the agent is gone.
-async fn stop(signals: &Signals, lifeline: Option<std::os::fd::OwnedFd>) {
-    let signal = signals.waker().try_clone_to_owned();
-    let readable = async |fd: std::io::Result<std::os::fd::OwnedFd>| {
-        // A descriptor that cannot be waited for is as good as a signal.
-        let stream = fd.map(std::os::unix::net::UnixStream::from).and_then(|stream| {
-            stream.set_nonblocking(true)?;
-            tokio::net::UnixStream::from_std(stream)
-        });
-        if let Ok(stream) = stream {
-            let _ = stream.readable().await;
-        }
-    };
-    match lifeline {
-        None => readable(signal).await,
-        Some(lifeline) => tokio::select! {
-            () = readable(signal) => {}
-            () = readable(Ok(lifeline)) => {}
-        },
+/// Until a signal comes.
+async fn signal(signals: &Signals) {
+    let waker = signals.waker().try_clone_to_owned();
+    // A descriptor that cannot be waited for is as good as a signal.
+    if let Ok(stream) = waker.and_then(stream) {
+        let _ = stream.readable().await;
     }
+}
+
+/// The token that the agent wants to be asked for from now on, if any: it says so in a line, an empty one for none. `None` when the
+/// agent is gone, or says what it never would.
+async fn told(agent: &mut BufReader<UnixStream>) -> Option<Option<Token>> {
+    let mut line = String::new();
+    agent.take(CHARACTERS_MAX as u64 + 1).read_line(&mut line).await.ok()?;
+    match line.strip_suffix('\n')? {
+        "" => Some(None),
+        text => Token::new(text).ok().map(Some),
+    }
+}
+
+fn stream(fd: OwnedFd) -> io::Result<UnixStream> {
+    let stream = std::os::unix::net::UnixStream::from(fd);
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
 }

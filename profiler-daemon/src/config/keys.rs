@@ -254,6 +254,18 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::AtStart,
     },
     Key {
+        name: "memory_max",
+        accepted: "a size, such as 640MiB, or off",
+        set: |config, text| match text.trim() {
+            "off" => put(&mut config.memory_max, Some(None)),
+            text => put(&mut config.memory_max, size(text).map(Some)),
+        },
+        show: |config| {
+            Some(quoted(&config.memory_max.map_or_else(|| "off".to_owned(), |bytes| bytes.to_string())))
+        },
+        kind: Kind::AtStart,
+    },
+    Key {
         name: "cpu_max",
         accepted: "a share of all processors from 0.01% to 100%, such as 1%, or off",
         set: |config, text| match text.trim() {
@@ -263,7 +275,7 @@ pub(super) const KEYS: &[Key] = &[
         show: |config| {
             Some(quoted(&config.cpu_max.map_or_else(|| "off".to_owned(), |share| share.to_string())))
         },
-        kind: Kind::AtStart,
+        kind: Kind::Live,
     },
     Key {
         name: "listen",
@@ -284,7 +296,7 @@ pub(super) const KEYS: &[Key] = &[
         accepted: "a path",
         set: |config, text| put_path(&mut config.token_file, text),
         show: |config| path(&config.token_file),
-        kind: Kind::AtStart,
+        kind: Kind::Live,
     },
     Key {
         name: "data_dir",

@@ -119,6 +119,16 @@ impl Access {
         Ok(Self { headers: Arc::new(RwLock::new(headers)), authorities: Arc::new(authorities), identity })
     }
 
+    /// The same, with `authorization` in place of what was configured: a whole value of that header.
+    #[must_use]
+    pub fn with_authorization(self, authorization: &str) -> Self {
+        if let Ok(mut value) = HeaderValue::from_str(authorization) {
+            value.set_sensitive(true);
+            self.headers.write().unwrap_or_else(PoisonError::into_inner).insert(AUTHORIZATION, value);
+        }
+        self
+    }
+
     /// Takes the headers of `newer`, from the next push on.
     pub fn replace_headers(&self, newer: &Self) {
         let newer = newer.headers();
@@ -306,6 +316,13 @@ mod tests {
         );
         let (_folder, large) = file(&"x".repeat(300 << 10));
         check(&AccessConfig { bearer_token_file: large, ..AccessConfig::default() }, Err("more than"));
+    }
+
+    #[test]
+    fn an_authorization_takes_the_place_of_what_was_configured() {
+        let config = AccessConfig { user: Some("a".to_owned()), ..AccessConfig::default() };
+        let access = Access::read(&config).unwrap().with_authorization("Bearer b");
+        assert_eq!(access.headers().get(AUTHORIZATION).unwrap(), "Bearer b");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One question to a server and its whole answer: what a person at the command line waits for.
 //!
-//! In: a path below the server's address, and a body in protobuf. Out: the body of the answer, or a sentence that says
+//! In: a path below the server's address, and a body in protobuf, or none. Out: the body of the answer, or a sentence that says
 //! why there is none and what to do. Not here: pushes, whose connections are kept and whose failures are tried again
 //! (`client`, `retry`).
 
@@ -8,7 +8,7 @@ use std::io;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use tokio::runtime::{self, Runtime};
 
 use super::answer::quotable;
@@ -115,6 +115,22 @@ impl Caller {
             .header(ACCEPT, HeaderValue::from_static("*/*;allow-utf8-labelnames=true"))
             .header(ACCEPT_ENCODING, HeaderValue::from_static("gzip"))
             .body(body);
+        self.answer(request)
+    }
+
+    /// The answer to a question for `path` below the server's address with `query`, within `patience`.
+    pub fn get(
+        &self,
+        path: &[&str],
+        query: &[(&str, &str)],
+        patience: Duration,
+    ) -> Result<Vec<u8>, CallError> {
+        let mut address = address_below(&self.server, path)?;
+        address.query_pairs_mut().extend_pairs(query);
+        self.answer(self.client.get(address).headers(self.access.headers()).timeout(patience))
+    }
+
+    fn answer(&self, request: RequestBuilder) -> Result<Vec<u8>, CallError> {
         self.runtime.block_on(async {
             let response = request.send().await.map_err(|error| self.unreachable(&error))?;
             let (status, gzip) = (response.status(), is_gzip(&response));

@@ -23,7 +23,6 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::StartError;
 use super::access::Access;
 use super::answer::{Answer, Evidence, Failure, FailureKind, quotable};
 use super::connect_error::{BODY_BYTES_MAX, ConnectError};
@@ -31,6 +30,7 @@ use super::connection::{ConnectionId, Said};
 use super::connector::{Made, Noting};
 use super::keep_alive::{KeepAlive, closes, retry_after};
 use super::sinks::Outgoing;
+use super::{StartError, certificates};
 use crate::socket::{self, Closed, TcpInfo};
 
 /// Most of an answer that is read, bytes: the rest says nothing new, and a connection is cheaper.
@@ -331,6 +331,9 @@ pub(super) fn failure(error: &reqwest::Error, evidence: Option<Evidence>) -> Fai
             kind = kind_of(inner);
         }
         next = inner.source();
+    }
+    if let Some(trouble) = certificates::trouble(error) {
+        cause = trouble;
     }
     // Where the time was up, the chain ends with words that add nothing.
     Failure { kind, cause: quotable(cause.as_bytes()), evidence }

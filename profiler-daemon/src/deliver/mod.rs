@@ -9,6 +9,7 @@
 mod access;
 mod answer;
 mod call;
+mod certificates;
 mod client;
 pub mod connect_error;
 pub mod connection;

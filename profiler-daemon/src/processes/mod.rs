@@ -52,6 +52,36 @@ pub struct Config {
     pub module_idle: Duration,
 }
 
+/// What one of each takes, bytes, with its share of the tables it is found by. A process has its paths, which its threads share.
+const MAPPING_BYTES: u64 = 56;
+const PROCESS_BYTES: u64 = 384;
+const MODULE_BYTES: u64 = 512;
+
+impl Config {
+    /// What the tracker takes at most, bytes.
+    pub fn bytes_max(&self) -> u64 {
+        self.mappings_total_max as u64 * MAPPING_BYTES
+            + (self.processes_max + self.ended_max) as u64 * PROCESS_BYTES
+            + self.modules_known_max as u64 * MODULE_BYTES
+    }
+
+    /// The usual bounds, or as much of each as makes no more than `bytes` together.
+    pub fn within(bytes: u64) -> Self {
+        let usual = Self::default();
+        let all = u128::from(usual.bytes_max());
+        let part = |most: usize| {
+            usize::try_from(most as u128 * u128::from(bytes) / all).map_or(most, |part| part.min(most))
+        };
+        Self {
+            mappings_total_max: part(usual.mappings_total_max),
+            processes_max: part(usual.processes_max),
+            ended_max: part(usual.ended_max),
+            modules_known_max: part(usual.modules_known_max),
+            ..usual
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -64,5 +94,20 @@ impl Default for Config {
             modules_known_max: 1 << 14,
             module_idle: Duration::from_secs(15),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_are_made_smaller_together() {
+        let usual = Config::default();
+        assert_eq!(Config::within(u64::MAX).processes_max, usual.processes_max);
+        let quarter = Config::within(usual.bytes_max() / 4);
+        assert_eq!(quarter.processes_max, usual.processes_max / 4);
+        assert_eq!(quarter.mappings_max, usual.mappings_max, "that of one process is the kernel's own");
+        assert!(quarter.bytes_max() <= usual.bytes_max() / 4);
     }
 }

@@ -95,6 +95,13 @@ impl Tracker {
         found
     }
 
+    /// One process as it is now, as an event to apply; nothing if there is none.
+    pub fn look_at(&mut self, pid: Pid) -> Option<ProcessEvent> {
+        let found = self.found(pid)?;
+        self.present.take(&found);
+        Some(found)
+    }
+
     /// After records were lost: what runs now, and the end of what does not run any more, as events to apply.
     pub fn heal(&mut self) -> Vec<ProcessEvent> {
         let time = MonoNs::now();

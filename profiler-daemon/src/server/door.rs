@@ -16,7 +16,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 
 use super::web::{Answer, plain};
-use crate::token::{Token, Verdict};
+use crate::token::{Gate, Token, Verdict};
 
 /// Answered to everybody: whether it lives is no secret.
 const OPEN: &str = "/ready";
@@ -24,14 +24,14 @@ const OPEN: &str = "/ready";
 /// What the door asks for. By default nothing.
 #[derive(Clone, Default)]
 pub struct Door {
-    token: Option<Token>,
+    gate: Gate,
     encryption: Option<Arc<ServerConfig>>,
 }
 
 impl fmt::Debug for Door {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Door")
-            .field("token", &self.token)
+            .field("gate", &self.gate)
             .field("encryption", &self.encryption.is_some())
             .finish()
     }
@@ -61,7 +61,13 @@ pub enum DoorError {
 impl Door {
     /// Asks for the token in the file at `path`.
     pub fn with_token(self, path: &Path) -> Result<Self, DoorError> {
-        Ok(Self { token: Some(Token::read(path).map_err(DoorError::Token)?), ..self })
+        Ok(self.with_gate(Gate::new(Some(Token::read(path).map_err(DoorError::Token)?))))
+    }
+
+    /// Asks for what `gate` asks for, at every moment.
+    #[must_use]
+    pub fn with_gate(self, gate: Gate) -> Self {
+        Self { gate, ..self }
     }
 
     /// Encrypts what is said, as the owner of `certificate`, a file with the certificate and those that vouch for it; `key`
@@ -86,19 +92,19 @@ impl Door {
     /// The same as it may be shown to anybody.
     #[must_use]
     pub fn without_token(self) -> Self {
-        Self { token: None, ..self }
+        Self { gate: Gate::default(), ..self }
     }
 
     /// True if it asks for a token.
     pub fn asks(&self) -> bool {
-        self.token.is_some()
+        self.gate.token().is_some()
     }
 
     /// Where a browser finds the page of the server that listens on `address`. The token is part of it, so it is for the
     /// eyes of whoever started the server.
     pub fn address(&self, address: std::net::SocketAddr) -> String {
         let scheme = if self.encryption.is_some() { "https" } else { "http" };
-        let query = self.token.as_ref().map(|token| format!("?{}", token.query())).unwrap_or_default();
+        let query = self.gate.token().map(|token| format!("?{}", token.query())).unwrap_or_default();
         format!("{scheme}://{address}/{query}")
     }
 
@@ -109,8 +115,10 @@ impl Door {
 
     /// The answer to a request that is not let in, or not yet.
     pub(super) fn turns_away(&self, head: &Parts) -> Option<Answer> {
-        let token = self.token.as_ref().filter(|_| head.uri.path() != OPEN)?;
-        match token.check(&head.headers, &head.uri) {
+        if head.uri.path() == OPEN {
+            return None;
+        }
+        match self.gate.check(&head.headers, &head.uri) {
             Verdict::Granted => None,
             // Who pushes so keeps no cookies, and would not push where it is sent on to.
             Verdict::Introduced { .. } if head.method != Method::GET && head.method != Method::HEAD => None,

@@ -89,6 +89,20 @@ pub struct Config {
 }
 
 impl Config {
+    /// The usual bounds, or less where all of us are to have no more than `bytes` of memory: half for profiles and for what comes and goes,
+    /// the rest for the question that is being answered.
+    pub fn within(bytes: u64) -> Self {
+        let usual = Self::default();
+        let part = usize::try_from(bytes / 6).unwrap_or(usize::MAX);
+        Self {
+            memory_bytes_max: usual.memory_bytes_max.min(part),
+            // There is room for one request at least.
+            bodies_bytes_max: usual.bodies_bytes_max.min(part.max(usual.body_bytes_max)),
+            answers_bytes_max: usual.answers_bytes_max.min(part),
+            ..usual
+        }
+    }
+
     fn bounds(&self) -> Bounds {
         Bounds {
             folder: self.store.clone(),

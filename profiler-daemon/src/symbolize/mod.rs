@@ -38,7 +38,7 @@ use self::perf_maps::{PerfMapMeters, PerfMaps};
 use self::protocol::{ADDRESSES_MAX, Found, INLINED_MAX, NAME_BYTES_MAX, Place};
 use self::shelf::Shelf;
 use self::tables::RowsMeters;
-pub use self::tables::table_of;
+pub use self::tables::{TABLE_BYTES_MAX, table_of};
 use self::text::clean;
 use crate::meters::prometheus_client::metrics::counter::Counter;
 use crate::meters::prometheus_client::metrics::gauge::Gauge;
@@ -65,6 +65,8 @@ pub struct Config {
     /// Anonymous memory with which a namer is ended and started afresh, bytes; with twice as much at once, else
     /// only if it is not young: starting costs 60 ms of processor time.
     pub namer_bytes_max: u64,
+    /// Bytes that a file may have whose table is kept on disk: it is copied first, and the copy is memory.
+    pub copied_bytes_max: u64,
     /// Files to remember as having ended the namer; the oldest is forgotten.
     pub set_aside_max: usize,
     /// How long they are remembered.
@@ -84,6 +86,8 @@ impl Default for Config {
             inlines: true,
             debug_bytes_max: 32 << 20,
             namer_bytes_max: 24 << 20,
+            // Compilers, shells, interpreters and the C library fit.
+            copied_bytes_max: 64 << 20,
             set_aside_max: 256,
             set_aside_for: Duration::from_secs(600),
             kallsyms: PathBuf::from("/proc/kallsyms"),
@@ -176,7 +180,7 @@ impl Symbolizer {
 
     /// Keeps unwind tables in `folder`, for the next start.
     pub fn keep_tables(&mut self, folder: &Path, meters: &Meters) -> std::io::Result<()> {
-        self.shelf = Some(Shelf::open(folder, meters)?);
+        self.shelf = Some(Shelf::open(folder, self.client.config().copied_bytes_max, meters)?);
         Ok(())
     }
 

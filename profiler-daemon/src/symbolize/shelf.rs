@@ -30,8 +30,6 @@ use crate::model::Table;
 const KEPT_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of one table's file at most: what the largest table that is made takes, and more.
 const TABLE_BYTES_MAX: u64 = 24 << 20;
-/// Bytes of a file whose table is kept: it is copied, and the copy is memory. Compilers, shells, interpreters and the C library fit.
-const COPIED_BYTES_MAX: u64 = 64 << 20;
 /// How long copying may take: some file systems never answer.
 const COPY_TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -41,6 +39,7 @@ pub(super) struct Shelf {
     folder: PathBuf,
     bytes: u64,
     bytes_max: u64,
+    copied_bytes_max: u64,
     /// A copy that took too long, and may do so for ever. Until it ends, nothing is copied.
     late: Option<Receiver<Option<Copied>>>,
     results: Counters,
@@ -65,15 +64,21 @@ pub(super) struct Copied {
 }
 
 impl Shelf {
-    /// The tables in `folder`, which is made if there is none.
-    pub(super) fn open(folder: &Path, meters: &Meters) -> io::Result<Self> {
+    /// The tables in `folder`, which is made if there is none, of files of `copied_bytes_max` at most.
+    pub(super) fn open(folder: &Path, copied_bytes_max: u64, meters: &Meters) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         let results = meters.counters(
             "profiler_unwind_tables_on_disk",
             "Unwind tables looked for on disk and put there, by what became of it",
         );
-        let mut shelf =
-            Self { folder: folder.to_owned(), bytes: 0, bytes_max: KEPT_BYTES_MAX, late: None, results };
+        let mut shelf = Self {
+            folder: folder.to_owned(),
+            bytes: 0,
+            bytes_max: KEPT_BYTES_MAX,
+            copied_bytes_max,
+            late: None,
+            results,
+        };
         let tables = shelf.tables()?;
         shelf.bytes = tables.iter().map(|kept| kept.bytes).sum();
         Ok(shelf)
@@ -88,7 +93,7 @@ impl Shelf {
             }
             self.late = None;
         }
-        if size > COPIED_BYTES_MAX {
+        if size > self.copied_bytes_max {
             self.count("too large");
             return None;
         }
@@ -290,7 +295,7 @@ mod tests {
     /// A shelf, and copies of files with the content that each word gives them.
     fn shelf(folder: &Path) -> (Shelf, Meters) {
         let meters = Meters::default();
-        (Shelf::open(folder, &meters).unwrap(), meters)
+        (Shelf::open(folder, 64 << 10, &meters).unwrap(), meters)
     }
 
     fn copied(shelf: &mut Shelf, content: &str) -> Copied {
@@ -376,7 +381,7 @@ mod tests {
         assert!(shelf.copy(file.as_fd(), 3).is_none(), "it has grown since it was pinned");
         assert!(shelf.copy(file.as_fd(), 9).is_none(), "it has shrunk since");
         check(&meters, "not copied", 2);
-        assert!(shelf.copy(file.as_fd(), COPIED_BYTES_MAX + 1).is_none());
+        assert!(shelf.copy(file.as_fd(), (64 << 10) + 1).is_none());
         check(&meters, "too large", 1);
     }
 

@@ -10,11 +10,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use profiler_common::unwind::table::TABLE_PAGES_MAX;
 
 use super::cache::VDSO;
-use super::namer::{TableBuilder, keeps_frames};
+use super::namer::{TABLE_WORDS_MAX, TableBuilder, keeps_frames};
 use super::protocol::Rows;
 use super::{Symbolizer, vdso};
 use crate::meters::{Counters, Meters, label};
 use crate::model::{FileIdentity, Module, NoTable, Table};
+
+/// What the table of one file takes at most, bytes: its words, and where each page of them is.
+pub const TABLE_BYTES_MAX: u64 = (TABLE_WORDS_MAX * 4 + TABLE_PAGES_MAX * size_of::<Vec<u32>>()) as u64;
 
 impl Symbolizer {
     /// The unwind table of `module`.

@@ -93,7 +93,7 @@ func main() {
 	log.Fatal(server.Serve(listener))
 }
 
-// makeCertificates makes a certificate for 127.0.0.1 that is its own authority. It writes the certificate, the key, and
+// makeCertificates makes a certificate for 127.0.0.1, as a server or a client, that is its own authority. It writes the certificate, the key, and
 // a file of both, which is what some servers want.
 func makeCertificates(folder string) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -107,7 +107,7 @@ func makeCertificates(folder string) {
 		NotAfter:              time.Now().Add(24 * time.Hour),
 		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1)},
 		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, &template, &template, &key.PublicKey, key)

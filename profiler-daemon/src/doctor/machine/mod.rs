@@ -4,20 +4,26 @@
 //! check per file, one line in [`CHECKS`]. Not here: whether programs can be loaded; that is found out by loading them, which
 //! `app` does. A file that is not there is a finding, never an error.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use super::Health;
 
+mod btf;
 mod clock;
 mod disk;
+mod files;
 mod kallsyms;
 mod kernel;
 mod lockdown;
 mod memlock;
+mod memory;
 mod paranoid;
+mod processes;
 mod server;
+mod tracefs;
 
 /// Where to look.
 #[derive(Clone, Debug)]
@@ -28,6 +34,10 @@ pub struct Place {
     pub data_dir: Option<PathBuf>,
     /// Bytes that are left free there.
     pub free_bytes_min: u64,
+    /// What all of us may have in memory together, bytes.
+    pub memory_bytes_max: u64,
+    /// What that cannot be less than.
+    pub memory_bytes_least: u64,
     /// Where is pushed to, if not to ourselves.
     pub server: Option<String>,
 }
@@ -36,7 +46,7 @@ pub struct Place {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// The check.
-    pub check: &'static str,
+    pub check: Cow<'static, str>,
     /// What it comes to.
     pub health: Health,
     /// What was found.
@@ -48,12 +58,17 @@ pub struct Finding {
 type Check = fn(&Place) -> Finding;
 
 /// All checks, in the order in which they matter.
-const CHECKS: [Check; 8] = [
+const CHECKS: [Check; 13] = [
     kernel::check,
     lockdown::check,
     paranoid::check,
+    processes::check,
     kallsyms::check,
+    btf::check,
+    tracefs::check,
     memlock::check,
+    files::check,
+    memory::check,
     clock::check,
     disk::check,
     server::check,
@@ -77,17 +92,17 @@ pub fn health(findings: &[Finding]) -> Health {
 impl Finding {
     /// All is well.
     pub fn fits(check: &'static str, found: impl Into<String>) -> Self {
-        Self { check, health: Health::Fits, found: found.into(), advice: String::new() }
+        Self { check: check.into(), health: Health::Fits, found: found.into(), advice: String::new() }
     }
 
     /// Something is to be changed.
     pub fn does_not_fit(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { check, health: Health::DoesNotFit, found: found.into(), advice: advice.into() }
+        Self { check: check.into(), health: Health::DoesNotFit, found: found.into(), advice: advice.into() }
     }
 
     /// It could not be found out.
     pub fn unknown(check: &'static str, found: impl Into<String>) -> Self {
-        Self { check, health: Health::Unknown, found: found.into(), advice: String::new() }
+        Self { check: check.into(), health: Health::Unknown, found: found.into(), advice: String::new() }
     }
 
     /// In a line, and another for the advice.
@@ -102,6 +117,14 @@ impl Finding {
     pub fn json(&self) -> Value {
         let Self { check, health, found, advice } = self;
         json!({ "check": check, "health": word(*health), "found": found, "advice": advice })
+    }
+
+    /// The same, from JSON; nothing if it is none.
+    pub fn from_json(value: &Value) -> Option<Self> {
+        let text = |key| value.get(key)?.as_str().map(str::to_owned);
+        let known = [Health::Fits, Health::DoesNotFit, Health::Unknown];
+        let health = known.into_iter().find(|health| value["health"] == word(*health))?;
+        Some(Self { check: text("check")?.into(), health, found: text("found")?, advice: text("advice")? })
     }
 }
 

@@ -17,7 +17,19 @@ fn check(check: Check, files: &[(&str, &str)], health: Health, words: &str) {
         std::fs::write(path, text).unwrap();
     }
     let root = folder.path().to_owned();
-    check_place(check, &Place { root, data_dir: None, free_bytes_min: 0, server: None }, health, words);
+    check_place(
+        check,
+        &Place {
+            root,
+            memory_bytes_max: 1 << 30,
+            memory_bytes_least: 600 << 20,
+            data_dir: None,
+            free_bytes_min: 0,
+            server: None,
+        },
+        health,
+        words,
+    );
 }
 
 #[track_caller]
@@ -85,6 +97,42 @@ fn locked_memory_matters_on_old_kernels_only() {
 }
 
 #[test]
+fn what_others_need_is_told_and_changes_nothing() {
+    check(btf::check, &[("sys/kernel/btf/vmlinux", "")], Health::Fits, "there, and not needed");
+    check(btf::check, &[], Health::Fits, "not there");
+    check(tracefs::check, &[("sys/kernel/tracing/events/enable", "")], Health::Fits, "there, and not needed");
+    check(tracefs::check, &[], Health::Fits, "not there for us");
+}
+
+#[test]
+fn processes_of_others_may_be_looked_at_or_not() {
+    let (maps, exe, mapped) = ("proc/1/maps", "proc/1/exe", "proc/1/map_files/1000-2000");
+    check(processes::check, &[(maps, ""), (exe, ""), (mapped, "")], Health::Fits, "1 were tried");
+    check(processes::check, &[(maps, ""), ("proc/self/maps", "")], Health::Fits, "1 were tried");
+    check(processes::check, &[("proc/uptime", "")], Health::Unknown, "none is seen");
+}
+
+#[test]
+fn files_may_be_open_by_the_thousand_or_not() {
+    let limits =
+        |hard: &str| format!("Max open files            1024                 {hard}               files\n");
+    check(files::check, &[("proc/self/limits", &limits("524288"))], Health::Fits, "524288");
+    check(files::check, &[("proc/self/limits", &limits("4096"))], Health::DoesNotFit, "LimitNOFILE to 6144");
+    check(files::check, &[], Health::Unknown, "cannot be read");
+}
+
+#[test]
+fn a_machine_has_room_for_us_or_not() {
+    let all = |kib: &str| format!("MemTotal:        {kib} kB\nMemFree: 1 kB\n");
+    let check = |text: &str, health, words| check(memory::check, &[("proc/meminfo", text)], health, words);
+    check(&all("8000000"), Health::Fits, "at most 1024 MiB of 7812 MiB");
+    check(&all("1600000"), Health::DoesNotFit, "Set memory_max to 782 MiB");
+    check(&all("500000"), Health::DoesNotFit, "Set memory_max to 600 MiB");
+    check("MemTotal: much\n", Health::Unknown, "meminfo");
+    check("", Health::Unknown, "meminfo");
+}
+
+#[test]
 fn a_clock_that_was_never_set_is_told() {
     assert_eq!(clock::of(WallNs(0)).health, Health::DoesNotFit);
     assert_eq!(clock::of(WallNs(1_800_000_000_000_000_000)).health, Health::Fits);
@@ -97,6 +145,8 @@ fn a_disk_is_there_writable_and_has_room() {
         root: "/".into(),
         data_dir: Some(data_dir.to_owned()),
         free_bytes_min,
+        memory_bytes_max: 0,
+        memory_bytes_least: 0,
         server: None,
     };
     check_place(disk::check, &place(folder.path(), 0), Health::Fits, "are free");
@@ -107,8 +157,14 @@ fn a_disk_is_there_writable_and_has_room() {
 
 #[test]
 fn a_server_takes_connections_or_not() {
-    let place =
-        |server: String| Place { root: "/".into(), data_dir: None, free_bytes_min: 0, server: Some(server) };
+    let place = |server: String| Place {
+        root: "/".into(),
+        data_dir: None,
+        free_bytes_min: 0,
+        memory_bytes_max: 0,
+        memory_bytes_least: 0,
+        server: Some(server),
+    };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     check_place(server::check, &place(url.clone()), Health::Fits, "takes connections");

@@ -91,7 +91,7 @@ fn we_ourselves_work_and_have_names() {
     });
     let (findings, goes_on) = examine(&subject(Path::new("/proc"), std::process::id()));
     burning.join().unwrap();
-    let found: Vec<_> = findings.iter().map(|finding| (finding.check, finding.health)).collect();
+    let found: Vec<_> = findings.iter().map(|finding| (&*finding.check, finding.health)).collect();
     let all = ["process", "access", "work", "program", "code"].map(|check| (check, Health::Fits));
     assert!(goes_on && found == all, "{findings:?}");
 }

@@ -26,7 +26,7 @@ pub use self::go::go_names_of;
 use self::kallsyms::Kallsyms;
 use self::modules::{Modules, Writer, is_still};
 pub use self::perf_map::perf_map_names_of;
-pub(super) use self::rows::{Builder as TableBuilder, TABLES_VERSION, keeps_frames};
+pub(super) use self::rows::{Builder as TableBuilder, TABLE_WORDS_MAX, TABLES_VERSION, keeps_frames};
 use super::protocol::{
     ADDRESSES_MAX, ANSWER_BYTES_MAX, Answer, Found, Names, Outcome, Place, REQUEST_BYTES_MAX, Refusal,
     Request, Rows, Subject, TalkError, receive, send,

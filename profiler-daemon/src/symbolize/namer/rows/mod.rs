@@ -45,7 +45,7 @@ const FUNCTIONS_MAX: usize = 1 << 20;
 const FUNCTION_BYTES_MAX: u64 = 16 << 20;
 
 /// Words of a file's table at most, twice what the largest library known needs.
-const TABLE_WORDS_MAX: usize = 4 << 20;
+pub(in crate::symbolize) const TABLE_WORDS_MAX: usize = 4 << 20;
 
 /// Bytes between functions, which only align the next: nothing runs there, so what held before may go on.
 const PADDING_BYTES_MAX: u64 = 15;
