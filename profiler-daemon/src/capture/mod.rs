@@ -14,8 +14,9 @@ use aya::Ebpf;
 use aya::maps::{Array, MapData, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::PerfEvent;
 use profiler_common::limits::{
-    PROCESSES_MAX, SAMPLE_RING_BYTES_MAX, SAMPLE_RING_BYTES_MIN, SLABS_MAX, STACK_PROCESSES_MAX,
+    PROCESS_LINES, SAMPLE_RING_BYTES_MAX, SAMPLE_RING_BYTES_MIN, SLABS_MAX, STACK_PROCESSES_MAX,
 };
+use profiler_common::unwind::processes::Line;
 use profiler_common::unwind::table::SLAB_WORDS;
 use rustix::event::{Timespec, epoll};
 
@@ -45,10 +46,10 @@ pub const SLAB_BYTES: u64 = SLAB_WORDS as u64 * 4;
 /// The most that is taken, bytes.
 pub const UNWIND_BYTES_MAX: u64 = SLABS_MAX as u64 * SLAB_BYTES;
 
-/// What an entry of a map by process takes in the kernel, bytes.
+/// What an entry of a hash map by process takes in the kernel, bytes.
 const PROCESS_BYTES: u64 = 64;
-/// Where a processor puts a sample together, and what it counts, bytes: two dozen kilobytes.
-const SCRATCH_BYTES: u64 = 32 << 10;
+/// Where a processor puts a sample together, what it remembers and what it counts, bytes: three dozen kilobytes.
+const SCRATCH_BYTES: u64 = 40 << 10;
 
 /// What capture is told.
 #[derive(Clone, Debug)]
@@ -86,9 +87,10 @@ impl Config {
 
     /// Kernel memory that is taken on a machine of `cpus`, beside unwind tables: rings and maps of a fixed size, bytes.
     pub fn kernel_bytes(&self, cpus: usize) -> u64 {
-        let by_process = u64::from(PROCESSES_MAX) + u64::from(STACK_PROCESSES_MAX);
+        let processes = u64::from(PROCESS_LINES) * size_of::<Line>() as u64;
+        let stacks = u64::from(STACK_PROCESSES_MAX) * PROCESS_BYTES;
         let by_processor = process_stream::RING_BYTES + SCRATCH_BYTES;
-        u64::from(self.ring_bytes(cpus)) + by_process * PROCESS_BYTES + cpus as u64 * by_processor
+        u64::from(self.ring_bytes(cpus)) + processes + stacks + cpus as u64 * by_processor
     }
 
     /// Bytes of the sample ring: four seconds of `cpus` saturated processors with records of 1 KiB, between the bounds.
