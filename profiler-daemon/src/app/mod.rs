@@ -17,6 +17,7 @@ mod reader;
 pub mod record;
 mod reload;
 pub mod replay;
+mod rights;
 pub mod run;
 mod service;
 mod signals;

@@ -18,7 +18,7 @@ use super::service::{Progress, Service};
 use super::signals::Hangup;
 use super::steering::Steering;
 use super::usage::Roll;
-use super::{Failure, Signals, build, notify, ports, service, usage};
+use super::{Failure, Signals, build, notify, ports, rights, service, usage};
 use crate::admin::{self, Admin};
 use crate::aggregate::{Grain, aggregate};
 use crate::attribute::Relabel;
@@ -71,6 +71,7 @@ pub fn run(
     let kind = SampleKind::CpuTime { period_ns: capture_config.period_ns() };
     // Before any thread runs that opens a file: see `capture::load`.
     let kernel = Kernel::open(capture_config, signals.waker(), &meters)?;
+    rights::say_what_is_missing();
 
     let books = Books::new(&meters);
     let roll = Roll::default();
