@@ -18,6 +18,8 @@ use crate::time::{MonoNs, suspended};
 const SMALL_BYTES_MAX: u64 = 4 << 10;
 /// Bytes of `cgroup` at most: a dozen hierarchies with a path of at most 4 KiB each.
 const CGROUP_BYTES_MAX: u64 = 64 << 10;
+/// Bytes of `mountinfo` that are read at most: ten thousand mounts.
+const MOUNTS_BYTES_MAX: u64 = 4 << 20;
 /// Lines of `maps` that are read at most, whatever they map: four times the kernel's default limit.
 const MAPS_LINES_MAX: usize = 1 << 18;
 /// Bytes of one line of `maps` that are kept at most: a path of 4 KiB, each byte of it escaped.
@@ -162,6 +164,12 @@ impl Procfs {
         Ok(String::from_utf8(text).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into()))
     }
 
+    /// What kind of file system a process has mounted under a number; nothing if that is not one of its mounts.
+    pub fn mounted(&self, pid: u32, mount: u64) -> Option<String> {
+        let file = File::open(self.path(pid, "mountinfo")).ok()?;
+        parse_mountinfo(BufReader::new(file.take(MOUNTS_BYTES_MAX)), mount)
+    }
+
     /// Where `/proc/PID/exe` leads; a kernel thread has none, which reads like a process that is gone.
     pub fn executable(&self, pid: u32) -> Result<Vec<u8>, Unread> {
         let path = self.path(pid, "exe");
@@ -211,6 +219,16 @@ fn parse_status(text: &[u8]) -> Option<Status> {
     };
     // Real, effective, saved, and of the file system; and from our namespace inwards.
     Some(Status { uid: last("Uid:")?, pid_inside: last("NSpid:")? })
+}
+
+/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw`, a mount a line; spaces in paths are escaped.
+fn parse_mountinfo(text: impl BufRead, mount: u64) -> Option<String> {
+    text.split(b'\n').map_while(Result::ok).find_map(|line| {
+        let line = String::from_utf8_lossy(&line);
+        let (before, after) = line.split_once(" - ")?;
+        let number: u64 = before.split(' ').next()?.parse().ok()?;
+        (number == mount).then(|| after.split(' ').next().unwrap_or_default().to_owned())
+    })
 }
 
 fn parse_maps(mut text: impl BufRead, mappings_max: usize) -> io::Result<Maps> {
@@ -364,6 +382,15 @@ mod tests {
     fn a_status_that_breaks_off_is_no_status() {
         check_status("Name:\tx\nUid:\t1\t1\t1\t1\n", None);
         check_status("Uid:\t\nNSpid:\t1\n", None);
+    }
+
+    #[test]
+    fn a_mount_is_found_by_its_number() {
+        let text = "22 1 254:0 / / rw shared:1 - ext4 /dev/root rw\n\
+                    36 22 0:31 / /mnt\\040a rw,nosuid - fuse.sshfs host:/ rw\nnonsense\n";
+        assert_eq!(parse_mountinfo(text.as_bytes(), 36).as_deref(), Some("fuse.sshfs"));
+        assert_eq!(parse_mountinfo(text.as_bytes(), 22).as_deref(), Some("ext4"));
+        assert_eq!(parse_mountinfo(text.as_bytes(), 2), None);
     }
 
     #[test]

@@ -16,6 +16,9 @@ use super::daemon::binary;
 /// How long a test waits for what should come within seconds.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
+/// How long after its end a process may still be heard.
+const HEARD_MAX: Duration = Duration::from_secs(3);
+
 /// What a process said so far, and who waits for more.
 #[derive(Debug, Default)]
 struct Said {
@@ -194,8 +197,10 @@ impl Spoken {
             std::thread::sleep(Duration::from_millis(10));
         };
         let took = begun.elapsed();
-        for ear in std::mem::take(&mut self.ears) {
-            let _ = ear.join();
+        // A child of its that cannot be ended holds its output for longer than it lives.
+        let ended = Instant::now();
+        while self.ears.iter().any(|ear| !ear.is_finished()) && ended.elapsed() < HEARD_MAX {
+            std::thread::sleep(Duration::from_millis(10));
         }
         Ended { status, said: self.said(), took }
     }

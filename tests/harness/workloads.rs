@@ -226,6 +226,11 @@ pub fn hostile() -> PathBuf {
     native("wl-hostile", "cc", &[], &["hostile.c"])
 }
 
+/// The same under a name of its own.
+pub fn served() -> PathBuf {
+    native("wl-served", "cc", &[], &["hostile.c"])
+}
+
 /// `program seconds` in a mount namespace of its own, where alone its path exists.
 pub fn in_mount_namespace(program: &Path, empty_folder: &Path, seconds: f64) -> Command {
     let script = r#"mount -t tmpfs none "$1" && cp "$2" "$1/" && exec "$1/${2##*/}" "$3""#;

@@ -172,6 +172,27 @@ fn a_namer_that_is_killed_is_back_at_once() {
     assert_eq!(rig.started(), 2);
 }
 
+/// As the kernel does it when memory is short.
+#[test]
+fn a_namer_that_is_killed_is_back_within_a_second_five_times_in_a_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let places = places(folder.path(), "places", &[]);
+    let mut rig = Rig::new(Config::default());
+    assert_eq!(rig.name(at(&module(&places.path), places.offsets[0])), "here");
+    for times in 1..=5 {
+        // A file that it has not seen.
+        let copy = folder.path().join(format!("copy{times}"));
+        std::fs::copy(&places.path, &copy).unwrap();
+        signal(rig.pid(), Signal::KILL);
+        assert!(ends(rig.pid()));
+        let begun = Instant::now();
+        assert_eq!(rig.name(at(&module(&copy), places.offsets[0])), "here");
+        assert!(begun.elapsed() < Duration::from_secs(1), "{times}: {:?}", begun.elapsed());
+        assert_eq!(rig.started(), times + 1);
+    }
+    assert_eq!(rig.count("profiler_namer_files_set_aside_total"), 0);
+}
+
 #[test]
 fn a_namer_that_is_killed_while_it_answers_is_asked_again() {
     let folder = tempfile::tempdir().unwrap();

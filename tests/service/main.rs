@@ -16,9 +16,11 @@ use profiler_tests::harness::pyroscope::{Mood, Pyroscope};
 use profiler_tests::harness::workloads::Running;
 use profiler_tests::need;
 use rustix::process::Signal;
+use tempfile::TempDir;
 use unit::{USER, Unit};
 
 mod reload;
+mod rights;
 mod unit;
 
 /// What `systemd-analyze security` may find at most, of 10.
@@ -102,41 +104,65 @@ fn capabilities(pid: u32) -> u64 {
     u64::from_str_radix(line.trim(), 16).expect("a mask")
 }
 
+/// A folder for a service that pushes to `server`: its configuration, its state, a socket to tell its manager.
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    #[track_caller]
+    fn new(server: &Pyroscope) -> Self {
+        let place = Self { folder: tempfile::tempdir().expect("a temporary folder") };
+        let settings = format!(
+            "sinks = \"pyroscope={}\"\ninterval = \"1s\"\nfrequency = 99\nlisten = \"127.0.0.1:0\"\n\
+             admin_listen = \"127.0.0.1:0\"\noff_file = {:?}\n",
+            server.url(),
+            place.path("off"),
+        );
+        fs::write(place.path("profiler.toml"), settings).expect("a file");
+        fs::set_permissions(place.folder.path(), fs::Permissions::from_mode(0o711))
+            .expect("a folder of ours");
+        fs::create_dir(place.path("state")).expect("a folder");
+        fs::set_permissions(place.path("state"), fs::Permissions::from_mode(0o700))
+            .expect("a folder of ours");
+        chown(place.path("state"), Some(USER), Some(USER)).expect("a folder of ours");
+        place
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    /// What the unit starts here, with these capabilities.
+    #[track_caller]
+    fn command(&self, capabilities: &[&str]) -> Command {
+        let daemon = binary().display().to_string();
+        let own_config = self.path("profiler.toml");
+        let (program, config) = ("/usr/bin/profiler-daemon", "/etc/profiler-daemon/profiler.toml");
+        let filter = Path::new(env!("CARGO_BIN_EXE_profiler-test-child"));
+        let paths = [(program, daemon.as_str()), (config, own_config.as_str())];
+        let mut command = unit().command(capabilities, filter, &paths);
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("STATE_DIRECTORY", self.path("state"));
+        command
+    }
+}
+
 #[test]
 fn what_the_unit_starts_works_with_what_the_unit_leaves_it() {
     need!(gate::bpf());
     need!(systemd());
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let path = |name: &str| folder.path().join(name).display().to_string();
     let server = Pyroscope::start(Mood::Takes);
-    let settings = format!(
-        "sinks = \"pyroscope={}\"\ninterval = \"1s\"\nfrequency = 99\nlisten = \"127.0.0.1:0\"\n\
-         admin_listen = \"127.0.0.1:0\"\noff_file = {:?}\n",
-        server.url(),
-        path("off"),
-    );
-    fs::write(path("profiler.toml"), settings).expect("a file");
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).expect("a folder of ours");
-    fs::create_dir(path("state")).expect("a folder");
-    fs::set_permissions(path("state"), fs::Permissions::from_mode(0o700)).expect("a folder of ours");
-    chown(path("state"), Some(USER), Some(USER)).expect("a folder of ours");
-    let socket = UnixDatagram::bind(path("notify")).expect("a socket");
-    fs::set_permissions(path("notify"), fs::Permissions::from_mode(0o666)).expect("a socket of ours");
+    let place = Place::new(&server);
+    let socket = UnixDatagram::bind(place.path("notify")).expect("a socket");
+    fs::set_permissions(place.path("notify"), fs::Permissions::from_mode(0o666)).expect("a socket of ours");
     let manager = Manager::listen(socket);
 
     // Busy in the kernel, for names of it.
     let _work =
         Running::start(Command::new("dd").args(["if=/dev/zero", "of=/dev/null", "bs=1M", "status=none"]));
-    let daemon = binary().display().to_string();
-    let (program, config) = ("/usr/bin/profiler-daemon", "/etc/profiler-daemon/profiler.toml");
-    let own_config = path("profiler.toml");
-    let filter = Path::new(env!("CARGO_BIN_EXE_profiler-test-child"));
-    let mut command = unit().command(filter, &[(program, &daemon), (config, &own_config)]);
-    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-    command
-        .env("NOTIFY_SOCKET", path("notify"))
-        .env("WATCHDOG_USEC", "2000000")
-        .env("STATE_DIRECTORY", path("state"));
+    let mut command = place.command(&unit().capabilities());
+    command.env("NOTIFY_SOCKET", place.path("notify")).env("WATCHDOG_USEC", "2000000");
     let agent = Agent::of(Spoken::start(&mut command));
 
     manager.wait_for("READY=1");
@@ -160,6 +186,7 @@ fn what_the_unit_starts_works_with_what_the_unit_leaves_it() {
     let ended = agent.stop();
     manager.wait_for("STOPPING=1");
     assert_eq!(ended.books().lost_by_us, 0, "{}", ended.said);
+    assert!(!ended.said.contains("is missing"), "{}", ended.said);
 }
 
 #[test]

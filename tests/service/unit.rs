@@ -34,11 +34,17 @@ impl Unit {
         values[0]
     }
 
-    /// What it starts, as its user, with its capabilities and its system calls, other paths put in place of `paths`.
+    /// The capabilities it gives.
     #[track_caller]
-    pub(crate) fn command(&self, filter: &Path, paths: &[(&str, &str)]) -> Command {
+    pub(crate) fn capabilities(&self) -> Vec<&str> {
         let capabilities: Vec<_> = self.one("AmbientCapabilities").split(' ').collect();
         assert_eq!(self.one("CapabilityBoundingSet").split(' ').collect::<Vec<_>>(), capabilities);
+        capabilities
+    }
+
+    /// What it starts, as its user, with `capabilities` and its system calls, other paths put in place of `paths`.
+    #[track_caller]
+    pub(crate) fn command(&self, capabilities: &[&str], filter: &Path, paths: &[(&str, &str)]) -> Command {
         let set = capabilities.iter().fold("-all".to_owned(), |set, capability| {
             format!("{set},+{}", capability.trim_start_matches("CAP_").to_lowercase())
         });

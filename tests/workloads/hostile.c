@@ -6,9 +6,13 @@
  *                           looped (an ELF file whose tables are itself), endless (one whose tables never end),
  *                           truncated, deleted, replaced, fifo (a FIFO takes its place)
  *   storm COUNT             starts itself COUNT times, one millisecond each
- *   forks COUNT             has COUNT children at once that burn a little and end */
+ *   forks COUNT             has COUNT children at once that burn a little and end
+ *   sleepers COUNT          has COUNT children that sleep for as long as it does; says "ready" when they do
+ *   bomb SECONDS            every process of it starts others for that long
+ *   secret SECONDS          burns, and lets nobody look at it */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -133,6 +137,46 @@ static int forks(long count) {
     return 0;
 }
 
+static int sleepers(long count) {
+    pid_t parent = getpid();
+    for (long i = 0; i < count; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            /* Nobody is left over, however the parent ends. */
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            if (getppid() != parent)
+                _exit(0);
+            for (;;)
+                pause();
+        }
+        if (child < 0)
+            return fail("fork");
+    }
+    if (write(1, "ready\n", 6) != 6)
+        return fail("write");
+    for (;;)
+        pause();
+}
+
+static double seconds_now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+static int bomb(double seconds) {
+    signal(SIGCHLD, SIG_IGN);
+    for (double end = seconds_now() + seconds; seconds_now() < end;)
+        fork();
+    return 0;
+}
+
+static int secret(double seconds) {
+    if (prctl(PR_SET_DUMPABLE, 0))
+        return fail("prctl");
+    return burn_hostile(seconds) == 0;
+}
+
 int main(int argc, char **argv) {
     const char *mode = argc > 2 ? argv[1] : "";
     if (!strcmp(mode, "burn"))
@@ -147,5 +191,11 @@ int main(int argc, char **argv) {
         return storm("/proc/self/exe", atol(argv[2]));
     if (!strcmp(mode, "forks"))
         return forks(atol(argv[2]));
+    if (!strcmp(mode, "sleepers"))
+        return sleepers(atol(argv[2]));
+    if (!strcmp(mode, "bomb"))
+        return bomb(atof(argv[2]));
+    if (!strcmp(mode, "secret"))
+        return secret(atof(argv[2]));
     return 2;
 }

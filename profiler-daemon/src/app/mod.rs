@@ -18,6 +18,7 @@ mod reader;
 pub mod record;
 mod reload;
 pub mod replay;
+mod rights;
 pub mod run;
 mod service;
 mod signals;

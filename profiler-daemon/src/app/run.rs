@@ -20,7 +20,7 @@ use super::signals::Hangup;
 use super::steering::{Ceiling, Steering};
 use super::usage::Roll;
 use super::why::Why;
-use super::{Budget, Failure, Part, Signals, build, notify, ports, service, usage};
+use super::{Budget, Failure, Part, Signals, build, notify, ports, rights, service, usage};
 use crate::admin::{self, Admin};
 use crate::aggregate::{Grain, aggregate};
 use crate::capture::{self, Kernel};
@@ -73,6 +73,7 @@ pub fn run(
     let kind = SampleKind::CpuTime { period_ns: capture_config.period_ns() };
     // Before any thread runs that opens a file: see `capture::load`.
     let kernel = Kernel::open(capture_config, signals.waker(), &meters)?;
+    rights::say_what_is_missing();
 
     let books = Books::new(&meters);
     let roll = Roll::default();

@@ -9,6 +9,7 @@ use aya::{Ebpf, EbpfLoader};
 use profiler_common::knobs::{SETTINGS_MAGIC, Settings};
 use profiler_common::limits::SLABS_MAX;
 use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::thread::{CapabilitySet, capabilities};
 
 use super::tables::Processes;
 use super::{Config, SLAB_BYTES, Tables, object};
@@ -19,13 +20,15 @@ use crate::meters::Meters;
 pub enum AttachError {
     /// A privilege is missing.
     #[error(
-        "not permitted to {what}: profiling the whole system needs root, or the capabilities CAP_BPF and CAP_PERFMON \
-         (and CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH, CAP_SYSLOG, CAP_CHECKPOINT_RESTORE to name what is found): \
+        "not permitted to {what}, {missing} missing: profiling the whole system needs root, or the capabilities CAP_BPF and \
+         CAP_PERFMON (and CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH, CAP_SYSLOG, CAP_CHECKPOINT_RESTORE to name what is found): \
          start it with sudo"
     )]
     Privilege {
         /// What was tried.
         what: String,
+        /// What is missing, as a subject: `CAP_BPF is`.
+        missing: &'static str,
     },
     /// The capabilities are there, and a distribution's kernel wants more of everybody.
     #[error(
@@ -107,7 +110,9 @@ impl AttachError {
     /// A refusal by the kernel: by its number, a missing privilege or a missing feature.
     fn refused(what: String, error: &io::Error, detail: &dyn std::fmt::Display) -> Self {
         match error.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) if !is_privileged() => Self::Privilege { what },
+            Some(libc::EPERM | libc::EACCES) if !is_privileged() => {
+                Self::Privilege { what, missing: missing() }
+            }
             _ => Self::Kernel { what, detail: detail.to_string() },
         }
     }
@@ -122,11 +127,20 @@ fn complaint(log: &str) -> &str {
 
 /// Whether a refusal can have another reason than a missing privilege: a verifier's EACCES, a locked-down kernel.
 fn is_privileged() -> bool {
-    rustix::thread::capabilities(None).is_ok_and(|sets| {
-        use rustix::thread::CapabilitySet;
+    capabilities(None).is_ok_and(|sets| {
         sets.effective.contains(CapabilitySet::SYS_ADMIN)
             || sets.effective.contains(CapabilitySet::BPF | CapabilitySet::PERFMON)
     })
+}
+
+/// Which of the two privileges that there is no profiling without is missing.
+fn missing() -> &'static str {
+    let held = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
+    match (held.contains(CapabilitySet::BPF), held.contains(CapabilitySet::PERFMON)) {
+        (false, true) => "CAP_BPF is",
+        (true, false) => "CAP_PERFMON is",
+        (false, false) | (true, true) => "CAP_BPF and CAP_PERFMON are",
+    }
 }
 
 /// What the programs are told.

@@ -79,7 +79,8 @@ pub struct Module {
     pub build_id: Option<BuildId>,
     /// What makes it this file; `None` if it was gone before it could be opened.
     pub identity: Option<FileIdentity>,
-    /// The file, held open from first sight; `None` in a replay, and where it could not be opened.
+    /// The file, held from first sight by a handle that only names it: opening it to read is the namer's. `None` in a replay, and
+    /// where it could not be found.
     pub file: Option<OwnedFd>,
     /// The root of the process that mapped it first, as a handle that only names it: other files that belong to it are looked for there.
     pub root: Option<Arc<OwnedFd>>,

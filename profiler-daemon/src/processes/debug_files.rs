@@ -1,20 +1,21 @@
 //! Finds the file that has the debug information of another.
 //!
-//! In: what a file says of it: a build id, a name; any bytes. Out: files that may be it, open; whoever reads them says whether one is.
-//! In the root of the process first, which may be of a container, then in ours. Foreign processes choose what we meet: nothing but
-//! regular files is opened, and no file system that someone serves who need not answer is asked.
+//! In: what a file says of it: a build id, a name; any bytes. Out: handles of files that may be it; whoever opens and reads them
+//! says whether one is. In the root of the process first, which may be of a container, then in ours. Foreign processes choose what we
+//! meet: nothing but regular files is taken, and no file system that someone serves who need not answer is asked, not even what it is.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use rustc_hash::FxHashMap;
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags, fstat, fstatfs, open, openat2, statx,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, makedev, open, openat2, statx,
 };
 
+use super::files::stat_handle;
 use crate::model::{DebugFile, FileIdentity, Module};
 use crate::procfs::Procfs;
 
@@ -35,26 +36,24 @@ pub fn find_debug_files(module: &Module, sought: &DebugFile) -> Vec<OwnedFd> {
     let beside = path.parent().zip(sought.name.as_deref().map(OsStr::from_bytes));
     let apart = beside.map(|(folder, name)| Path::new(FOLDER).join(folder).join(name));
     if let Some(root) = &module.root {
-        if !is_served(root) {
-            // Below a mount there may be anything.
-            let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
-            let paths = by_id.iter().chain(&apart);
-            found.extend(paths.filter_map(|path| open_regular(root, path, within, module.identity)));
-        }
+        // Below a mount there may be anything.
+        let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
+        let paths = by_id.iter().chain(&apart);
+        found.extend(paths.filter_map(|path| find_regular(root, path, within, module.identity)));
         if let Some((folder, name)) = beside {
-            found.extend(open_beside(root, folder, name, module.identity));
+            found.extend(find_beside(root, folder, name, module.identity));
         }
     }
     if let Ok(ours) = open("/", NAME_ONLY | OFlags::DIRECTORY, Mode::empty()) {
         let paths = by_id.iter().chain(&apart);
         let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        found.extend(paths.filter_map(|path| open_regular(&ours, path, within, module.identity)));
+        found.extend(paths.filter_map(|path| find_regular(&ours, path, within, module.identity)));
     }
     found
 }
 
 /// The files of this name in the folder of the program and in one below it.
-fn open_beside(
+fn find_beside(
     root: &OwnedFd,
     folder: &Path,
     name: &OsStr,
@@ -64,40 +63,51 @@ fn open_beside(
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::CACHED;
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let folder = openat2(root, folder, NAME_ONLY | OFlags::DIRECTORY, Mode::empty(), resolve).ok();
-    let folder = folder.filter(|folder| !is_served(folder));
+    let folder = folder.filter(|folder| is_of(root, folder));
     let names = [PathBuf::from(name), Path::new(".debug").join(name)];
     let within = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
-    let find = move |folder: OwnedFd| names.map(|name| open_regular(&folder, &name, within, but));
+    let find = move |folder: OwnedFd| names.map(|name| find_regular(&folder, &name, within, but));
     folder.map(find).into_iter().flatten().flatten()
 }
 
-/// The regular file at `path`, unless it is the file itself.
-fn open_regular(
+/// True if `folder` lies in the mount of `root`, which nobody serves, or on a block device.
+fn is_of(root: &OwnedFd, folder: &OwnedFd) -> bool {
+    let mount = |handle| mount_of(handle).map(|is| is.stx_mnt_id);
+    match mount_of(folder) {
+        Some(is) => is.stx_dev_major != 0 || mount(root) == Some(is.stx_mnt_id),
+        None => false,
+    }
+}
+
+/// A handle of the regular file at `path`, unless it is the file itself.
+fn find_regular(
     from: &OwnedFd,
     path: &Path,
     within: ResolveFlags,
     but: Option<FileIdentity>,
 ) -> Option<OwnedFd> {
-    const TO_READ: OFlags =
-        OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
     let handle = openat2(from, path, NAME_ONLY, Mode::empty(), within).ok()?;
-    let is = fstat(&handle).ok()?;
-    let same = but.is_some_and(|but| (but.device, but.inode) == (is.st_dev, is.st_ino));
-    if FileType::from_raw_mode(is.st_mode) != FileType::RegularFile || same {
-        return None;
-    }
-    open(format!("/proc/self/fd/{}", handle.as_raw_fd()), TO_READ, Mode::empty()).ok()
+    let is = stat_handle(&handle)?;
+    let device = makedev(is.stx_dev_major, is.stx_dev_minor);
+    let same = but.is_some_and(|but| (but.device, but.inode) == (device, is.stx_ino));
+    let regular = FileType::from_raw_mode(u32::from(is.stx_mode)) == FileType::RegularFile;
+    (regular && !same).then_some(handle)
 }
 
-/// True if its file system is served by someone else: over a network, or by a process, who need not answer.
-pub(super) fn is_served(folder: impl AsFd) -> bool {
-    /// FUSE, NFS, 9P, CIFS, SMB, Ceph, AFS.
-    const SERVED: [u32; 7] =
-        [0x6573_5546, 0x6969, 0x0102_1997, 0xff53_4d42, 0xfe53_4d42, 0x00c3_6400, 0x5346_414f];
-    fstatfs(folder).map_or(true, |is| u32::try_from(is.f_type).map_or(true, |kind| SERVED.contains(&kind)))
+/// What the kernel knows of the mount that `handle` lies in.
+fn mount_of(handle: &OwnedFd) -> Option<Statx> {
+    let wanted = StatxFlags::MNT_ID | StatxFlags::INO;
+    statx(handle, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, wanted).ok()
 }
 
-/// Roots of processes, each held once.
+/// True for a kind of file system that is served by someone else: over a network, or by a process, who need not answer.
+fn is_served(kind: &str) -> bool {
+    const SERVED: [&str; 11] =
+        ["fuse", "fuseblk", "virtiofs", "nfs", "nfs4", "9p", "cifs", "smb3", "ceph", "afs", "lustre"];
+    SERVED.contains(&kind.split('.').next().unwrap_or_default())
+}
+
+/// Roots of processes that nobody serves, each held once.
 #[derive(Debug, Default)]
 pub(super) struct Roots(FxHashMap<(u64, u64), Weak<OwnedFd>>);
 
@@ -105,11 +115,10 @@ pub(super) struct Roots(FxHashMap<(u64, u64), Weak<OwnedFd>>);
 const ROOTS_MAX: usize = 1 << 10;
 
 impl Roots {
-    /// The root of a process; none if it is gone.
+    /// The root of a process; none if it is gone, or if someone serves it who need not answer.
     pub(super) fn of(&mut self, procfs: &Procfs, pid: u32) -> Option<Arc<OwnedFd>> {
         let root = open(procfs.path(pid, "root"), NAME_ONLY | OFlags::DIRECTORY, Mode::empty()).ok()?;
-        let wanted = StatxFlags::MNT_ID | StatxFlags::INO;
-        let is = statx(&root, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, wanted).ok()?;
+        let is = mount_of(&root)?;
         // The number of a mount is not used again while it is held.
         let key = (is.stx_mnt_id, is.stx_ino);
         if let Some(known) = self.0.get(&key).and_then(Weak::upgrade) {
@@ -119,6 +128,10 @@ impl Roots {
             self.0.retain(|_, root| root.strong_count() > 0);
         }
         if self.0.len() >= ROOTS_MAX {
+            return None;
+        }
+        // Who serves it is not asked: the kernel's list of mounts says what kind it is.
+        if is.stx_dev_major == 0 && procfs.mounted(pid, is.stx_mnt_id).is_none_or(|kind| is_served(&kind)) {
             return None;
         }
         let root = Arc::new(root);
@@ -132,7 +145,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
     use std::fs;
-    use std::io::Read;
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::symlink;
 
     use rustix::fs::{CWD, mknodat};
@@ -158,11 +171,9 @@ mod tests {
             file: None,
             root: Some(Arc::new(handle)),
         };
-        let found = find_debug_files(&module, &DebugFile::new(build_id, name)).into_iter().map(|file| {
-            let mut text = String::new();
-            fs::File::from(file).read_to_string(&mut text).unwrap();
-            text
-        });
+        let found = find_debug_files(&module, &DebugFile::new(build_id, name))
+            .into_iter()
+            .map(|file| fs::read_to_string(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap());
         assert_eq!(found.collect::<Vec<_>>(), expected);
     }
 
@@ -214,6 +225,16 @@ mod tests {
             mknodat(CWD, root.join("opt/app.debug"), FileType::Fifo, Mode::RUSR, 0).unwrap();
         };
         check(pipe, b"", b"app.debug", &[]);
+    }
+
+    #[test]
+    fn what_is_served_is_known_by_its_kind() {
+        for kind in ["fuse", "fuse.sshfs", "nfs4", "9p"] {
+            assert!(is_served(kind), "{kind}");
+        }
+        for kind in ["ext4", "overlay", "tmpfs", "btrfs"] {
+            assert!(!is_served(kind), "{kind}");
+        }
     }
 
     #[test]

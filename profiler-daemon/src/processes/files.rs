@@ -1,15 +1,17 @@
-//! Finds the file behind a mapping, and opens it.
+//! Finds the file behind a mapping, and holds on to it.
 //!
-//! In: a process and what it mapped. Out: what makes the file this file, and then the file, opened. Foreign
-//! processes choose what we meet here: links to devices, pipes without a writer, files that are exchanged under
-//! our hands. So a file is looked at before it is opened, by a handle that cannot be exchanged, only a regular
-//! file is opened at all, and no open waits.
+//! In: a process and what it mapped. Out: what makes the file this file, and then a handle that names it, whatever becomes of
+//! its path. Foreign processes choose what we meet here: links to devices, pipes without a writer, files that are exchanged under
+//! our hands, file systems whose server has stopped answering. So nothing here opens a file to read it, and nothing asks more
+//! of a file system than the kernel remembers: that is left to the namer, which can be done without while it waits.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, open, openat2, statx,
+    AtFlags, CWD, FileType, MemfdFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags, memfd_create, open,
+    openat2, statx,
 };
 use rustix::io::{Errno, pread};
 
@@ -18,10 +20,8 @@ use crate::procfs::Procfs;
 
 /// What opens a file without side effects: a handle that only names it.
 const NAME_ONLY: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
-/// What opens a file to read it: without waiting, without becoming its terminal.
-const TO_READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
 
-/// A regular file that was found and is not yet open.
+/// A regular file that was found and is not yet held.
 #[derive(Debug)]
 pub(super) struct Sighting {
     /// What makes it this file.
@@ -64,22 +64,39 @@ pub(super) fn by_path(procfs: &Procfs, pid: u32, path: &[u8], inode: Option<u64>
 }
 
 impl Sighting {
-    /// Opens it. What a link leads to may be another file by now, so the identity is that of what was opened.
-    pub(super) fn open(self) -> Option<(FileIdentity, OwnedFd)> {
+    /// Holds it by a handle that only names it. What a link leads to may be another file by now, so the identity is that
+    /// of what is held.
+    pub(super) fn hold(self) -> Option<(FileIdentity, OwnedFd)> {
         let handle = match self.at {
             Place::Link(link) => open(link, NAME_ONLY, Mode::empty()).ok()?,
             Place::Handle(handle) => handle,
         };
         let identity = identity_of(&stat_handle(&handle)?)?;
-        let again = format!("/proc/self/fd/{}", handle.as_raw_fd());
-        Some((identity, open(again, TO_READ, Mode::empty()).ok()?))
+        Some((identity, handle))
     }
 }
 
-/// True if `file` begins like an ELF file.
-pub(super) fn is_elf(file: &OwnedFd) -> bool {
+/// True if what `handle` names is memory that begins like an ELF file. Only memory can be looked into here: reading it waits for
+/// nobody.
+pub(super) fn is_elf_in_memory(identity: FileIdentity, handle: &OwnedFd) -> bool {
+    const TO_READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+    if memory_device() != Some(identity.device) {
+        return false;
+    }
+    let Ok(file) = open(format!("/proc/self/fd/{}", handle.as_raw_fd()), TO_READ, Mode::empty()) else {
+        return false;
+    };
     let mut magic = [0; 4];
-    pread(file, &mut magic, 0).is_ok_and(|read| read == 4) && magic == *b"\x7fELF"
+    pread(&file, &mut magic, 0).is_ok_and(|read| read == 4) && magic == *b"\x7fELF"
+}
+
+/// The device of files without a path, which is the kernel's own: no process can mount it, or serve another under its number.
+fn memory_device() -> Option<u64> {
+    static DEVICE: LazyLock<Option<u64>> = LazyLock::new(|| {
+        let memory = memfd_create("device", MemfdFlags::CLOEXEC).ok()?;
+        Some(device_of(&stat_handle(&memory)?))
+    });
+    *DEVICE
 }
 
 fn stat_path(path: &Path) -> Option<Statx> {
@@ -87,7 +104,8 @@ fn stat_path(path: &Path) -> Option<Statx> {
     statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::BASIC_STATS).ok()
 }
 
-fn stat_handle(handle: &OwnedFd) -> Option<Statx> {
+/// What the kernel knows of what `handle` names, without asking who serves it.
+pub(super) fn stat_handle(handle: &OwnedFd) -> Option<Statx> {
     statx(handle, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::BASIC_STATS).ok()
 }
 
@@ -97,11 +115,15 @@ fn identity_of(stat: &Statx) -> Option<FileIdentity> {
         return None;
     }
     Some(FileIdentity {
-        device: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
+        device: device_of(stat),
         inode: stat.stx_ino,
         size: stat.stx_size,
         ctime_ns: stat.stx_ctime.tv_sec.saturating_mul(1_000_000_000) + i64::from(stat.stx_ctime.tv_nsec),
     })
+}
+
+fn device_of(stat: &Statx) -> u64 {
+    rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor)
 }
 
 #[cfg(test)]
@@ -109,9 +131,15 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
     use std::fs;
+    use std::io::Write;
     use std::os::unix::fs::{MetadataExt, symlink};
 
     use super::*;
+
+    /// What is in the file that is held.
+    fn read(handle: &OwnedFd) -> Vec<u8> {
+        fs::read(format!("/proc/self/fd/{}", handle.as_raw_fd())).unwrap()
+    }
 
     /// A folder that looks like `/proc`, with one process that sees `root` as its root.
     fn proc_with(root: &Path) -> (tempfile::TempDir, Procfs) {
@@ -127,14 +155,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         prepare(root.path());
         let (_folder, procfs) = proc_with(root.path());
-        let found = by_path(&procfs, 7, path.as_bytes(), None).and_then(Sighting::open);
-        let read = found.map(|(_, file)| {
-            let mut bytes = vec![0; 64];
-            let length = pread(&file, &mut bytes, 0).unwrap();
-            bytes.truncate(length);
-            bytes
-        });
-        assert_eq!(read.as_deref(), expected);
+        let found = by_path(&procfs, 7, path.as_bytes(), None).and_then(Sighting::hold);
+        assert_eq!(found.map(|(_, handle)| read(&handle)).as_deref(), expected);
     }
 
     #[test]
@@ -210,10 +232,19 @@ mod tests {
         symlink(root.path().join("a"), folder.path().join("7/map_files/400000-7f0000001000")).unwrap();
         let sighting = by_range(&procfs, 7, 0x40_0000, 0x7f00_0000_1000).unwrap();
         let seen = sighting.identity;
-        let (opened, file) = sighting.open().unwrap();
-        assert_eq!(opened, seen);
-        assert!(is_elf(&file));
+        let (held, file) = sighting.hold().unwrap();
+        assert_eq!(held, seen);
+        assert_eq!(read(&file), b"\x7fELF and more");
         assert!(by_range(&procfs, 7, 0x40_0000, 0x7f00_0000_2000).is_none());
+    }
+
+    #[test]
+    fn only_memory_is_looked_into() {
+        let memory = memfd_create("memory", MemfdFlags::CLOEXEC).unwrap();
+        fs::File::from(memory.try_clone().unwrap()).write_all(b"\x7fELF and more").unwrap();
+        let identity = identity_of(&stat_handle(&memory).unwrap()).unwrap();
+        assert!(is_elf_in_memory(identity, &memory));
+        assert!(!is_elf_in_memory(FileIdentity { device: identity.device + 1, ..identity }, &memory));
     }
 
     #[test]

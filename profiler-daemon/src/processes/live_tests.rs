@@ -111,11 +111,12 @@ fn facts(tracker: &mut Tracker, pid: u32) -> Option<ProcessFacts> {
     }
 }
 
-/// Asserts that `module` holds an open file with the contents of `original`.
+/// Asserts that `module` holds a file with the contents of `original`.
 #[track_caller]
 fn check_holds(module: Option<Arc<Module>>, original: &Path) {
     let module = module.expect("a module");
-    let file = fs::File::from(module.file.as_ref().expect("an open file").try_clone().unwrap());
+    let held = module.file.as_ref().expect("a file that is held").as_raw_fd();
+    let file = fs::File::open(format!("/proc/self/fd/{held}")).unwrap();
     let expected = fs::read(original).unwrap();
     let mut seen = vec![0; expected.len()];
     file.read_exact_at(&mut seen, 0).unwrap();

@@ -1,4 +1,4 @@
-//! The files that code runs from, each known once and held open while it is of use.
+//! The files that code runs from, each known once and held by a handle while it is of use.
 //!
 //! In: mappings as they are seen. Out: the module of each, the same one for the same file. A file is first of all
 //! what `stat` says it is; its build id, which anyone can forge, only helps to recognise a file whose process is
@@ -13,7 +13,7 @@ use rustc_hash::FxHashMap;
 
 use super::Config;
 use super::debug_files::Roots;
-use super::files::{Sighting, by_path, by_range, is_elf};
+use super::files::{Sighting, by_path, by_range, is_elf_in_memory};
 use crate::meters::Meters;
 use crate::meters::prometheus_client::metrics::counter::Counter;
 use crate::meters::prometheus_client::metrics::gauge::Gauge;
@@ -154,12 +154,12 @@ impl Modules {
         match Backing::of(&mapping.path) {
             Backing::Nothing => None,
             Backing::Vdso => self.vdso(mapping),
-            Backing::Memory => self.module_of((procfs, pid), by_range()?, mapping, now, is_elf),
+            Backing::Memory => self.module_of((procfs, pid), by_range()?, mapping, now, is_elf_in_memory),
             Backing::File => {
                 let sighting = by_range().or_else(|| by_path(procfs, pid, &mapping.path, inode));
                 match sighting {
                     Some(sighting) => self
-                        .module_of((procfs, pid), sighting, mapping, now, |_| true)
+                        .module_of((procfs, pid), sighting, mapping, now, |_, _| true)
                         .or_else(|| self.unopened(&name_of(mapping))),
                     None => self.recognise(mapping).or_else(|| self.unopened(&name_of(mapping))),
                 }
@@ -183,7 +183,7 @@ impl Modules {
         sighting: Sighting,
         mapping: &Mapping,
         now: MonoNs,
-        is_wanted: impl FnOnce(&OwnedFd) -> bool,
+        is_wanted: impl FnOnce(FileIdentity, &OwnedFd) -> bool,
     ) -> Option<Arc<Module>> {
         let sighted = sighting.identity;
         if let Some(known) = self.known.get_mut(&sighted) {
@@ -205,8 +205,8 @@ impl Modules {
             self.close_idle(now, Duration::ZERO);
         }
         let (identity, file) = if self.open < self.open_max {
-            let (identity, file) = sighting.open()?;
-            if !is_wanted(&file) {
+            let (identity, file) = sighting.hold()?;
+            if !is_wanted(identity, &file) {
                 return None;
             }
             (identity, Some(file))

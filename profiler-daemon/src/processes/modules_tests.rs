@@ -3,8 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::PathBuf;
+
+use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::*;
 use crate::model::UserAddr;
@@ -205,15 +208,24 @@ fn too_many_files_are_forgotten_idle_ones_first() {
 #[test]
 fn memory_is_a_module_only_if_it_holds_a_program() {
     let mut world = world(&Config::default());
-    let elf = world.write("/elf", "\x7fELF…");
+    let memory = |contents: &[u8]| {
+        let memory = fs::File::from(memfd_create("memory", MemfdFlags::CLOEXEC).unwrap());
+        memory.write_all_at(contents, 0).unwrap();
+        memory
+    };
     let link = world.folder.path().join("7/map_files/100000000-100001000");
-    symlink(elf, &link).unwrap();
-    assert!(world.pin("/memfd:program (deleted)", None).unwrap().file.is_some());
-    fs::remove_file(&link).unwrap();
-    assert!(world.pin("/memfd:program (deleted)", None).is_none());
-    let compiled = world.write("/compiled", "machine code");
-    symlink(compiled, &link).unwrap();
-    assert!(world.pin("/memfd:compiled (deleted)", None).is_none());
+    let mut pin = |what: &str| {
+        fs::remove_file(&link).ok();
+        symlink(what, &link).unwrap();
+        world.pin("/memfd:program (deleted)", None)
+    };
+    let (program, compiled) = (memory(b"\x7fELF"), memory(b"machine code"));
+    let path = |memory: &fs::File| format!("/proc/self/fd/{}", memory.as_raw_fd());
+    assert!(pin(&path(&program)).unwrap().file.is_some());
+    assert!(pin(&path(&compiled)).is_none());
+    assert!(pin("/nowhere").is_none());
+    // A file of that name may be on any file system, and reading it may take for ever.
+    assert!(pin("/proc/self/exe").is_none());
     world.check_meter("profiler_modules_open 1.0");
 }
 

@@ -3,21 +3,21 @@
 //! In: processes that have executable memory without a file. Out: for each its map, open, so that it outlives its process and its
 //! name. Engines write one when they are told to, from their start or in the middle of their life: so a map is looked for when such
 //! memory is new, and again and again while samples meet it, at growing intervals. In the root of the process, by the number that
-//! the process has in its own world. Foreign processes choose what we meet there: what is opened is a regular file, of the
-//! process's user or of root, on a file system that nobody serves who need not answer; without following a link, without waiting,
+//! the process has in its own world. Foreign processes choose what we meet there: what is held is a regular file, of the
+//! process's user or of root, found without following a link and without asking who serves the file system, who need not answer;
 //! and only if it was written since the process began, for numbers are used again and old maps lie about. Not here: what is
-//! in it; that is read where nothing can be lost.
+//! in it; that is opened and read where nothing can be lost.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, open, openat2};
 use rustix::io::Errno;
 
-use super::debug_files::is_served;
+use super::files::stat_handle;
 use crate::meters::{Counters, Meters, label};
 use crate::model::{Module, ModuleKind, Pid};
 use crate::procfs::Procfs;
@@ -25,8 +25,6 @@ use crate::time::{Anchor, MonoNs};
 
 /// What opens a file without side effects: a handle that only names it.
 const NAME_ONLY: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
-/// What opens a file to read it: without waiting, without becoming its terminal.
-const TO_READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
 /// Time to the second look for a map; to each further one twice as long as to the one before.
 const LOOK_AGAIN_FIRST: Duration = Duration::from_millis(10);
 /// Time between two looks at most: a tenth of a millisecond every so often.
@@ -144,7 +142,7 @@ enum Missed {
     Gone,
     /// There is no file of that name, or a link.
     None,
-    /// It is no regular file, of another user, on a file system that is served, or cannot be read.
+    /// It is no regular file, of another user, or cannot be looked at.
     Refused,
     /// It is older than its process: of another one that had its number.
     Old,
@@ -177,23 +175,21 @@ fn find(procfs: &Procfs, pid: Pid) -> Result<(String, OwnedFd), Missed> {
     // A rename anywhere can disturb a walk once.
     let handle = walk().or_else(|error| if error == Errno::AGAIN { walk() } else { Err(error) });
     let handle = handle.map_err(|_| Missed::None)?;
-    let is = fstat(&handle).map_err(|_| Missed::Refused)?;
-    let is_owned = is.st_uid == status.uid || is.st_uid == 0;
-    if FileType::from_raw_mode(is.st_mode) != FileType::RegularFile || !is_owned || is_served(&handle) {
+    let is = stat_handle(&handle).ok_or(Missed::Refused)?;
+    let is_owned = is.stx_uid == status.uid || is.stx_uid == 0;
+    if FileType::from_raw_mode(u32::from(is.stx_mode)) != FileType::RegularFile || !is_owned {
         return Err(Missed::Refused);
     }
     let begun = Anchor::now().wall(started.minus(CLOCK_SLACK));
-    if is.st_mtime.saturating_mul(1_000_000_000).saturating_add(999_999_999) < begun.0 {
+    if is.stx_mtime.tv_sec.saturating_mul(1_000_000_000).saturating_add(999_999_999) < begun.0 {
         return Err(Missed::Old);
     }
-    let again = format!("/proc/self/fd/{}", handle.as_raw_fd());
-    let file = open(again, TO_READ, Mode::empty()).map_err(|_| Missed::Refused)?;
-    Ok((path, file))
+    Ok((path, handle))
 }
 
 /// True if a map has no name any more: another one may have taken its place.
 fn is_replaced(map: &Module) -> bool {
-    map.file.as_ref().is_some_and(|file| fstat(file).is_ok_and(|is| is.st_nlink == 0))
+    map.file.as_ref().is_some_and(|file| stat_handle(file).is_some_and(|is| is.stx_nlink == 0))
 }
 
 #[cfg(test)]
@@ -201,6 +197,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
     use std::fs;
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::symlink;
     use std::time::SystemTime;
 
@@ -239,9 +236,8 @@ mod tests {
 
         fn find(&self) -> Result<String, Missed> {
             let (path, file) = find(&self.procfs(), Pid(7))?;
-            let mut text = [0; 64];
-            let read = rustix::io::pread(&file, &mut text, 0).unwrap();
-            Ok(format!("{path}: {}", String::from_utf8_lossy(&text[..read])))
+            let text = fs::read_to_string(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+            Ok(format!("{path}: {text}"))
         }
     }
 

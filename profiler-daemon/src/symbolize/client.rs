@@ -9,10 +9,10 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::process::Child;
 use std::time::Duration;
 
 use super::Config;
+use super::ending::{Ending, device_of};
 use super::living::{Failure, Namer, NamerProcess, Owed, Spawner};
 use super::protocol::{
     ANSWER_BYTES_MAX, Answer, DebugInfo, Found, Names, Outcome, REQUEST_BYTES_MAX, Refusal, Request, Rows,
@@ -65,7 +65,7 @@ pub(super) struct Client {
     namer: Option<Namer>,
     next_id: u32,
     /// Namers that were told to end and whose end was not yet seen.
-    ending: Vec<Child>,
+    ending: Ending,
     troubles: Troubles,
     /// True from a failure to start a namer, which is said once, to the next success.
     unstartable: bool,
@@ -89,22 +89,22 @@ const KERNEL_HIDDEN_FOR: Duration = Duration::from_secs(600);
 
 impl Client {
     pub(super) fn new(config: Config, spawn: Spawner, meters: &Meters) -> Self {
-        Self::with(config, spawn, ClientMeters::new(meters))
+        Self::with(config, spawn, Ending::new(meters), ClientMeters::new(meters))
     }
 
     /// Another one, which asks a namer of its own, started by `spawn`, and counts with this one.
     pub(super) fn beside(&self, spawn: Spawner) -> Self {
-        Self::with(self.config.clone(), spawn, self.meters.clone())
+        Self::with(self.config.clone(), spawn, self.ending.beside(), self.meters.clone())
     }
 
-    fn with(config: Config, spawn: Spawner, meters: ClientMeters) -> Self {
+    fn with(config: Config, spawn: Spawner, ending: Ending, meters: ClientMeters) -> Self {
         Self {
             troubles: Troubles::new(config.set_aside_max, config.set_aside_for),
             config,
             spawn,
             namer: None,
             next_id: 0,
-            ending: Vec::new(),
+            ending,
             unstartable: false,
             kallsyms_read: None,
             kernel_hidden: None,
@@ -126,17 +126,14 @@ impl Client {
     /// A batch begins: patience is new.
     pub(super) fn begin(&mut self) {
         self.patience = (MonoNs::now().plus(self.config.batch_timeout), FAILURES_MAX);
-        self.reap();
+        self.ending.reap();
     }
 
     /// Asks about `addresses`, ascending and no more than fit one question.
     pub(super) fn ask(&mut self, asked: Asked<'_>, addresses: &[u64]) -> Reply {
         loop {
             let now = MonoNs::now();
-            let failures = self.troubles.failures(asked.into(), now);
-            if failures >= 2 || now >= self.patience.0 || self.patience.1 == 0 {
-                return Reply::Unavailable;
-            }
+            let Some(failures) = self.tries(asked, now) else { return Reply::Unavailable };
             let names_only = failures > 0 || !self.config.inlines;
             let exchanged = match asked {
                 Asked::Kernel => self.ask_kernel(addresses, now),
@@ -168,6 +165,12 @@ impl Client {
         }
     }
 
+    /// How often this one ended a namer lately; nothing if it is not to be asked about now.
+    fn tries(&mut self, asked: Asked<'_>, now: MonoNs) -> Option<u32> {
+        let failures = self.troubles.failures(asked.into(), now);
+        (failures < 2 && now < self.patience.0 && self.patience.1 > 0).then_some(failures)
+    }
+
     fn ask_file(
         &mut self,
         asked: Asked<'_>,
@@ -175,18 +178,18 @@ impl Client {
         (file, module): (BorrowedFd<'_>, Option<&Module>),
         addresses: &[u64],
     ) -> Result<Reply, Failure> {
-        let mut outcome = self.exchange(asked, subject, Some(file), addresses)?;
+        let mut outcome = self.exchange(asked, subject, &[file], addresses)?;
         if let (Outcome::Names(Names { sought: Some(sought), .. }), Some(module)) = (&outcome, module)
             && let Some(debug) = self.hand_debug_file(asked, module, sought)?
         {
-            outcome = self.exchange(asked, subject, Some(file), addresses)?;
+            outcome = self.exchange(asked, subject, &[file], addresses)?;
             if let Outcome::Names(names) = &mut outcome {
                 names.debug = Some(debug);
             }
         }
         Ok(match outcome {
             Outcome::Names(names) => Reply::Names { names, settled: true },
-            Outcome::Rows(_) | Outcome::Taken(_) => Reply::Unavailable, // no sense, and counted as such
+            Outcome::Rows(_) | Outcome::Taken(_) | Outcome::Copied => Reply::Unavailable, // no sense
             Outcome::Refused(refusal) => self.refused(refusal, Reply::Refused),
         })
     }
@@ -198,9 +201,9 @@ impl Client {
         file: BorrowedFd<'_>,
         addresses: &[u64],
     ) -> Result<Reply, Failure> {
-        Ok(match self.exchange(asked, subject, Some(file), addresses)? {
+        Ok(match self.exchange(asked, subject, &[file], addresses)? {
             Outcome::Names(names) => Reply::Names { names, settled: true },
-            Outcome::Rows(_) | Outcome::Taken(_) => Reply::Unavailable, // no sense, and counted as such
+            Outcome::Rows(_) | Outcome::Taken(_) | Outcome::Copied => Reply::Unavailable, // no sense
             Outcome::Refused(refusal) => self.refused(refusal, Reply::Refused),
         })
     }
@@ -216,13 +219,13 @@ impl Client {
         let mut result = "none";
         let found = (self.config.find_debug_files)(module, &DebugFile::new(&sought.build_id, &sought.name));
         for file in found {
-            match self.exchange(asked, Subject::DebugFile { slot }, Some(file.as_fd()), &[])? {
+            match self.exchange(asked, Subject::DebugFile { slot }, &[file.as_fd()], &[])? {
                 Outcome::Taken(debug) => {
                     self.meters.debug_files.get_or_create(&label("result", "taken")).inc();
                     return Ok(Some(debug));
                 }
                 Outcome::Refused(refusal) => result = refusal.as_str(),
-                Outcome::Names(_) | Outcome::Rows(_) => {} // no sense, and counted as such
+                Outcome::Names(_) | Outcome::Rows(_) | Outcome::Copied => {} // no sense
             }
         }
         self.meters.debug_files.get_or_create(&label("result", result)).inc();
@@ -239,13 +242,9 @@ impl Client {
     ) -> Option<Result<Rows, Refusal>> {
         let asked = Asked::Table { identity };
         loop {
-            let now = MonoNs::now();
-            let failures = self.troubles.failures(asked.into(), now);
-            if failures >= 2 || now >= self.patience.0 || self.patience.1 == 0 {
-                return None;
-            }
+            self.tries(asked, MonoNs::now())?;
             let subject = Subject::Table { slot, size: identity.size, from };
-            match self.exchange(asked, subject, Some(file), &[]) {
+            match self.exchange(asked, subject, &[file], &[]) {
                 Ok(Outcome::Rows(rows)) => {
                     // What it holds now it needs for the next part, and gives back after the last.
                     if rows.next.is_none() {
@@ -257,12 +256,34 @@ impl Client {
                     self.weigh(asked, true, None);
                     return Some(Err(self.refused(refusal, refusal)));
                 }
-                Ok(Outcome::Names(_) | Outcome::Taken(_)) => return None, // no sense, and counted as such
+                Ok(Outcome::Names(_) | Outcome::Taken(_) | Outcome::Copied) => return None, // no sense
                 Err(failure) => {
                     if self.gives_up(failure) {
                         return None;
                     }
                 }
+            }
+        }
+    }
+
+    /// Has a file copied to `memory`, which is as large. True if it was.
+    pub(super) fn ask_copy(
+        &mut self,
+        identity: FileIdentity,
+        file: BorrowedFd<'_>,
+        memory: BorrowedFd<'_>,
+    ) -> bool {
+        let asked = Asked::Table { identity };
+        if self.tries(asked, MonoNs::now()).is_none() {
+            return false;
+        }
+        match self.exchange(asked, Subject::Copy { size: identity.size }, &[file, memory], &[]) {
+            Ok(Outcome::Copied) => true,
+            Ok(Outcome::Refused(refusal)) => self.refused(refusal, false),
+            Ok(Outcome::Names(_) | Outcome::Taken(_) | Outcome::Rows(_)) => false, // no sense
+            Err(failure) => {
+                self.gives_up(failure);
+                false
             }
         }
     }
@@ -280,6 +301,10 @@ impl Client {
             }
             Failure::Starved => {
                 self.patience.1 = 0;
+                true
+            }
+            Failure::Silent => {
+                self.meters.refused.get_or_create(&label("reason", "file system does not answer")).inc();
                 true
             }
             Failure::Talk { error, subject } => {
@@ -306,7 +331,7 @@ impl Client {
         }
         let fresh = self.kallsyms_read.is_none_or(|read| now.since(read) >= KALLSYMS_AGE_MIN);
         if self.running()?.has_kallsyms {
-            let outcome = self.exchange(Asked::Kernel, Subject::Kernel, None, addresses)?;
+            let outcome = self.exchange(Asked::Kernel, Subject::Kernel, &[], addresses)?;
             let Outcome::Names(names) = outcome else { return Ok(self.kernel_is_hidden(now)) };
             let complete = names.found.iter().all(|found| matches!(found, Found::Named(_)));
             if complete || !fresh {
@@ -315,12 +340,14 @@ impl Client {
         }
         let Ok(kallsyms) = File::open(&self.config.kallsyms) else { return Ok(self.kernel_is_hidden(now)) };
         self.kallsyms_read = Some(now);
-        match self.exchange(Asked::Kernel, Subject::Kernel, Some(kallsyms.as_fd()), addresses)? {
+        match self.exchange(Asked::Kernel, Subject::Kernel, &[kallsyms.as_fd()], addresses)? {
             Outcome::Names(names) => {
                 self.running()?.has_kallsyms = true;
                 Ok(Reply::Names { names, settled: true })
             }
-            Outcome::Refused(_) | Outcome::Rows(_) | Outcome::Taken(_) => Ok(self.kernel_is_hidden(now)),
+            Outcome::Refused(_) | Outcome::Rows(_) | Outcome::Taken(_) | Outcome::Copied => {
+                Ok(self.kernel_is_hidden(now))
+            }
         }
     }
 
@@ -345,9 +372,13 @@ impl Client {
         &mut self,
         asked: Asked<'_>,
         subject: Subject,
-        file: Option<BorrowedFd<'_>>,
+        files: &[BorrowedFd<'_>],
         addresses: &[u64],
     ) -> Result<Outcome, Failure> {
+        let device = files.first().and_then(device_of);
+        if device.is_some_and(|device| self.ending.is_silent(device)) {
+            return Err(Failure::Silent);
+        }
         self.next_id = self.next_id.wrapping_add(1);
         let (id, patience) = (self.next_id, self.config.request_timeout);
         let namer = self.running()?;
@@ -355,9 +386,10 @@ impl Client {
         let deadline = Some(since.plus(patience));
         let socket = namer.process.socket.as_fd();
         let request = Request { id, subject, addresses: addresses.to_vec() };
-        let answer = send(socket, &request, REQUEST_BYTES_MAX, file, deadline)
+        let answer = send(socket, &request, REQUEST_BYTES_MAX, files, deadline)
             .and_then(|()| receive::<Answer>(socket, ANSWER_BYTES_MAX, false, deadline));
         let failed = |error| Failure::Talk { error, subject: asked.into() };
+        namer.busy_with = if answer.is_ok() { None } else { device };
         match answer {
             Ok((answer, _)) if answer.id == id && makes_sense(subject, &answer.outcome, addresses.len()) => {
                 namer.note(&answer);
@@ -394,6 +426,7 @@ impl Client {
                     memory_bytes: 0,
                     growth_bytes: 0,
                     cpu_ns: 0,
+                    busy_with: None,
                     owed: None,
                 }))
             }
@@ -429,19 +462,15 @@ impl Client {
         self.end();
     }
 
-    /// Ends the namer. It is not waited for: a process can be stuck in the kernel.
+    /// Ends the namer. It is not waited for beyond a moment: a process can be stuck in the kernel.
     pub(super) fn end(&mut self) {
-        let Some(Namer { process: NamerProcess { socket, child }, .. }) = self.namer.take() else { return };
+        let Some(Namer { process: NamerProcess { socket, child }, busy_with, .. }) = self.namer.take() else {
+            return;
+        };
         drop(socket);
-        if let Some(mut child) = child {
-            let _ = child.kill(); // or it is gone already
-            self.ending.push(child);
+        if let Some(child) = child {
+            self.ending.end(child, busy_with);
         }
-        self.reap();
-    }
-
-    fn reap(&mut self) {
-        self.ending.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
     }
 }
 

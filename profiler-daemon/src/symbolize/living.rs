@@ -32,6 +32,8 @@ pub(super) struct Namer {
     /// What the last question added to it.
     pub(super) growth_bytes: u64,
     pub(super) cpu_ns: u64,
+    /// The device of the file of the last question, unless it was answered.
+    pub(super) busy_with: Option<u64>,
     pub(super) owed: Option<Owed>,
 }
 
@@ -51,6 +53,8 @@ pub(super) enum Failure {
     Start(io::Error),
     /// The namer was not given the time to answer.
     Starved,
+    /// The file system of the file does not answer: another namer waits for it, and cannot be ended.
+    Silent,
     /// Whom to blame may not be who is asked about.
     Talk {
         error: TalkError,
@@ -74,7 +78,7 @@ impl Namer {
                 self.note(&answer);
                 self.has_kallsyms |=
                     subject == Subjected::Kernel && matches!(answer.outcome, Outcome::Names(_));
-                self.owed = None;
+                (self.owed, self.busy_with) = (None, None);
                 Ok(())
             }
             Ok(_) => Err(Failure::Talk { error: TalkError::Rubbish, subject }),

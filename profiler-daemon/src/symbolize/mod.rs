@@ -7,6 +7,7 @@
 
 mod cache;
 mod client;
+mod ending;
 mod living;
 pub mod namer;
 mod perf_maps;

@@ -8,7 +8,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustc_hash::FxHashMap;
-use rustix::fs::fstat;
+use rustix::fs::{AtFlags, StatxFlags, statx};
 
 use super::Symbolizer;
 use super::cache::Cache;
@@ -43,15 +43,15 @@ struct Seen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct State {
     bytes: u64,
-    changed: (i64, u64),
+    changed: (i64, u32),
 }
 
 impl State {
     fn of(file: &OwnedFd) -> Option<Self> {
-        let is = fstat(file).ok()?;
-        #[allow(clippy::useless_conversion, reason = "another type on other architectures")]
-        let nanoseconds = u64::try_from(is.st_mtime_nsec).unwrap_or(0);
-        Some(Self { bytes: u64::try_from(is.st_size).ok()?, changed: (is.st_mtime, nanoseconds) })
+        // What the kernel knows is enough: who serves a file system may not answer.
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let is = statx(file, "", flags, StatxFlags::SIZE | StatxFlags::MTIME).ok()?;
+        Some(Self { bytes: is.stx_size, changed: (is.stx_mtime.tv_sec, is.stx_mtime.tv_nsec) })
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the agent and the namer say to each other: one question, one answer, over a stream socket.
 //!
-//! In and out: messages with a length before them, and at most one open file beside a question. Not here: what
+//! In and out: messages with a length before them, and at most two files beside a question. Not here: what
 //! a message makes anyone do. Either side treats the other's bytes as strange: lengths are bounded before
 //! memory is taken, and the agent receives no files at all.
 
@@ -46,7 +46,8 @@ pub(super) struct Request {
     pub(super) addresses: Vec<u64>,
 }
 
-/// What a question is about.
+/// What a question is about. Strangers' files come as handles that only name them, and are opened by the namer: who serves a
+/// file system may never answer.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) enum Subject {
     /// The kernel. A `kallsyms` that was opened with the right to see addresses comes beside the first
@@ -82,6 +83,11 @@ pub(super) enum Subject {
         /// The page with which to begin: 0, then what the answer before said.
         from: u32,
     },
+    /// A copy of a file, which comes beside the question, written to memory, which comes after it; no addresses.
+    Copy {
+        /// Its size when it was pinned.
+        size: u64,
+    },
 }
 
 /// An answer.
@@ -106,6 +112,8 @@ pub(super) enum Outcome {
     Rows(Rows),
     /// It is the file's debug information, and is read from now on.
     Taken(DebugInfo),
+    /// It was copied, all of it.
+    Copied,
     /// Nothing can be said about this subject.
     Refused(Refusal),
 }
@@ -247,12 +255,15 @@ impl From<Errno> for TalkError {
     }
 }
 
-/// Sends `message`, with `file` beside it. Without a deadline it waits.
+/// Files beside a question at most.
+pub(super) const FILES_MAX: usize = 2;
+
+/// Sends `message`, with `files` beside it. Without a deadline it waits.
 pub(super) fn send<M: Serialize>(
     socket: BorrowedFd<'_>,
     message: &M,
     bytes_max: usize,
-    file: Option<BorrowedFd<'_>>,
+    files: &[BorrowedFd<'_>],
     deadline: Option<MonoNs>,
 ) -> Result<(), TalkError> {
     let mut bytes = vec![0; LENGTH_BYTES];
@@ -264,11 +275,10 @@ pub(super) fn send<M: Serialize>(
     let length = u32::try_from(length).map_err(|_| TalkError::Rubbish)?;
     bytes[..LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
 
-    let files: Vec<_> = file.into_iter().collect();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
     let mut beside = SendAncillaryBuffer::new(&mut space);
-    if !files.is_empty() {
-        beside.push(SendAncillaryMessage::ScmRights(&files));
+    if !files.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(files)) {
+        return Err(TalkError::Rubbish);
     }
     let mut sent = 0;
     while sent < bytes.len() {
@@ -278,7 +288,7 @@ pub(super) fn send<M: Serialize>(
         match sendmsg(socket, &[IoSlice::new(&bytes[sent..])], &mut beside, flags) {
             Ok(more) => {
                 sent += more;
-                beside.clear(); // the file went with the first byte
+                beside.clear(); // the files went with the first byte
             }
             Err(Errno::INTR | Errno::AGAIN) => {}
             Err(gone) => return Err(gone.into()),
@@ -287,16 +297,16 @@ pub(super) fn send<M: Serialize>(
     Ok(())
 }
 
-/// Receives a message, and the file beside it where `files` says that one may come.
+/// Receives a message, and the files beside it where `files` says that some may come.
 pub(super) fn receive<M: DeserializeOwned>(
     socket: BorrowedFd<'_>,
     bytes_max: usize,
     files: bool,
     deadline: Option<MonoNs>,
-) -> Result<(M, Option<OwnedFd>), TalkError> {
+) -> Result<(M, Vec<OwnedFd>), TalkError> {
     let mut length = [0; LENGTH_BYTES];
-    let mut file = None;
-    fill(socket, &mut length, files.then_some(&mut file), deadline)?;
+    let mut beside = Vec::new();
+    fill(socket, &mut length, files.then_some(&mut beside), deadline)?;
     let length = usize::try_from(u32::from_le_bytes(length)).map_err(|_| TalkError::Rubbish)?;
     if length > bytes_max {
         return Err(TalkError::Rubbish);
@@ -304,18 +314,18 @@ pub(super) fn receive<M: DeserializeOwned>(
     let mut bytes = vec![0; length];
     fill(socket, &mut bytes, None, deadline).map_err(torn)?;
     match postcard::take_from_bytes(&bytes) {
-        Ok((message, [])) => Ok((message, file)),
+        Ok((message, [])) => Ok((message, beside)),
         Ok(_) | Err(_) => Err(TalkError::Rubbish),
     }
 }
 
 const LENGTH_BYTES: usize = 4;
 
-/// Fills `bytes`; a file that comes beside them goes to `file`, or is closed.
+/// Fills `bytes`; files that come beside them go to `files`, or are closed.
 fn fill(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],
-    mut file: Option<&mut Option<OwnedFd>>,
+    mut files: Option<&mut Vec<OwnedFd>>,
     deadline: Option<MonoNs>,
 ) -> Result<(), TalkError> {
     let mut filled = 0;
@@ -323,9 +333,9 @@ fn fill(
         wait(socket, PollFlags::IN, deadline).map_err(|late| if filled > 0 { torn(late) } else { late })?;
         let flags = if deadline.is_some() { RecvFlags::DONTWAIT } else { RecvFlags::empty() };
         let flags = flags | RecvFlags::CMSG_CLOEXEC;
-        // Without room for one, the kernel closes what comes.
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut beside = match file {
+        // Without room for them, the kernel closes what comes.
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
+        let mut beside = match files {
             Some(_) => RecvAncillaryBuffer::new(&mut space),
             None => RecvAncillaryBuffer::default(),
         };
@@ -336,8 +346,8 @@ fn fill(
             Err(gone) => return Err(gone.into()),
         }
         for message in beside.drain() {
-            if let (RecvAncillaryMessage::ScmRights(files), Some(file)) = (message, file.as_deref_mut()) {
-                *file = files.into_iter().next();
+            if let (RecvAncillaryMessage::ScmRights(came), Some(files)) = (message, files.as_deref_mut()) {
+                files.extend(came);
             }
         }
     }
@@ -406,14 +416,16 @@ mod tests {
     }
 
     #[test]
-    fn a_message_and_its_file_arrive() {
+    fn a_message_and_its_files_arrive() {
         let (ours, theirs) = pair();
         let file = std::fs::File::open("/proc/self/status").unwrap();
         let request = Request { id: 7, subject: Subject::Kernel, addresses: vec![1, u64::MAX] };
-        send(ours.as_fd(), &request, REQUEST_BYTES_MAX, Some(file.as_fd()), soon()).unwrap();
-        let (got, file) = receive::<Request>(theirs.as_fd(), REQUEST_BYTES_MAX, true, None).unwrap();
-        assert_eq!((got.id, got.addresses), (7, vec![1, u64::MAX]));
-        assert!(std::io::read_to_string(std::fs::File::from(file.unwrap())).unwrap().contains("Name:"));
+        let beside = [file.as_fd(), ours.as_fd()];
+        send(ours.as_fd(), &request, REQUEST_BYTES_MAX, &beside, soon()).unwrap();
+        let (got, files) = receive::<Request>(theirs.as_fd(), REQUEST_BYTES_MAX, true, None).unwrap();
+        assert_eq!((got.id, got.addresses, files.len()), (7, vec![1, u64::MAX], 2));
+        let first = std::fs::File::from(files.into_iter().next().unwrap());
+        assert!(std::io::read_to_string(first).unwrap().contains("Name:"));
     }
 
     #[test]

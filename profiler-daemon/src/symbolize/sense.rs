@@ -14,9 +14,13 @@ pub(super) fn makes_sense(subject: Subject, outcome: &Outcome, addresses: usize)
         (_, Outcome::Refused(_)) => return true,
         (Subject::Table { from, .. }, Outcome::Rows(rows)) => return rows_make_sense(from, rows),
         (Subject::Kernel | Subject::File { .. } | Subject::PerfMap { .. }, Outcome::Names(names)) => names,
-        (Subject::DebugFile { .. }, Outcome::Taken(_)) => return true,
-        (Subject::Table { .. } | Subject::DebugFile { .. }, Outcome::Names(_)) => return false,
-        (_, Outcome::Rows(_) | Outcome::Taken(_)) => return false,
+        (Subject::DebugFile { .. }, Outcome::Taken(_)) | (Subject::Copy { .. }, Outcome::Copied) => {
+            return true;
+        }
+        (Subject::Table { .. } | Subject::DebugFile { .. } | Subject::Copy { .. }, Outcome::Names(_)) => {
+            return false;
+        }
+        (_, Outcome::Rows(_) | Outcome::Taken(_) | Outcome::Copied) => return false,
     };
     let text = |index: u32| names.strings.get(usize::try_from(index).ok()?);
     let named =

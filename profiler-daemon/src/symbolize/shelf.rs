@@ -3,22 +3,20 @@
 //! In: files, and the tables that were made of them. Out: the table of a file with the same bytes. Not here: how a table is made.
 //!
 //! A file is known here by its content and nothing else. A build id can be forged, and so can device, inode and times by whoever serves a
-//! file system; and a file can change between being looked at and being read. So the agent copies the file, the copy is what the name
-//! is made of, and the copy is what the namer reads: a forged file can have its own table wrong, and nobody else's. What is on disk is
-//! believed only with the right version and checksum.
+//! file system; and a file can change between being looked at and being read. So the namer copies the file to memory of ours, which then
+//! nobody can change; the copy is what the name is made of, here, and the copy is what the table is made of: a forged file can have its
+//! own table wrong, and nobody else's. What is on disk is believed only with the right version and checksum.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
-use std::time::Duration;
 
 use profiler_common::unwind::table::{SLAB_WORDS, STARTS_WORDS, TABLE_PAGES_MAX};
 use ring::digest::{Context, SHA256};
 use rustix::fs::{
-    MemfdFlags, SealFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fcntl_add_seals, futimens,
+    MemfdFlags, SealFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fcntl_add_seals, ftruncate, futimens,
     memfd_create,
 };
 
@@ -30,8 +28,6 @@ use crate::model::Table;
 const KEPT_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of one table's file at most: what the largest table that is made takes, and more.
 const TABLE_BYTES_MAX: u64 = 24 << 20;
-/// How long copying may take: some file systems never answer.
-const COPY_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// The folder of tables.
 #[derive(Debug)]
@@ -40,8 +36,6 @@ pub(super) struct Shelf {
     bytes: u64,
     bytes_max: u64,
     copied_bytes_max: u64,
-    /// A copy that took too long, and may do so for ever. Until it ends, nothing is copied.
-    late: Option<Receiver<Option<Copied>>>,
     results: Counters,
 }
 
@@ -76,7 +70,6 @@ impl Shelf {
             bytes: 0,
             bytes_max: KEPT_BYTES_MAX,
             copied_bytes_max,
-            late: None,
             results,
         };
         let tables = shelf.tables()?;
@@ -84,37 +77,17 @@ impl Shelf {
         Ok(shelf)
     }
 
-    /// A copy of `file`, which has `size` bytes; none if there cannot be one.
-    pub(super) fn copy(&mut self, file: BorrowedFd<'_>, size: u64) -> Option<Copied> {
-        if let Some(late) = &self.late {
-            if matches!(late.try_recv(), Err(TryRecvError::Empty)) {
-                self.count("not copied");
-                return None;
-            }
-            self.late = None;
-        }
+    /// A copy of a file that has `size` bytes, with which `fill` fills memory, if it can; none if there cannot be one.
+    pub(super) fn copy(&self, size: u64, fill: impl FnOnce(BorrowedFd<'_>) -> bool) -> Option<Copied> {
         if size > self.copied_bytes_max {
             self.count("too large");
             return None;
         }
-        let file = File::from(file.try_clone_to_owned().ok()?);
-        let (tell, told) = sync_channel(1);
-        let copying = move || {
-            let _ = tell.send(copy(&file, size).ok()); // or nobody waits any more
-        };
-        std::thread::Builder::new().name("copier".to_owned()).spawn(copying).ok()?;
-        match told.recv_timeout(COPY_TIME_MAX) {
-            Ok(Some(copied)) => Some(copied),
-            Ok(None) => {
-                self.count("not copied");
-                None
-            }
-            Err(_) => {
-                self.count("not copied");
-                self.late = Some(told);
-                None
-            }
+        let copied = copy(size, fill).ok().flatten();
+        if copied.is_none() {
+            self.count("not copied");
         }
+        copied
     }
 
     /// The table that was made of the same bytes.
@@ -207,9 +180,16 @@ impl Shelf {
 /// The file that is being written.
 const BEGUN: &str = "begun";
 
-/// Copies `size` bytes of `file`, all that it has.
-fn copy(file: &File, size: u64) -> io::Result<Copied> {
-    let mut copied = File::from(memfd_create("copy", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+/// Memory of `size` bytes that was filled and will not change; none if it was not filled.
+fn copy(size: u64, fill: impl FnOnce(BorrowedFd<'_>) -> bool) -> io::Result<Option<Copied>> {
+    let file = File::from(memfd_create("copy", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+    ftruncate(&file, size)?;
+    fcntl_add_seals(&file, SealFlags::GROW | SealFlags::SHRINK)?;
+    if !fill(file.as_fd()) {
+        return Ok(None);
+    }
+    // What somebody could write to yet is refused here.
+    fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SEAL)?;
     let mut content = Context::new(&SHA256);
     let mut piece = vec![0; 256 << 10];
     let mut at = 0;
@@ -219,18 +199,10 @@ fn copy(file: &File, size: u64) -> io::Result<Copied> {
             break;
         }
         at += read as u64;
-        if at > size {
-            break;
-        }
         content.update(&piece[..read]);
-        copied.write_all(&piece[..read])?;
     }
-    if at != size {
-        return Err(io::ErrorKind::InvalidData.into()); // another file by now
-    }
-    fcntl_add_seals(&copied, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
     let name = content.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Copied { file: copied, name })
+    Ok(Some(Copied { file, name }))
 }
 
 /// What a table on disk begins with: another daemon may make other tables of the same file.
@@ -284,7 +256,7 @@ fn decode(bytes: &[u8]) -> Option<Table> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-    use std::os::fd::AsFd;
+    use std::time::Duration;
 
     use super::*;
 
@@ -298,10 +270,13 @@ mod tests {
         (Shelf::open(folder, 64 << 10, &meters).unwrap(), meters)
     }
 
+    /// What fills memory with `content`.
+    fn fill(content: &str) -> impl FnOnce(BorrowedFd<'_>) -> bool {
+        |memory| File::from(memory.try_clone_to_owned().unwrap()).write_all_at(content.as_bytes(), 0).is_ok()
+    }
+
     fn copied(shelf: &mut Shelf, content: &str) -> Copied {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(content.as_bytes()).unwrap();
-        shelf.copy(file.as_fd(), content.len() as u64).unwrap()
+        shelf.copy(content.len() as u64, fill(content)).unwrap()
     }
 
     #[track_caller]
@@ -376,12 +351,10 @@ mod tests {
         let (mut shelf, meters) = shelf(folder.path());
         let copied = copied(&mut shelf, "a");
         assert!(copied.file.write_at(b"b", 0).is_err(), "nobody can change it");
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(b"longer").unwrap();
-        assert!(shelf.copy(file.as_fd(), 3).is_none(), "it has grown since it was pinned");
-        assert!(shelf.copy(file.as_fd(), 9).is_none(), "it has shrunk since");
+        assert!(shelf.copy(3, fill("longer")).is_none(), "it has no more room than it was asked for");
+        assert!(shelf.copy(3, |_| false).is_none(), "it was not filled");
         check(&meters, "not copied", 2);
-        assert!(shelf.copy(file.as_fd(), (64 << 10) + 1).is_none());
+        assert!(shelf.copy((64 << 10) + 1, |_| true).is_none());
         check(&meters, "too large", 1);
     }
 

@@ -55,7 +55,10 @@ impl Symbolizer {
         file: BorrowedFd<'_>,
         identity: FileIdentity,
     ) -> Result<Table, NoTable> {
-        let copied = self.shelf.as_mut().and_then(|shelf| shelf.copy(file, identity.size));
+        let Self { shelf, client, .. } = &mut *self;
+        let copied = shelf
+            .as_ref()
+            .and_then(|shelf| shelf.copy(identity.size, |memory| client.ask_copy(identity, file, memory)));
         if let (Some(shelf), Some(copied)) = (&self.shelf, &copied)
             && let Some(table) = shelf.find(copied)
         {

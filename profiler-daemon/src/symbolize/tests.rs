@@ -47,7 +47,7 @@ fn symbolizer(config: Config, play: Play) -> (Symbolizer, Arc<AtomicUsize>, Mete
                     }
                 };
                 let answer = Answer { id: request.id, memory_bytes, cpu_ns: 0, outcome };
-                let _ = send(theirs.as_fd(), &answer, 1 << 20, None, None);
+                let _ = send(theirs.as_fd(), &answer, 1 << 20, &[], None);
             }
         });
         Ok(NamerProcess { socket: ours.into(), child: None })
@@ -74,7 +74,7 @@ fn honest(request: &Request) -> Outcome {
 fn size(request: &Request) -> u64 {
     match request.subject {
         Subject::Kernel | Subject::DebugFile { .. } | Subject::PerfMap { .. } => 0,
-        Subject::File { size, .. } | Subject::Table { size, .. } => size,
+        Subject::File { size, .. } | Subject::Table { size, .. } | Subject::Copy { size } => size,
     }
 }
 
@@ -395,7 +395,11 @@ fn rows(pages: &[u32], next: Option<u32>) -> Outcome {
 fn from(request: &Request) -> Option<u32> {
     match request.subject {
         Subject::Table { from, .. } => Some(from),
-        Subject::Kernel | Subject::File { .. } | Subject::PerfMap { .. } | Subject::DebugFile { .. } => None,
+        Subject::Kernel
+        | Subject::File { .. }
+        | Subject::PerfMap { .. }
+        | Subject::DebugFile { .. }
+        | Subject::Copy { .. } => None,
     }
 }
 

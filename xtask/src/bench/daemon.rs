@@ -1,6 +1,7 @@
 //! A daemon that is measured: started, asked over HTTP, and stopped.
 
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{Read, Seek, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -15,6 +16,19 @@ pub(super) struct Daemon {
     begun: Instant,
     page: SocketAddr,
     admin: SocketAddr,
+    /// What it says; a file without a name.
+    said: File,
+}
+
+/// How it stopped.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stopped {
+    /// Seconds from the signal to its end.
+    pub took_s: f64,
+    /// Samples that it captured.
+    pub captured: u64,
+    /// Samples that it lost, but for ticks that the kernel or a hypervisor skipped.
+    pub lost: u64,
 }
 
 impl Daemon {
@@ -24,10 +38,11 @@ impl Daemon {
         let mut run = Command::new(binary);
         run.args(["run", "-F", &hz.to_string()]);
         run.args(["--listen", &page.to_string(), "--admin-listen", &admin.to_string()]);
-        run.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let said = tempfile::tempfile().context("a temporary file")?;
+        run.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said.try_clone()?);
         let begun = Instant::now();
         let child = run.spawn().context("the daemon cannot be started")?;
-        Ok(Self { child, begun, page, admin })
+        Ok(Self { child, begun, page, admin, said })
     }
 
     /// Its process id.
@@ -72,12 +87,44 @@ impl Daemon {
     }
 }
 
+impl Daemon {
+    /// Stops it, as a service manager does.
+    pub(super) fn stop(mut self) -> Result<Stopped> {
+        let begun = Instant::now();
+        self.terminate();
+        let status = self.child.wait()?;
+        let took_s = begun.elapsed().as_secs_f64();
+        let mut said = String::new();
+        self.said.rewind()?;
+        self.said.read_to_string(&mut said)?;
+        let (captured, lost) = books(&said)
+            .with_context(|| format!("the daemon ended ({status}) without its books:\n{said}"))?;
+        Ok(Stopped { took_s, captured, lost })
+    }
+
+    fn terminate(&mut self) {
+        // While it is not waited for, the number is its own.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let pid = self.child.id().to_string();
+            let _ = Command::new("sh").args(["-c", "kill -TERM \"$1\"", "sh", &pid]).status();
+        }
+    }
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let pid = self.child.id().to_string();
-        let _ = Command::new("sh").args(["-c", "kill -TERM \"$1\"", "sh", &pid]).status();
+        self.terminate();
         let _ = self.child.wait();
     }
+}
+
+/// Of `stopped: captured 9 = delivered 6 + lost 3 (2 tick skipped, 1 stopped)`: captured, and lost but for skipped ticks.
+fn books(said: &str) -> Option<(u64, u64)> {
+    let line = said.lines().rev().find(|line| line.contains("stopped: captured "))?;
+    let number = |words: &str| line.split_once(words)?.1.split([' ', ')']).next()?.parse::<u64>().ok();
+    let reasons = line.split(['(', ',', ')']).filter_map(|part| part.trim().strip_suffix(" tick skipped"));
+    let skipped: u64 = reasons.filter_map(|number| number.parse::<u64>().ok()).sum();
+    Some((number("captured ")?, number("lost ")?.checked_sub(skipped)?))
 }
 
 /// The sum of a metric over its labels that contain `labels`, in an answer of `/metrics`.
@@ -114,6 +161,18 @@ mod tests {
     fn check(name: &str, labels: &str, expected: f64) {
         let metrics = "# HELP a b\na_total{x=\"1\"} 2\na_total{x=\"2\"} 3\na_total_more 7\nb 4.5\n";
         assert!((sum(metrics, name, labels) - expected).abs() < 1e-9);
+    }
+
+    #[track_caller]
+    fn check_books(line: &str, expected: Option<(u64, u64)>) {
+        assert_eq!(books(&format!("INFO begun\n{line}\n")), expected);
+    }
+
+    #[test]
+    fn skipped_ticks_are_nobodys_loss() {
+        check_books("stopped: captured 9 = delivered 6 + lost 3 (2 tick skipped, 1 stopped)", Some((9, 1)));
+        check_books("stopped: captured 9 + recovered 1 = delivered 10 + lost 0", Some((9, 0)));
+        check_books("panicked", None);
     }
 
     #[test]

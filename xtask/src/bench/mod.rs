@@ -3,7 +3,7 @@
 //! First the kernel's half: nanoseconds per sample by the kernel's own statistics, by frame pointers and by tables, beside an
 //! empty program and beside the kernel's own stack helper. Then what the tables cost: bytes and time by file. Then ours: CPU, memory
 //! and wake-ups of every process of the daemon's, at several rates and on several machines, beside `perf record -a -g` and the
-//! `perf script` that makes it readable. Then any other profiler that is named, alternately with ours. At the end the project's
+//! `perf script` that makes it readable. Or, instead of all that, what `bench idle`, `store` and `ui` say. Then any other profiler that is named, alternately with ours. At the end the project's
 //! own budgets, kept or not.
 
 use std::path::PathBuf;
@@ -16,6 +16,7 @@ use crate::host::{self, Need};
 mod agent;
 mod daemon;
 mod files;
+mod idle;
 mod kernel;
 mod load;
 mod meter;
@@ -31,6 +32,8 @@ enum Other {
     Store,
     /// What the page costs a browser, beside other flame graphs
     Ui,
+    /// What a resident costs where nothing happens: start, idling beside 200 sleeping processes, stop; eight minutes
+    Idle,
 }
 
 /// Options of the verb.
@@ -72,7 +75,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     match options.other {
         Some(Other::Store) => return store::measure(),
         Some(Other::Ui) => return ui::measure(),
-        None => {}
+        Some(Other::Idle) | None => {}
     }
     let plan = if options.quick { QUICK } else { WHOLE };
     if !host::is_root() {
@@ -84,6 +87,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     ])?;
     host::run(host::cargo().args(["build", "--release", "--package", "profiler-daemon"]))?;
     let tools = Tools::build()?;
+    if matches!(options.other, Some(Other::Idle)) {
+        print_budgets(&idle::measure(&tools)?);
+        return Ok(());
+    }
     if !options.peer.is_empty() {
         return others::measure(&tools, &options.peer, plan.kernel_rounds, plan.steady_seconds);
     }
@@ -99,12 +106,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if !options.kernel && !options.tables {
         budgets.extend(agent::measure(&tools, plan)?);
     }
+    print_budgets(&budgets);
+    Ok(())
+}
+
+fn print_budgets(budgets: &[Budget]) {
     println!("\n{:<64} {:>10} {:>10}", "budget", "found", "at most");
-    for Budget { what, found, most, unit } in &budgets {
+    for Budget { what, found, most, unit } in budgets {
         let verdict = if found <= most { "kept" } else { "NOT KEPT" };
         println!("{what:<64} {found:>7.3} {unit:<2} {most:>7.3} {unit:<2} {verdict}");
     }
-    Ok(())
 }
 
 /// Binaries that are measured.

@@ -1,6 +1,6 @@
 //! The namer: a process of its own that reads strangers' files.
 //!
-//! In: questions on a socket, with the file beside them. Out: answers. It opens nothing but what it is handed,
+//! In: questions on a socket, with a handle of the file beside them. Out: answers. It opens nothing but what it is handed,
 //! knows nothing that would be missed, and may end at any time: at a file that shrinks under a mapping, at its
 //! memory limit, at a bug in a parser. Its parent starts another and asks again. It ends itself when the other
 //! end of the socket is gone.
@@ -16,9 +16,11 @@ mod perf_map;
 mod rows;
 
 use std::fs::File;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::process::ExitCode;
 
+use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -42,16 +44,16 @@ pub fn run(socket: BorrowedFd<'_>) -> ExitCode {
     std::panic::set_hook(Box::new(|panic| tracing::debug!("the namer ends: {panic}")));
     let mut namer = Namer::default();
     loop {
-        let (request, file) = match receive::<Request>(socket, REQUEST_BYTES_MAX, true, None) {
+        let (request, files) = match receive::<Request>(socket, REQUEST_BYTES_MAX, true, None) {
             Ok(question) => question,
             Err(TalkError::Ended) => return ExitCode::SUCCESS,
             Err(TalkError::Late | TalkError::Rubbish) => return ExitCode::FAILURE,
         };
         limit_cpu();
         let id = request.id;
-        let outcome = namer.answer(&request, file).unwrap_or_else(Outcome::Refused);
+        let outcome = namer.answer(&request, files).unwrap_or_else(Outcome::Refused);
         let answer = Answer { id, memory_bytes: anonymous_bytes(), cpu_ns: cpu_ns(), outcome };
-        match send(socket, &answer, ANSWER_BYTES_MAX, None, None) {
+        match send(socket, &answer, ANSWER_BYTES_MAX, &[], None) {
             Ok(()) => {}
             Err(TalkError::Ended) => return ExitCode::SUCCESS,
             Err(TalkError::Late | TalkError::Rubbish) => return ExitCode::FAILURE,
@@ -68,14 +70,17 @@ struct Namer {
 }
 
 impl Namer {
-    fn answer(&mut self, request: &Request, file: Option<OwnedFd>) -> Result<Outcome, Refusal> {
+    fn answer(&mut self, request: &Request, files: Vec<OwnedFd>) -> Result<Outcome, Refusal> {
         let addresses = &request.addresses;
+        let mut files = files.into_iter();
+        let mut opened = || files.next().ok_or(Refusal::Nonsense).and_then(|handle| open_again(&handle));
         if addresses.len() > ADDRESSES_MAX {
             return Err(Refusal::Nonsense);
         }
         match request.subject {
             Subject::Kernel => {
-                if let Some(file) = file {
+                if let Some(file) = files.next() {
+                    // Opened by who may see addresses, and not again.
                     self.kernel = Kallsyms::read(File::from(file)).ok();
                 }
                 match &self.kernel {
@@ -84,20 +89,21 @@ impl Namer {
                 }
             }
             Subject::File { slot, size, debug_bytes_max } => {
-                let file = file.ok_or(Refusal::Nonsense)?;
-                self.modules.name(slot, file, size, debug_bytes_max, addresses).map(Outcome::Names)
+                self.modules.name(slot, opened()?, size, debug_bytes_max, addresses).map(Outcome::Names)
             }
-            Subject::DebugFile { slot } => {
-                self.modules.take(slot, file.ok_or(Refusal::Nonsense)?).map(Outcome::Taken)
-            }
+            Subject::DebugFile { slot } => self.modules.take(slot, opened()?).map(Outcome::Taken),
             Subject::PerfMap { from, to } => {
-                let file = File::from(file.ok_or(Refusal::Nonsense)?);
-                perf_map::names(&file, from..to, addresses).map(Outcome::Names)
+                perf_map::names(&opened()?, from..to, addresses).map(Outcome::Names)
             }
             Subject::Table { slot, size, from } => {
-                let file = File::from(file.ok_or(Refusal::Nonsense)?);
+                let file = opened()?;
                 is_still(&file, size)?;
                 self.rows(slot, &file, from).map(Outcome::Rows)
+            }
+            Subject::Copy { size } => {
+                let file = opened()?;
+                let memory = File::from(files.next().ok_or(Refusal::Nonsense)?);
+                copy(&file, size, &memory).map(|()| Outcome::Copied)
             }
         }
     }
@@ -121,6 +127,40 @@ impl Namer {
         }
         Ok(part)
     }
+}
+
+/// Opens what a handle names, to read it: without becoming its terminal, and without waiting but for who serves the file system.
+fn open_again(handle: &OwnedFd) -> Result<File, Refusal> {
+    const TO_READ: OFlags =
+        OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
+    let is = fstat(handle).map_err(|_| Refusal::Unopenable)?;
+    if FileType::from_raw_mode(is.st_mode) != FileType::RegularFile {
+        return Err(Refusal::NotRegular);
+    }
+    let file = open(format!("/proc/self/fd/{}", handle.as_raw_fd()), TO_READ, Mode::empty());
+    file.map(File::from).map_err(|refused| {
+        tracing::debug!("a file cannot be opened: {refused}");
+        Refusal::Unopenable
+    })
+}
+
+/// Copies `size` bytes of `file`, all that it has.
+fn copy(file: &File, size: u64, memory: &File) -> Result<(), Refusal> {
+    is_still(file, size)?;
+    let mut piece = vec![0; 256 << 10];
+    let mut at = 0;
+    loop {
+        let read = file.read_at(&mut piece, at).map_err(|_| Refusal::Unopenable)?;
+        if read == 0 {
+            break;
+        }
+        if at + read as u64 > size {
+            return Err(Refusal::Changed);
+        }
+        memory.write_all_at(&piece[..read], at).map_err(|_| Refusal::Nonsense)?;
+        at += read as u64;
+    }
+    if at == size { Ok(()) } else { Err(Refusal::Changed) }
 }
 
 fn in_kernel(kernel: &Kallsyms, addresses: &[u64]) -> Names {

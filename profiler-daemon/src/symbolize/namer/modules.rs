@@ -6,7 +6,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -56,12 +56,11 @@ impl Modules {
     pub(super) fn name(
         &mut self,
         slot: u32,
-        file: OwnedFd,
+        file: File,
         size: u64,
         debug_bytes_max: Option<u64>,
         offsets: &[u64],
     ) -> Result<Names, Refusal> {
-        let file = File::from(file);
         is_still(&file, size)?;
         let known = self.open.iter().position(|open| open.slot == slot);
         let known = known.map(|at| self.open.remove(at));
@@ -86,9 +85,9 @@ impl Modules {
 
 impl Modules {
     /// Takes `file` for the debug information of the one that was asked about last by this number.
-    pub(super) fn take(&mut self, slot: u32, file: OwnedFd) -> Result<DebugInfo, Refusal> {
+    pub(super) fn take(&mut self, slot: u32, file: File) -> Result<DebugInfo, Refusal> {
         let open = self.open.iter_mut().find(|open| open.slot == slot).ok_or(Refusal::Nonsense)?;
-        open.take(File::from(file))
+        open.take(file)
     }
 }
 
@@ -116,9 +115,6 @@ impl Open {
 
     /// Takes names and debug information from `file`, if it belongs to this one.
     fn take(&mut self, file: File) -> Result<DebugInfo, Refusal> {
-        if !file.metadata().is_ok_and(|is| is.is_file()) {
-            return Err(Refusal::NotRegular);
-        }
         let outline = Outline::read(&file)?;
         let belongs = match (&*self.outline.build_id, &self.outline.debug_link) {
             ([], Some((_, sum))) => checksum(&file)? == *sum,

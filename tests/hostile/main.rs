@@ -3,80 +3,23 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use profiler_tests::harness::agent::{Agent, Books, get};
+use profiler_tests::harness::agent::{Agent, get};
 use profiler_tests::harness::daemon::record_command;
 use profiler_tests::harness::gate;
-use profiler_tests::harness::pyroscope::{Mood, Pushed, Pyroscope};
+use profiler_tests::harness::pyroscope::{Mood, Pyroscope};
 use profiler_tests::harness::workloads::{self, Running, succeed};
 use profiler_tests::need;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
+use scene::{NAMES_MAX, Scene, has, is_honest, now_ns, signal};
+use served::Served;
 
-/// Memory the agent may ever have resident. (Its own code is part of it, and large without optimisation.)
-const RESIDENT_BYTES_MAX: u64 = 80 << 20;
-/// How long the names of a well-behaved program may be missing.
-const NAMES_MAX: Duration = Duration::from_secs(30);
-
-/// An agent, a server that takes what it pushes, and a well-behaved program.
-struct Scene {
-    agent: Agent,
-    server: Pyroscope,
-    _honest: Running,
-}
-
-fn now_ns() -> i64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock that is set");
-    i64::try_from(now.as_nanos()).expect("this century")
-}
-
-/// Whether the well-behaved program is named as it should be.
-fn is_honest(pushed: &Pushed) -> bool {
-    pushed.profile.stacks.iter().any(|stack| {
-        let names: Vec<_> = stack.user().map(|frame| frame.name.as_str()).collect();
-        names.windows(4).any(|names| names == ["main", "serve", "checkout", "price"])
-    })
-}
-
-/// Whether any stack has a function whose name begins with `name`.
-fn has(pushed: &Pushed, name: &str) -> bool {
-    let mut frames = pushed.profile.stacks.iter().flat_map(|stack| &stack.frames);
-    frames.any(|frame| frame.name.starts_with(name))
-}
-
-impl Scene {
-    fn set() -> Self {
-        let honest = Running::start(Command::new(workloads::shop_c("wl-honest")).arg("120"));
-        let server = Pyroscope::start(Mood::Takes);
-        let agent = Agent::start(&["--server", &server.url(), "--interval", "1s", "-F", "99"]);
-        let scene = Self { agent, server, _honest: honest };
-        scene.server.wait_for("the honest program's names", 0, is_honest);
-        scene
-    }
-
-    /// What began after this moment is named as before; nothing is lost; the agent is well and small.
-    #[track_caller]
-    fn check(self) -> Books {
-        let Self { mut agent, server, .. } = self;
-        let begun = Instant::now();
-        server.wait_for("the honest program's names", now_ns(), is_honest);
-        assert!(begun.elapsed() < NAMES_MAX, "names were missing for {:?}", begun.elapsed());
-        assert!(agent.process().is_alive(), "{}", agent.process().said());
-        assert_eq!(agent.ask("/-/healthy").0, 200);
-        let resident = agent.resident_bytes_max();
-        assert!(resident < RESIDENT_BYTES_MAX, "{} MiB resident", resident >> 20);
-        let ended = agent.stop();
-        let books = ended.books();
-        assert_eq!(books.lost_by_us, 0, "{}", ended.said);
-        assert_eq!(books.delivered, server.samples(), "{}", ended.said);
-        books
-    }
-}
-
-fn signal(pid: u32, signal: Signal) {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
-    kill_process(pid, signal).expect("the process is there");
-}
+mod crowds;
+mod disk;
+mod hidden;
+mod scene;
+mod served;
 
 fn hostile(arguments: &[&str]) -> Command {
     let mut command = Command::new(workloads::hostile());
@@ -166,6 +109,35 @@ fn storms_of_processes_that_are_gone_before_they_can_be_read() {
     succeed(&mut hostile(&["forks", "300"]));
     scene.server.wait_for("its function", 0, |pushed| has(pushed, "burn_hostile"));
     scene.check();
+}
+
+/// Opening the program is waited for in vain, and unkillably. So it is the namer who does; nobody is sent after it, and everything
+/// else goes on.
+#[test]
+fn a_program_on_a_file_system_whose_server_hangs() {
+    need!(gate::bpf());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let served = Served::mount(folder.path(), &workloads::served());
+    need!(served.as_ref().map_err(Clone::clone).map(drop));
+    let served = served.unwrap_or_else(|_| unreachable!("it was needed"));
+    let scene = Scene::set();
+    let burning = Running::start(Command::new(served.program()).args(["burn", "60"]));
+    scene.server.wait_for("its address", 0, |pushed| has(pushed, "wl-served+0x"));
+    let begun = Instant::now();
+    while scene.agent.metric("profiler_namer_stuck_total", "") == 0.0 {
+        assert!(begun.elapsed() < NAMES_MAX, "the namer was not stuck");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    // It shows in every window from then on, and costs no more namers: one for names, one for tables.
+    let since = now_ns();
+    scene.server.wait_for("its address later", since, |pushed| has(pushed, "wl-served+0x"));
+    let refused = scene
+        .agent
+        .metric("profiler_namer_questions_refused_total", "reason=\"file system does not answer\"");
+    assert!(refused > 0.0, "it was asked about all the time");
+    assert!(scene.agent.metric("profiler_namer_stuck_total", "") <= 2.0);
+    scene.check();
+    drop(burning);
 }
 
 #[test]
