@@ -10,7 +10,7 @@ use profiler_tests::need;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 use tempfile::TempDir;
 
-use crate::scene::{Scene, now_ns};
+use crate::scene::{FREQUENCY, Scene, now_ns};
 
 /// A small disk, mounted. It is unmounted when dropped.
 struct Disk(TempDir);
@@ -50,7 +50,7 @@ fn check(before: impl FnOnce(&Disk), meanwhile: impl FnOnce(&Disk)) {
     before(&disk);
     let mut scene = Scene::with(|server| {
         let arguments =
-            ["--server", &server.url(), "--interval", "1s", "-F", "99", "--spool-free-bytes-min", "0"];
+            ["--server", &server.url(), "--interval", "1s", "-F", FREQUENCY, "--spool-free-bytes-min", "0"];
         Agent::start(&[&arguments[..], &["--data-dir", &folder.display().to_string()]].concat())
     });
     meanwhile(&disk);
