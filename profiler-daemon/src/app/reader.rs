@@ -53,11 +53,22 @@ pub(super) struct Plan {
     pub(super) total: Option<Duration>,
 }
 
-/// The moment of the last window's end, for who asks whether the reader is alive.
-#[derive(Clone, Debug, Default)]
+/// The moment of the last window's end, for who asks whether the reader is alive; before the first, of its own making.
+#[derive(Clone, Debug)]
 pub(super) struct Heartbeat(Arc<AtomicU64>);
 
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Self::last(MonoNs::now())
+    }
+}
+
 impl Heartbeat {
+    /// The last beat was then.
+    pub(super) fn last(beat: MonoNs) -> Self {
+        Self(Arc::new(AtomicU64::new(beat.0)))
+    }
+
     /// Time since the last beat.
     pub(super) fn age(&self) -> Duration {
         MonoNs::now().since(MonoNs(self.0.load(Ordering::Relaxed)))
