@@ -241,7 +241,9 @@ pub(crate) struct MergeResponse {
     pub(crate) flamegraph: Option<FlameGraph>,
     #[prost(bytes = "vec", tag = "2")]
     pub(crate) tree: Vec<u8>,
-    #[prost(message, optional, tag = "4")]
+    #[prost(string, tag = "3")]
+    pub(crate) dot: String,
+    #[prost(message, optional, tag = "5")]
     pub(crate) pprof: Option<PprofResult>,
 }
 

@@ -16,6 +16,7 @@ use super::store::{ProfileType, Selection, Store, end};
 use crate::time::{WallNs, Window};
 
 pub(super) mod api;
+mod dot;
 mod flamegraph;
 mod looked;
 mod merged;

@@ -1,16 +1,19 @@
-//! `GET /pyroscope/render` and `/pyroscope/render-diff`: a flame graph with its time line, or two laid over one another,
-//! for older clients.
+//! `GET /pyroscope/render` and `/pyroscope/render-diff`: a flame graph with its time line or a graph of calls, or two laid
+//! over one another, for older clients.
 
 use std::collections::{BTreeMap, HashMap};
 
+use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::MS;
 use super::api::{NODES, NODES_MAX, OneType, check_type, points};
+use super::dot::{FUNCTIONS, dot};
 use super::merged::ByName;
 use crate::querier::{FlameGraph, Point, PointSeries};
 use crate::server::refusal::Refusal;
 use crate::server::store::Store;
+use crate::server::web::{self, Answer};
 use crate::time::{WallNs, moment_ms};
 
 /// Where they are.
@@ -33,11 +36,20 @@ pub(in crate::server) fn answer(
     parameters: &HashMap<String, String>,
     now: WallNs,
     store: &Store,
-) -> Result<String, Refusal> {
+) -> Result<Answer, Refusal> {
     let parameters = Parameters { all: parameters, now };
+    if path == RENDER && parameters.text("format") == Some("dot") {
+        return Ok(web::text(StatusCode::OK, "text/plain; charset=utf-8", picture(&parameters, store)?));
+    }
     let answer =
         if path == DIFFERENCE { difference(&parameters, store)? } else { render(&parameters, store)? };
-    Ok(answer.to_string())
+    Ok(web::json(StatusCode::OK, answer.to_string()))
+}
+
+fn picture(parameters: &Parameters<'_>, store: &Store) -> Result<String, Refusal> {
+    let one = parameters.question(["query", "from", "until"])?;
+    let functions_max = parameters.nodes_max(FUNCTIONS)?;
+    Ok(dot(&one.merge(store), one.profile_type, functions_max))
 }
 
 fn refuse(why: impl Into<String>) -> Refusal {
@@ -69,9 +81,10 @@ impl<'a> Parameters<'a> {
         OneType::new(profile_type, selector, moment(from), moment(until))
     }
 
-    fn nodes_max(&self) -> Result<usize, Refusal> {
+    /// How many nodes are asked for, or `otherwise`.
+    fn nodes_max(&self, otherwise: usize) -> Result<usize, Refusal> {
         match self.text("max-nodes").or(self.text("maxNodes")).map(str::parse) {
-            None | Some(Ok(0)) => Ok(NODES),
+            None | Some(Ok(0)) => Ok(otherwise),
             Some(Ok(some)) if some <= NODES_MAX => Ok(some),
             Some(Ok(_) | Err(_)) => Err(refuse(format!("\"max-nodes\" must be a number up to {NODES_MAX}"))),
         }
@@ -80,7 +93,7 @@ impl<'a> Parameters<'a> {
 
 fn render(parameters: &Parameters<'_>, store: &Store) -> Result<Value, Refusal> {
     let one = parameters.question(["query", "from", "until"])?;
-    let graph = ByName::new([&one.merge(store)], parameters.nodes_max()?).flame_graph();
+    let graph = ByName::new([&one.merge(store)], parameters.nodes_max(NODES)?).flame_graph();
     let group_by: Vec<String> = parameters.text("groupBy").map(str::to_owned).into_iter().collect();
     let line = TimeLine::of(&one);
     let series = points(&one, &group_by, line.step_s * 1000, store)?;
@@ -108,7 +121,7 @@ fn difference(parameters: &Parameters<'_>, store: &Store) -> Result<Value, Refus
     if left.profile_type != right.profile_type {
         return Err(refuse("profile types must match"));
     }
-    let nodes_max = parameters.nodes_max()?;
+    let nodes_max = parameters.nodes_max(NODES)?;
     let graph = ByName::new([&left.merge(store), &right.merge(store)], nodes_max).difference();
     let mut answer = flamebearer(&graph, "double", left.profile_type);
     answer["leftTicks"] = graph.left_ticks.into();
