@@ -179,9 +179,16 @@ impl<'a> OneType<'a> {
         Ok(Self { asked, profile_type })
     }
 
-    fn of(
-        MergeRequest { profile_type, selector, start, end, .. }: &'a MergeRequest,
-    ) -> Result<Self, Refusal> {
+    /// What `request` asks. A selection that is not made here is refused: to leave it out would answer another question.
+    fn of(request: &'a MergeRequest) -> Result<Self, Refusal> {
+        let MergeRequest { profile_type, selector, start, end, stacks, profiles, traces, spans, .. } =
+            request;
+        let calls = stacks.as_ref().is_some_and(|stacks| !stacks.call_site.is_empty());
+        let ids = [profiles, traces, spans].iter().any(|ids| !ids.is_empty());
+        if calls || ids {
+            let why = "stacks are not selected by call site here, nor profiles by their id, trace or span";
+            return Err(Refusal::new(Code::Unimplemented, "selection", why));
+        }
         Self::new(profile_type, selector, *start, *end)
     }
 

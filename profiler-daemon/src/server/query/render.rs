@@ -19,9 +19,11 @@ use crate::time::{WallNs, moment_ms};
 /// Where they are.
 const RENDER: &str = "/pyroscope/render";
 const DIFFERENCE: &str = "/pyroscope/render-diff";
-/// A point of the time line, seconds at least, and how many there are at most.
-const STEP_S_MIN: i64 = 15;
-const POINTS_MAX: i64 = 1000;
+/// How many points a time line has at most, but for the rounding of their distance.
+const POINTS_MAX: i64 = 1500;
+/// Distances of points that come nearest to what a range asks for: up to so many milliseconds it is so many seconds. No range
+/// asks for more than the last.
+const STEPS: [(i64, i64); 4] = [(17_500, 15), (25_000, 20), (45_000, 30), (i64::MAX, 60)];
 /// Points of all time lines of an answer.
 const POINTS_SUM_MAX: usize = 1 << 20;
 
@@ -159,10 +161,15 @@ struct TimeLine {
 }
 
 impl TimeLine {
+    /// That of what is asked about: begin and end are those of whole steps since the epoch.
     fn of(one: &OneType<'_>) -> Self {
-        let (start_ms, seconds) = (one.asked.start, (one.asked.end - one.asked.start) / 1000);
-        let step_s = (seconds / POINTS_MAX).max(STEP_S_MIN);
-        Self { start_ms, step_s, steps: usize::try_from(seconds / step_s).unwrap_or(0) }
+        let least_ms = (one.asked.end - one.asked.start) / POINTS_MAX;
+        let step_s =
+            STEPS.iter().find(|(up_to_ms, _)| least_ms <= *up_to_ms).map_or(60, |&(_, step_s)| step_s);
+        let whole = |ms: i64| ms.div_euclid(step_s * 1000) * step_s * 1000;
+        let (start_ms, end_ms) = (whole(one.asked.start), whole(one.asked.end));
+        let steps = usize::try_from((end_ms - start_ms) / (step_s * 1000)).unwrap_or(0);
+        Self { start_ms, step_s, steps }
     }
 
     /// It, with a value for each step.

@@ -392,3 +392,24 @@ fn a_graph_of_calls_has_each_function_once_and_loses_no_caller() {
     let answer = server.connect().send("GET", &nobody, &[], b"");
     assert_eq!((answer.status, answer.body.as_str()), (200, ""));
 }
+
+#[test]
+fn a_selection_that_is_not_made_here_is_refused_rather_than_left_out() {
+    let server = pushed();
+    let ask = |more: Value| {
+        let mut question = merge_of("checkout", 0);
+        question.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        asked(&server, "SelectMergeStacktraces", &question).0
+    };
+    for selection in [
+        serde_json::json!({ "stackTraceSelector": { "callSite": [{ "name": "main" }] } }),
+        serde_json::json!({ "profileIdSelector": ["7c9e6679-7425-440d-944b-e07fc1f90ae7"] }),
+        serde_json::json!({ "traceIdSelector": ["7c9e66797425440de944be07fc1f90ae"] }),
+        serde_json::json!({ "spanSelector": ["9a517183f26a089d"] }),
+    ] {
+        assert_eq!(ask(selection.clone()), 501, "{selection}");
+    }
+    // How many frames of a leaf are enough for Go's compiler: with all of them it has those too.
+    let for_go = serde_json::json!({ "stackTraceSelector": { "goPgo": { "keepLocations": 5 } } });
+    assert_eq!(ask(for_go), 200);
+}
