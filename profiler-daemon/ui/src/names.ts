@@ -6,7 +6,7 @@ const ARGUMENTS = /(?<=[\w>~=\]])\(.*\)(?: const)?(?: \[.*\])*$/;
 /** A name in ever shorter forms: whole, without types and arguments, its last two parts, its last part. */
 export function shorter(name: string): string[] {
   if (!name.includes("::")) return [name];
-  const plain = withoutBrackets(unwrapped(name)).replace(ARGUMENTS, "").replace(/:+$/, "");
+  const plain = withoutBrackets(unwrapped(name)).replace(ARGUMENTS, "").replace(/(?:::){2,}/g, "::").replace(/:+$/, "");
   const parts = plain.split("::").filter((part) => part !== "");
   return [name, plain, parts.slice(-2).join("::"), parts.at(-1) ?? plain];
 }

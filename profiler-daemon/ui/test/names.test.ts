@@ -85,6 +85,7 @@ test("a long name is shortened where it says least", () => {
   short("<rustc::Interners>::intern_ty", 21, "Interners::intern_ty");
   short("llvm::FPPassManager::runOnFunction(llvm::Function&)", 30, "FPPassManager::runOnFunction");
   short("(anonymous namespace)::Walker::walk(int) const [clone .cold]", 12, "Walker::walk");
+  short("app::run::<app::Config>::{closure#1}", 30, "app::run::{closure#1}");
   short("operator<", 3, "operator<");
   short("std::operator<<char>", 10, "operator<<char>");
   short("main", 1, "main");
