@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use profiler_tests::harness::daemon::{Recording, record_command};
 use profiler_tests::harness::gate;
-use profiler_tests::harness::profile::Profile;
+use profiler_tests::harness::profile::{Profile, Stack};
 use profiler_tests::harness::shares::{Limits, Report};
 use profiler_tests::harness::workloads::{self, Running, Spent};
 use profiler_tests::need;
@@ -142,6 +142,25 @@ fn stacks_without_frame_pointers_are_whole_on_a_kernel_without_bpf_loop() {
     run_deep();
     let faults = deep_faults(&recording.stop().folded);
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+/// Nothing called what a signal interrupted, nor the place that its handler returns to: one byte before, other functions end.
+#[test]
+fn what_a_signal_interrupts_and_its_way_back_have_their_names() {
+    const STACK: &str = "main;faults;__restore_rt;on_fault;work";
+    need!(gate::bpf());
+    let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let recording = Recording::start(FREQUENCY_HZ);
+    workloads::succeed(Command::new(workloads::frameless_fault()).arg("2"));
+    let recorded = recording.stop();
+    let own = recorded.folded.of("wl-fault");
+    let line = |stack: &Stack| stack.user().map(|frame| frame.name.as_str()).collect::<Vec<_>>().join(";");
+    let (right, other): (Vec<_>, Vec<_>) = (own.stacks.iter())
+        .filter(|stack| stack.user().any(|frame| frame.name == "work"))
+        .partition(|stack| line(stack).ends_with(STACK));
+    let samples: u64 = right.iter().map(|stack| stack.samples).sum();
+    println!("{samples} samples of {STACK}");
+    assert!(other.is_empty() && samples > 100, "{:?}", other.into_iter().map(line).collect::<Vec<_>>());
 }
 
 /// What a budget for tables is too small for is walked by frame pointer, which loses callers and says so, and nothing else.

@@ -15,8 +15,8 @@ pub struct Settings {
     pub wakeup_bytes: u64,
     /// Unread bytes in the ring from which on samples bring no stacks: those must not cost other samples their place.
     pub stacks_bytes: u64,
-    /// One where the kernel has `bpf_loop` (5.17): the verifier then looks at the walk's step once instead of
-    /// at every frame, 3 ms instead of 200. Zero for the bounded loop, which is all that 5.15 has.
+    /// One where the kernel has `bpf_loop` (5.17): the verifier then looks at [`crate::limits::FRAMES_PER_TURN`] frames, however deep
+    /// stacks are. Zero for programs that call one another, which is all that 5.15 has.
     pub bpf_loop: u64,
     /// Zero to walk by frame pointer alone.
     pub tables: u64,

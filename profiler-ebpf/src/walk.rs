@@ -99,8 +99,6 @@ unsafe extern "C" fn callback(_index: u32, context: *mut c_void) -> c_long {
 /// Records the frame the walk stands at and goes to its caller; false at the end.
 #[inline(always)]
 fn step(scratch: &mut Scratch, recent: &mut Recent) -> bool {
-    scratch.frames[scratch.words as usize & FRAME_MASK] = scratch.walk.frame();
-    scratch.words += 1;
     let mut read = |window: &mut [u64; WINDOW_WORDS], at: u64, bytes: u64| {
         // The bound is known to the caller, but not to a verifier that has lost sight of it: say it again.
         let mut bytes = if bytes > WINDOW_BYTES { WINDOW_BYTES } else { bytes };
@@ -111,6 +109,8 @@ fn step(scratch: &mut Scratch, recent: &mut Recent) -> bool {
         unsafe { bpf_probe_read_user(window.as_mut_ptr().cast(), bytes as u32, at as *const c_void) == 0 }
     };
     let step = scratch.walk.step(&mut read, &|slab| SLABS.get_value(slab, &0), recent);
+    scratch.frames[scratch.words as usize & FRAME_MASK] = scratch.walk.left();
+    scratch.words += 1;
     if step == CONTINUE {
         return true;
     }

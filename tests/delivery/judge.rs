@@ -11,8 +11,12 @@ use crate::experiment::{Outcome, Seen};
 use crate::receiver::Received;
 use crate::servers::{LONG, Program, Protocol};
 
-/// Later than this, and what failed may have failed for that.
+/// The guard: what one push may be late by.
 pub(crate) const LATE_MAX: Duration = Duration::from_millis(15);
+
+/// A machine later than this, and what failed may have failed for that: an agent, a wire and a server are late in turn, and the guard is
+/// for all three.
+pub(crate) const WEATHER_MAX: Duration = Duration::from_millis(5);
 
 /// The same for a connection that was opened where one could be kept, if pushes are moved to just before the server's
 /// timeout: so much they keep clear of it, beside the guard and what they were late by before.
@@ -47,7 +51,7 @@ impl Report {
     /// Later than this, and the machine may be to blame for what is wrong.
     pub(crate) fn late_max(&self, cell: &Cell) -> Duration {
         let needless = self.faults.iter().all(|fault| fault.contains(NEEDLESS));
-        if needless && cell.policy == Policy::Trim { TRIMMED_LATE_MAX } else { LATE_MAX }
+        if needless && cell.policy == Policy::Trim { TRIMMED_LATE_MAX } else { WEATHER_MAX }
     }
 }
 

@@ -151,6 +151,11 @@ pub fn frameless_signals() -> PathBuf {
     build("wl-signals", "cc", &FRAMELESS, &["signals.c"])
 }
 
+/// Signal handlers at work in a program that is all in one file, the C library's names included.
+pub fn frameless_fault() -> PathBuf {
+    build("wl-fault", "cc", &[&FRAMELESS[..], &["-static"]].concat(), &["fault.c"])
+}
+
 /// Children by `vfork` and `posix_spawn`.
 pub fn frameless_spawn() -> PathBuf {
     build("wl-spawn", "cc", &FRAMELESS, &["spawn.c"])

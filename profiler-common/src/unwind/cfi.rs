@@ -198,6 +198,7 @@ impl Walk {
     /// Steps out of a signal's trampoline to what was interrupted.
     #[inline(always)]
     fn out_of_signal(&mut self, read: &mut impl FnMut(&mut Window, u64, u64) -> bool) -> u32 {
+        self.leave_trampoline();
         let sp = self.regs.sp;
         let (low, high) = (sp.wrapping_add(SIGNAL_RBP), sp.wrapping_add(SIGNAL_RIP));
         if sp & 7 != 0 {

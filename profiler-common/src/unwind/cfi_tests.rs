@@ -113,8 +113,8 @@ fn run_with(
     walk.restart(regs, list);
     let mut frames = Vec::new();
     for _ in 0..100 {
-        frames.push(walk.frame());
         let went = walk.step(&mut read, &|number| (number == 0).then_some(slab), recent);
+        frames.push(walk.left());
         if went != CONTINUE {
             let end = End::from_wire(u16::try_from(went).expect("it fits")).expect("it is an end");
             return (frames, end);
@@ -194,6 +194,22 @@ fn what_a_signal_interrupted_is_no_call() {
     // Interrupted at the first byte of the function that stops: one before is another's.
     let stack = [(64 + 168, CODE + STOP_AT), (64 + 160, STACK + 2048), (64 + 120, 0)];
     one(Rule::Signal, regs(CODE + 0x10, 64, 0), &stack, &[CODE + STOP_AT + 1], End::Root);
+}
+
+#[test]
+fn nothing_called_the_trampoline_that_a_handler_returns_to() {
+    let to = CODE + 0x101;
+    let rows = [(0, rsp(8)), (0x100, Rule::Signal), (STOP_AT, Rule::Stop)];
+    let stack = [
+        (64, to),
+        (72 + 168, to + 8),
+        (72 + 160, STACK + 2048),
+        (2048 + 168, ROOT),
+        (2048 + 160, STACK + 4096),
+    ];
+    let case = Case { rows: &rows, flags: 0, regs: regs(CODE + 0x10, 64, 0), stack: &stack };
+    // As if a second signal had interrupted the way back from the first.
+    check(&case, &[to + 1, to + 8 + 1, ROOT + 1], End::Root);
 }
 
 #[test]

@@ -59,8 +59,8 @@ mod tests {
         let mut recent = Recent::new();
         let mut frames = Vec::new();
         for _ in 0..USER_FRAMES_MAX {
-            frames.push(walk.regs.ip);
             let ended = walk.step(&mut read, &slab, &mut recent);
+            frames.push(walk.left());
             if ended != CONTINUE {
                 let raw = u16::try_from(ended).expect("an end fits the wire");
                 let end = End::from_wire(raw).expect("a step ends with an end");

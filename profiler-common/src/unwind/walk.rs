@@ -39,6 +39,8 @@ pub struct Walk {
     pub regs: Regs,
     /// How it was reached: `INNERMOST`, `CALLED` or `INTERRUPTED`.
     pub(super) reached: u64,
+    /// See [`Walk::left`].
+    left: u64,
     /// Address of the list of mappings.
     pub(super) list: u32,
     /// Mappings in the list; without any, every step is by frame pointer.
@@ -67,6 +69,7 @@ impl Walk {
             window: [0; WINDOW_WORDS],
             regs,
             reached: INNERMOST,
+            left: 0,
             list: 0,
             mappings: 0,
             version: 0,
@@ -97,14 +100,16 @@ impl Walk {
         self.window_next = WINDOW_FIRST_BYTES;
     }
 
-    /// The frame's address as it is to be recorded, before the next step: whoever reads it takes one from every address but
-    /// the first, to come from a return address into the call; so what a signal interrupted is recorded with one more.
+    /// The address of the frame that the last step left, as it is to be recorded.
+    ///
+    /// Whoever reads a stack takes one from every address but the first, to come from a return address into the call. Nothing
+    /// called what a signal interrupted, nor the trampoline that a handler returns to: those are recorded with one more.
     #[inline(always)]
-    pub fn frame(&self) -> u64 {
-        self.regs.ip.wrapping_add(self.reached >> 1)
+    pub fn left(&self) -> u64 {
+        self.left
     }
 
-    /// Steps from the current frame to its caller.
+    /// Steps from the current frame, which [`Walk::left`] then is, to its caller.
     ///
     /// `read(window, at, bytes)` fills the first `bytes` (a multiple of eight, at most the window) of `window`
     /// from user address `at` and says whether it could. `slab(number)` finds a slab. `recent` is of walks before this one.
@@ -116,6 +121,7 @@ impl Walk {
         slab: &impl Fn(u32) -> Option<&'a Slab>,
         recent: &mut Recent,
     ) -> u32 {
+        self.left = self.regs.ip.wrapping_add(self.reached >> 1);
         let words = 'words: {
             if self.mappings == 0 {
                 break 'words Words::POINTER;
@@ -181,6 +187,12 @@ impl Walk {
         self.regs = caller;
         self.reached = CALLED;
         CONTINUE
+    }
+
+    /// Says that the frame which is left is a signal's trampoline.
+    #[inline(always)]
+    pub(super) fn leave_trampoline(&mut self) {
+        self.left = self.left.wrapping_add(self.reached & CALLED);
     }
 
     /// Goes to what a signal interrupted.

@@ -9,6 +9,7 @@ mod books;
 mod budget;
 mod build;
 mod builder;
+mod healing;
 mod intake;
 mod notify;
 mod output;

@@ -14,6 +14,7 @@ use rustc_hash::FxHashSet;
 use super::Failure;
 use super::books::{Books, Room};
 use super::builder::{Builder, Built};
+use super::healing::Healing;
 use super::intake::Intake;
 use super::steering::Steering;
 use crate::capture::Kernel;
@@ -32,6 +33,9 @@ const WATERMARK: Duration = Duration::from_millis(5);
 /// Wakes closer together than this are made one: a new program maps its libraries within a millisecond, and a
 /// process that lives five is still pinned in time.
 const COALESCE: Duration = Duration::from_millis(1);
+
+/// How long one turn reads `/proc` after records were lost: on a machine of many processes all of it takes longer than a window.
+const HEAL_TURN: Duration = Duration::from_millis(50);
 
 /// How long the end waits for tables that samples with stacks wait for.
 const LAST_TABLES: Duration = Duration::from_secs(2);
@@ -53,11 +57,22 @@ pub(super) struct Plan {
     pub(super) total: Option<Duration>,
 }
 
-/// The moment of the last window's end, for who asks whether the reader is alive.
-#[derive(Clone, Debug, Default)]
+/// The moment of the last window's end, for who asks whether the reader is alive; before the first, of its own making.
+#[derive(Clone, Debug)]
 pub(super) struct Heartbeat(Arc<AtomicU64>);
 
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Self::last(MonoNs::now())
+    }
+}
+
 impl Heartbeat {
+    /// The last beat was then.
+    pub(super) fn last(beat: MonoNs) -> Self {
+        Self(Arc::new(AtomicU64::new(beat.0)))
+    }
+
     /// Time since the last beat.
     pub(super) fn age(&self) -> Duration {
         MonoNs::now().since(MonoNs(self.0.load(Ordering::Relaxed)))
@@ -86,6 +101,7 @@ pub(super) struct Reader {
     intake: Intake,
     builder: Option<Builder>,
     steering: Option<Steering>,
+    healing: Healing,
     kind: SampleKind,
     clock: WindowClock,
     books: Books,
@@ -135,6 +151,7 @@ impl Reader {
             intake,
             builder: None,
             steering: None,
+            healing: Healing::default(),
             kind,
             clock: WindowClock::default(),
             books,
@@ -210,6 +227,9 @@ impl Reader {
             }
             if let Some(steering) = &self.steering {
                 deadline = deadline.min(steering.due());
+            }
+            if self.intake.tracker.is_healing() {
+                deadline = MonoNs(0); // no more is waited for than has happened
             }
             let woken = self.kernel.wait(deadline).map_err(Failure::other("waiting for the kernel"))?;
             for (name, yes) in [
@@ -303,10 +323,24 @@ impl Reader {
         self.fresh_events = fresh;
         if drained.lost > 0 {
             self.meters.records_lost.inc_by(drained.lost);
-            let healed = self.intake.tracker.heal();
-            self.keep(healed);
+            self.healing.owe();
         }
+        self.heal();
         self.follow();
+    }
+
+    /// Reads what was lost, a part of it in each turn.
+    fn heal(&mut self) {
+        let began = MonoNs::now();
+        let mut healed = Vec::new();
+        if self.healing.begins(began, self.intake.tracker.is_healing()) {
+            healed = self.intake.tracker.heal();
+        }
+        if self.intake.tracker.is_healing() {
+            healed.extend(self.intake.tracker.heal_until(began.plus(HEAL_TURN)));
+            self.healing.spent(began, MonoNs::now());
+        }
+        self.keep(healed);
     }
 
     /// Tells the kernel side whose mappings have changed.

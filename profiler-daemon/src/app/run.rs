@@ -15,7 +15,7 @@ use super::intake::Intake;
 use super::quality::QualityMeters;
 use super::reader::{Heartbeat, Plan, Reader};
 use super::reload::{Live, Reload, Secrets};
-use super::service::{Progress, Service};
+use super::service::{Progress, Service, Stage};
 use super::signals::Hangup;
 use super::steering::{Ceiling, Steering};
 use super::usage::Roll;
@@ -124,7 +124,8 @@ pub fn run(
     let pushes = format!("pushing every {} to {url}", humantime::format_duration(config.interval));
     let standing = uploader.standing();
     let status = move || format!("{pushes}\n{standing}\n");
-    let progress = Progress::new(heartbeat.clone(), config.interval, uploader.pulses());
+    let stage = Stage::default();
+    let progress = Progress::new(heartbeat.clone(), config.interval, stage.clone(), uploader.pulses());
     let quality = QualityMeters::new(&meters);
     let (hostname, qualities) = (config.hostname.clone(), Some(quality.qualities()));
     let why = Why { hostname, relabel: relabel.clone(), qualities };
@@ -147,7 +148,7 @@ pub fn run(
         std::thread::Builder::new()
             .name("workshop".to_owned())
             .spawn(move || {
-                work(&batches, symbolizer, &uploader, &books, quality);
+                work(&batches, symbolizer, &uploader, &books, quality, &stage);
                 uploader.finish()
             })
             .map_err(Failure::other("starting a thread"))?
@@ -282,15 +283,20 @@ fn work(
     uploader: &Uploader,
     books: &Books,
     mut quality: QualityMeters,
+    stage: &Stage,
 ) {
     for batch in batches {
+        stage.begin("naming");
         let named = symbolizer.name(batch);
+        stage.begin("merging and encoding");
         let profiles = aggregate(&named, Grain::Stack);
         quality.count(&profiles);
         let weight: Weight = profiles.iter().map(Profile::weight).sum();
         let payloads: Vec<Payload> =
             profiles.iter().flat_map(|profile| encode::pprof::payloads(profile, Limits::default())).collect();
         books.pass(Room::Workshop, None, weight);
+        stage.begin("handing over what is to be pushed");
         uploader.send(payloads);
+        stage.begin("waiting for a window");
     }
 }

@@ -5,6 +5,7 @@
 //! work. A sign of life is given while windows are closed and pushes are settled, and for no other reason.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::books::Books;
@@ -13,6 +14,7 @@ use super::reload::Reload;
 use super::signals::{Hangup, Stopper};
 use super::{Failure, notify};
 use crate::deliver::Pulse;
+use crate::time::MonoNs;
 
 /// Between two turns at most. A switch that is made is seen as soon.
 const TURN: Duration = Duration::from_secs(15);
@@ -20,18 +22,42 @@ const TURN: Duration = Duration::from_secs(15);
 /// How long a window or a push may be late: a machine that swaps is slow, not stuck.
 const LATE_MAX: Duration = Duration::from_secs(20);
 
+/// What the workshop is at, and since when: who waits for it wants to know. Cheap to clone; clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Stage(Arc<Mutex<(&'static str, MonoNs)>>);
+
+impl Default for Stage {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(("waiting for a window", MonoNs::now()))))
+    }
+}
+
+impl Stage {
+    /// From now on it is `doing` that.
+    pub(super) fn begin(&self, doing: &'static str) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (doing, MonoNs::now());
+    }
+
+    /// `naming for 12 s`.
+    fn line(&self) -> String {
+        let (doing, since) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        format!("{doing} for {:.0} s", MonoNs::now().since(since).as_secs_f64())
+    }
+}
+
 /// Whether the work gets on. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
     heartbeat: Heartbeat,
     window: Duration,
+    workshop: Stage,
     pulses: Vec<Pulse>,
 }
 
 impl Progress {
-    /// Of a reader that closes a window each `window`, and uploaders with these pulses.
-    pub(super) fn new(heartbeat: Heartbeat, window: Duration, pulses: Vec<Pulse>) -> Self {
-        Self { heartbeat, window, pulses }
+    /// Of a reader that closes a window each `window`, of the workshop behind it, and of uploaders with these pulses.
+    pub(super) fn new(heartbeat: Heartbeat, window: Duration, workshop: Stage, pulses: Vec<Pulse>) -> Self {
+        Self { heartbeat, window, workshop, pulses }
     }
 
     /// Nothing, or what is stuck.
@@ -39,7 +65,11 @@ impl Progress {
         // The workshop is behind the reader: where it is stuck, the reader waits, and closes no window.
         let window = self.heartbeat.age();
         if window > self.window + LATE_MAX {
-            return Err(format!("no window was closed for {:.0} s", window.as_secs_f64()));
+            let window = window.as_secs_f64();
+            return Err(format!(
+                "no window was closed for {window:.0} s, and the workshop has been {}",
+                self.workshop.line()
+            ));
         }
         let push = self.pulses.iter().map(Pulse::overdue).max().unwrap_or_default();
         if push > LATE_MAX {
@@ -125,10 +155,19 @@ mod tests {
 
     #[test]
     fn who_closed_a_window_just_now_gets_on() {
-        let heartbeat = Heartbeat::default();
-        let progress = Progress::new(heartbeat.clone(), Duration::from_secs(10), vec![Pulse::default()]);
-        assert!(progress.check().is_err_and(|why| why.contains("no window")), "it never beat");
+        let (heartbeat, workshop) = (Heartbeat::last(MonoNs(0)), Stage::default());
+        let pulses = vec![Pulse::default()];
+        let progress = Progress::new(heartbeat.clone(), Duration::from_secs(10), workshop.clone(), pulses);
+        workshop.begin("naming");
+        let why = progress.check().expect_err("it did not beat for long");
+        assert!(why.contains("no window") && why.ends_with("the workshop has been naming for 0 s"), "{why}");
         heartbeat.beat();
+        assert_eq!(progress.check(), Ok(()));
+    }
+
+    #[test]
+    fn who_has_just_begun_is_not_stuck() {
+        let progress = Progress::new(Heartbeat::default(), Duration::ZERO, Stage::default(), Vec::new());
         assert_eq!(progress.check(), Ok(()));
     }
 }

@@ -94,27 +94,30 @@ impl Roll {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(pid);
     }
 
+    /// Those that run, with their times. Whoever was waited for is struck off: its number may be somebody else's by now.
+    fn running(&self) -> Vec<(u32, Times)> {
+        let mut running = Vec::new();
+        let mut pids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pids.retain(|&pid| match times(&pid.to_string()) {
+            Some(times) if times.parent == std::process::id() => {
+                running.push((pid, times));
+                true
+            }
+            _ => false,
+        });
+        running
+    }
+
     /// Anonymous memory of the children that run.
     fn anonymous_bytes(&self) -> f64 {
-        let pids = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let ours = |pid: &String| times(pid).is_some_and(|times| times.parent == std::process::id());
-        pids.iter().map(u32::to_string).filter(ours).map(|pid| anonymous_bytes(&pid)).sum()
+        self.running().into_iter().map(|(pid, _)| anonymous_bytes(&pid.to_string())).sum()
     }
 
     /// CPU time of this process and of all children, those that ended included.
     pub(super) fn cpu(&self) -> Duration {
         let Times { own, ended_children, .. } = times("self").unwrap_or_default();
-        let mut sum = own + ended_children;
-        let mut pids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // One that was waited for is among the ended; its number may be somebody else's by now.
-        pids.retain(|pid| match times(&pid.to_string()) {
-            Some(Times { parent, own, ended_children }) if parent == std::process::id() => {
-                sum += own + ended_children;
-                true
-            }
-            _ => false,
-        });
-        sum
+        let children = self.running().into_iter().map(|(_, times)| times.own + times.ended_children);
+        own + ended_children + children.sum::<Duration>()
     }
 }
 
@@ -145,7 +148,6 @@ mod tests {
         let burn = "t=$(date +%s%N); while [ $(($(date +%s%N) - t)) -lt 250000000 ]; do :; done; sleep 60";
         let mut child = std::process::Command::new("sh").args(["-c", burn]).spawn().unwrap();
         roll.add(child.id());
-        roll.add(1); // not ours
         while roll.cpu() < before + Duration::from_millis(50) {
             assert!(child.try_wait().unwrap().is_none(), "it ended and never counted");
             std::thread::sleep(Duration::from_millis(20));
@@ -154,6 +156,19 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(roll.cpu() >= before + Duration::from_millis(50));
-        assert_eq!(roll.0.lock().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn whoever_asks_strikes_off_who_ended() {
+        let asks: [fn(&Roll); 2] = [|roll| _ = roll.cpu(), |roll| _ = roll.anonymous_bytes()];
+        for ask in asks {
+            let roll = Roll::default();
+            let mut child = std::process::Command::new("true").spawn().unwrap();
+            roll.add(child.id());
+            roll.add(1); // not ours
+            child.wait().unwrap();
+            ask(&roll);
+            assert_eq!(roll.0.lock().unwrap().len(), 0);
+        }
     }
 }

@@ -4,8 +4,8 @@
 //! (`waiting`), and how a file looks ([`file`]).
 //!
 //! One thread does it all, in the order in which it was asked. Disks can take their time, and some never answer:
-//! the workshop waits [`ANSWER_MAX`] for a parcel to be written, the uploader as long for one to be read; then they go
-//! on from memory until the disk has caught up. A disk that is full or read-only or gone is tried again with each
+//! the workshop waits [`ANSWER_MAX`] for a parcel to be written, and begins none so long after the first of a window; the uploader waits as
+//! long for one to be read; then they go on from memory until the disk has caught up. A disk that is full or read-only or gone is tried again with each
 //! parcel, and said in the log when it fails and when it is well again.
 
 pub mod file;
@@ -28,10 +28,11 @@ use crate::meters::prometheus_client::metrics::counter::Counter;
 use crate::meters::prometheus_client::metrics::gauge::Gauge;
 use crate::meters::{Meters, label};
 use crate::model::Weight;
+use crate::time::MonoNs;
 
 /// How long an answer of the disk is waited for. A healthy one takes a millisecond; the workshop, which waits for it, has
 /// a window's time.
-const ANSWER_MAX: Duration = Duration::from_secs(2);
+pub(super) const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// Where to keep what waits, and how much of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -198,10 +199,10 @@ impl Spool {
         self.done.load(Ordering::Acquire) < self.late.load(Ordering::Acquire)
     }
 
-    /// Writes a parcel; `anyway` is for one that takes the place of another. Waits for it, within reason.
-    pub(super) fn write(&self, parcel: Spooled, anyway: bool) -> Written {
+    /// Writes a parcel, unless `until` is over; `anyway` is for one that takes the place of another. Waits for it, within reason.
+    pub(super) fn write(&self, parcel: Spooled, anyway: bool, until: MonoNs) -> Written {
         let (written, answer) = channel();
-        if self.is_late() {
+        if self.is_late() || MonoNs::now() >= until {
             self.meters.write_failed.inc();
             return Written::Not;
         }

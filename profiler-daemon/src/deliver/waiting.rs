@@ -26,11 +26,13 @@ use super::parcel::Parcel;
 use super::spool::{self, Found, Key, Spool, SpoolMeters, WasRead, Written, room};
 use super::tally::Tally;
 use crate::model::{Lost, Reason, Weight};
-use crate::time::WallNs;
+use crate::time::{MonoNs, WallNs};
 
 /// Most memory for bodies that are on disk too, bytes: some windows, so that what is sent at once, or after a short
 /// trouble, need not be read back.
 const WARM_BYTES_MAX: usize = 1 << 20;
+/// For what is not held up by a slow disk.
+const WHENEVER: MonoNs = MonoNs(u64::MAX);
 
 /// What became of everything that was put in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -117,9 +119,14 @@ impl Waiting {
     /// Takes parcels in, and the weight of what could not be made one. The oldest go if there is no room; after the
     /// end, these do.
     pub(super) fn put(&self, parcels: Vec<Parcel>, useless: Weight) {
+        self.put_until(MonoNs::now().plus(spool::ANSWER_MAX), parcels, useless);
+    }
+
+    /// The same; what is not written by `until` is written when a later one can be.
+    fn put_until(&self, until: MonoNs, parcels: Vec<Parcel>, useless: Weight) {
         for parcel in parcels {
             let key = self.lock().next_key();
-            let file = self.write(&parcel, key, None);
+            let file = self.write(&parcel, key, None, until);
             let entry = Entry::new(parcel, key, file);
             let mut state = self.lock();
             state.load.add(&entry);
@@ -135,7 +142,7 @@ impl Waiting {
         let mut state = self.lock();
         self.lost(&mut state, Reason::Refused, useless);
         drop(state);
-        self.write_the_rest();
+        self.write_the_rest(until);
         self.bell.notify_one();
     }
 
@@ -196,7 +203,7 @@ impl Waiting {
 
     /// Takes what is in hand off the disk. Parts of the same whole get files of their own before.
     async fn forget_hand(&self) {
-        self.write_the_rest();
+        self.write_the_rest(WHENEVER);
         let key = {
             let mut state = self.lock();
             let State { queue, hand, load, .. } = &mut *state;
@@ -278,7 +285,7 @@ impl Waiting {
 
     /// The end: what is here, or comes later, is kept on disk, or is lost.
     pub(super) fn stop(&self) -> Outcome {
-        self.write_the_rest();
+        self.write_the_rest(WHENEVER);
         let mut state = self.lock();
         state.stopped = true;
         while let Some(entry) = state.hand.take().or_else(|| state.queue.pop_front()) {
@@ -323,12 +330,12 @@ impl Waiting {
     }
 
     /// Writes a parcel, if there is a disk, and says which file holds it.
-    fn write(&self, parcel: &Parcel, key: Key, parent: Option<Key>) -> Option<Arc<File>> {
+    fn write(&self, parcel: &Parcel, key: Key, parent: Option<Key>, until: MonoNs) -> Option<Arc<File>> {
         let spool = self.spool.as_ref()?;
         let spooled = parcel.to_spool(key, parent);
-        let mut written = spool.write(spooled.clone(), false);
+        let mut written = spool.write(spooled.clone(), false, until);
         if written == Written::NoRoom && self.give_way(room(parcel.size() as u64)) {
-            written = spool.write(spooled, true);
+            written = spool.write(spooled, true, until);
         }
         match written {
             Written::Done { room, found } => {
@@ -353,8 +360,8 @@ impl Waiting {
         state.load.disk <= target
     }
 
-    /// Writes what is in memory only, oldest first, for as long as that can be done.
-    fn write_the_rest(&self) {
+    /// Writes what is in memory only, oldest first, for as long as that can be done, and no longer than `until`.
+    fn write_the_rest(&self, until: MonoNs) {
         if self.spool.is_none() {
             return;
         }
@@ -368,7 +375,7 @@ impl Waiting {
             let Body::Memory(parcel) = &entry.body else { return };
             let (parcel, key, parent) = (parcel.clone(), entry.key, entry.file.as_ref().map(|file| file.key));
             drop(state);
-            let Some(file) = self.write(&parcel, key, parent) else { return };
+            let Some(file) = self.write(&parcel, key, parent, until) else { return };
             let mut state = self.lock();
             let State { queue, hand, load, .. } = &mut *state;
             let entry = queue.iter_mut().chain(hand).find(|entry| entry.key == key);

@@ -143,7 +143,8 @@ pub struct RawSample {
     pub task: Task,
     /// Kernel addresses, leaf first; the first one is exact, the others return addresses.
     pub kernel: Vec<KernelAddr>,
-    /// User addresses, leaf first; the first one is exact, the others return addresses.
+    /// User addresses, leaf first; the first one is exact, the others return addresses, or one more than an address that
+    /// nothing called.
     pub user: Vec<UserAddr>,
     /// How the user walk ended.
     pub ended: End,

@@ -2,7 +2,8 @@
 //!
 //! In: what a file says of it: a build id, a name; any bytes. Out: handles of files that may be it; whoever opens and reads them
 //! says whether one is. In the root of the process first, which may be of a container, then in ours. Foreign processes choose what we
-//! meet: nothing but regular files is taken, and no file system that someone serves who need not answer is asked, not even what it is.
+//! meet: nothing but regular files is taken, and in their roots no file system that someone serves who need not answer is asked, not
+//! even what it is. Our own root is the operator's, and asked as it is.
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;

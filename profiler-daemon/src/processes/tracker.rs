@@ -33,6 +33,8 @@ pub struct Tracker {
     processes: FxHashMap<Pid, Process>,
     /// Processes whose beginning was seen by [`Tracker::pin`], which runs ahead of [`Tracker::apply`].
     announced: FxHashSet<Pid>,
+    /// Processes that are to be read again.
+    to_heal: Vec<Pid>,
     present: Present,
     /// Those whose main thread ended, oldest first, with the moment; some may have come back to life.
     ended: VecDeque<(Pid, MonoNs)>,
@@ -66,6 +68,7 @@ impl Tracker {
             procfs,
             processes: FxHashMap::default(),
             announced: FxHashSet::default(),
+            to_heal: Vec::new(),
             ended: VecDeque::new(),
             total: Total::default(),
             last_number: 0,
@@ -102,21 +105,39 @@ impl Tracker {
         Some(found)
     }
 
-    /// After records were lost: what runs now, and the end of what does not run any more, as events to apply.
+    /// After records were lost: the end of what does not run any more, as events to apply. What runs is read by
+    /// [`Self::heal_until`], from here on.
     pub fn heal(&mut self) -> Vec<ProcessEvent> {
         let time = MonoNs::now();
-        let mut events = self.snapshot();
-        if self.announced.is_empty() {
-            return events; // nothing could be read, so nothing is known to be over
-        }
-        for (&pid, process) in &self.processes {
-            if process.ended.is_none() && !self.announced.contains(&pid) {
-                let event = ProcessEvent { time, pid, change: ProcessChange::Exited };
-                self.present.take(&event);
-                events.push(event);
+        let Ok(pids) = self.procfs.pids().inspect_err(|_| _ = self.meters.unread.inc()) else {
+            return Vec::new(); // so nothing is known to be over
+        };
+        self.to_heal = pids.into_iter().map(Pid).collect();
+        self.announced = self.to_heal.iter().copied().collect();
+        let is_over =
+            |(pid, process): &(&Pid, &Process)| process.ended.is_none() && !self.announced.contains(pid);
+        let over = self.processes.iter().filter(is_over);
+        let events: Vec<_> =
+            over.map(|(&pid, _)| ProcessEvent { time, pid, change: ProcessChange::Exited }).collect();
+        events.iter().for_each(|event| self.present.take(event));
+        events
+    }
+
+    /// What runs, as events to apply: one process after the other, until it is that late. Of ten thousand all take seconds.
+    pub fn heal_until(&mut self, deadline: MonoNs) -> Vec<ProcessEvent> {
+        let mut events = Vec::new();
+        while let Some(pid) = self.to_heal.pop() {
+            events.extend(self.look_at(pid));
+            if MonoNs::now() >= deadline {
+                break;
             }
         }
         events
+    }
+
+    /// Whether there are processes yet that [`Self::heal_until`] has to read.
+    pub fn is_healing(&self) -> bool {
+        !self.to_heal.is_empty()
     }
 
     /// Holds on to what the process of `event` would take with it. To be called at once, in any order. A mapping

@@ -219,6 +219,10 @@ impl Client {
         let mut result = "none";
         let found = (self.config.find_debug_files)(module, &DebugFile::new(&sought.build_id, &sought.name));
         for file in found {
+            if MonoNs::now() >= self.patience.0 {
+                result = "no time";
+                break;
+            }
             match self.exchange(asked, Subject::DebugFile { slot }, &[file.as_fd()], &[])? {
                 Outcome::Taken(debug) => {
                     self.meters.debug_files.get_or_create(&label("result", "taken")).inc();

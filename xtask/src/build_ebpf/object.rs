@@ -52,6 +52,13 @@ pub(super) fn read(object: &[u8]) -> Result<Contents> {
     let btf = section(&file, ".BTF")?;
     ensure!(btf.starts_with(&BTF_MAGIC), "the object's section .BTF is not BTF");
 
+    let debug = file.sections().find_map(|section| section.name().ok().filter(|name| name.contains("debug")));
+    ensure!(
+        debug.is_none(),
+        "the object holds {}, which nothing that loads it reads",
+        debug.unwrap_or_default()
+    );
+
     every_function_ends(&file)?;
 
     let mut contents = Contents { programs: Vec::new(), maps: Vec::new() };
@@ -178,6 +185,15 @@ mod tests {
             let error = format!("{:#}", read(&object[..bytes]).unwrap_err());
             assert!(error.contains("truncated"), "{bytes} bytes: {error}");
         }
+    }
+
+    #[test]
+    fn an_object_with_debug_information_is_refused() {
+        let renamed = |object: &mut Vec<u8>| {
+            let at = object.windows(8).rposition(|window| window == b".rodata\0").unwrap();
+            object[at..at + 7].copy_from_slice(b".debug_");
+        };
+        check_refused(renamed, "the object holds .debug_");
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub(super) struct Tools {
     rustc: String,
     /// LLVM version of rustc.
     llvm: String,
+    /// The machine that rustc runs on.
+    host: String,
     /// Where rustc's own files are.
     sysroot: String,
     /// `bpf-linker --version`.
@@ -38,6 +40,7 @@ impl Tools {
         let verbose = output_of(&channel, "rustc", &["-vV"])
             .with_context(|| format!("`rustup run {channel} rustc -vV` does not work"))?;
         let llvm = field(&verbose, "LLVM version: ")?;
+        let host = field(&verbose, "host: ")?;
         let sysroot =
             output_of(&channel, "rustc", &["--print", "sysroot"]).context("rustc has no sysroot")?;
         if !Path::new(&sysroot).join("lib/rustlib/src/rust/library/core").is_dir() {
@@ -51,7 +54,7 @@ impl Tools {
         }
         let bpf_linker = bpf_linker(&llvm)?;
         let rustc = verbose.lines().next().unwrap_or_default().to_owned();
-        Ok(Self { channel, rustc, llvm, sysroot, bpf_linker })
+        Ok(Self { channel, rustc, llvm, host, sysroot, bpf_linker })
     }
 
     /// Builds the object and says where it is.
@@ -68,7 +71,18 @@ impl Tools {
                 self.llvm, self.bpf_linker
             )
         })?;
-        Ok(host::target_dir().join(TARGET).join("release").join(PACKAGE))
+        let built = host::target_dir().join(TARGET).join("release").join(PACKAGE);
+        self.strip(&built)
+    }
+
+    /// Leaves out what only a debugger reads, three quarters of an object: types and lines are in its BTF.
+    fn strip(&self, built: &Path) -> Result<PathBuf> {
+        let stripped = built.with_extension("bpf.o");
+        // Beside the compiler in every toolchain. Started through rustup, because it is linked to the compiler's LLVM.
+        let bin = format!("{}/lib/rustlib/{}/bin/rust-objcopy", self.sysroot, self.host);
+        let mut strip = rustup_run(&self.channel, &bin);
+        host::run(strip.arg("--strip-debug").args([built, &stripped]))?;
+        Ok(stripped)
     }
 
     /// Places of this machine that have no business in the object.

@@ -26,7 +26,7 @@ const LIST: u32 = SLABS_MAX as u32;
 pub enum Walked {
     /// To its end.
     To {
-        /// Addresses, leaf first; the first one is exact, the others return addresses.
+        /// As in [`crate::model::RawSample::user`].
         user: Vec<UserAddr>,
         /// How it ended.
         ended: End,
@@ -75,8 +75,8 @@ impl Tables {
             found
         };
         while user.len() < USER_FRAMES_MAX {
-            user.push(UserAddr(walk.frame()));
             let ended = walk.step(&mut read, slab, &mut recent);
+            user.push(UserAddr(walk.left()));
             if walk.wants & u64::from(WANTED) != 0 {
                 let module = mappings.iter().find(|mapped| mapped.start == walk.met());
                 return match module.and_then(|mapped| mapped.module) {

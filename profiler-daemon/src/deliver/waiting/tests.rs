@@ -340,7 +340,7 @@ async fn parts_beside_their_whole_are_not_sent_twice() {
     let mut parts = whole.split(1);
     // As if it was killed between two parts.
     let key = Key { part: 1, ..parent };
-    waiting.spool.as_ref().unwrap().write(parts.remove(0).to_spool(key, Some(parent)), false);
+    waiting.spool.as_ref().unwrap().write(parts.remove(0).to_spool(key, Some(parent)), false, WHENEVER);
     waiting.spool.as_ref().unwrap().end();
     let next = place.open();
     assert_eq!(deliver(&next).await, [9]);
@@ -432,6 +432,17 @@ async fn a_disk_that_hangs_stops_nobody() {
             lost: Lost(std::collections::BTreeMap::from([(Reason::SpoolTorn, Weight(1))])),
         }
     );
+}
+
+#[tokio::test]
+async fn a_window_waits_no_longer_for_a_slow_disk_however_much_is_to_be_written() {
+    let mut place = Place::new();
+    let waiting = place.open();
+    waiting.put_until(MonoNs(0), vec![parcel(1, 10, 1), parcel(2, 10, 1)], Weight(0));
+    assert_eq!((place.files(), waiting.is_safe()), (0, false));
+    put(&waiting, 4, 10);
+    assert_eq!((place.files(), waiting.is_safe()), (3, true), "the next window writes the rest");
+    assert_eq!(deliver(&waiting).await, [1, 2, 4]);
 }
 
 #[tokio::test]

@@ -1,9 +1,15 @@
-//! Whether the kernel describes its types. Others need that; for us it is good to know only, since nothing of ours is made to fit a
-//! kernel's types.
+//! Whether the kernel knows its own types. Our programs ask it for the task that runs, which it gives to whom it can tell what a task is;
+//! the agent does not read the file by which it tells others, so that one may be hidden.
 
 use super::{Finding, Place};
 
 pub(super) fn check(place: &Place) -> Finding {
-    let there = place.root.join("sys/kernel/btf/vmlinux").exists();
-    Finding::fits("btf", if there { "there, and not needed" } else { "not there, and not needed" })
+    if place.root.join("sys/kernel/btf/vmlinux").exists() {
+        return Finding::fits("btf", "the kernel knows its types");
+    }
+    Finding::unknown(
+        "btf",
+        "/sys/kernel/btf/vmlinux is not there: it is hidden, which does no harm, or the kernel was built without CONFIG_DEBUG_INFO_BTF \
+         and loads no program of ours",
+    )
 }

@@ -97,19 +97,49 @@ fn locked_memory_matters_on_old_kernels_only() {
 }
 
 #[test]
+fn a_kernel_that_does_not_know_its_types_may_be_the_trouble() {
+    check(btf::check, &[("sys/kernel/btf/vmlinux", "")], Health::Fits, "knows its types");
+    check(btf::check, &[], Health::Unknown, "CONFIG_DEBUG_INFO_BTF");
+}
+
+#[test]
 fn what_others_need_is_told_and_changes_nothing() {
-    check(btf::check, &[("sys/kernel/btf/vmlinux", "")], Health::Fits, "there, and not needed");
-    check(btf::check, &[], Health::Fits, "not there");
     check(tracefs::check, &[("sys/kernel/tracing/events/enable", "")], Health::Fits, "there, and not needed");
     check(tracefs::check, &[], Health::Fits, "not there for us");
 }
 
 #[test]
 fn processes_of_others_may_be_looked_at_or_not() {
-    let (maps, exe, mapped) = ("proc/1/maps", "proc/1/exe", "proc/1/map_files/1000-2000");
-    check(processes::check, &[(maps, ""), (exe, ""), (mapped, "")], Health::Fits, "1 were tried");
-    check(processes::check, &[(maps, ""), ("proc/self/maps", "")], Health::Fits, "1 were tried");
+    let (arguments, maps) = (("proc/1/cmdline", "init"), ("proc/1/maps", ""));
+    check(processes::check, &[arguments, maps], Health::Fits, "1 were tried");
+    check(processes::check, &[arguments, ("proc/self/cmdline", "us")], Health::Fits, "1 were tried");
+    check(
+        processes::check,
+        &[arguments, ("proc/2/cmdline", ""), ("proc/2/maps", "")],
+        Health::Fits,
+        "1 were tried",
+    );
+    check(processes::check, &[("proc/2/cmdline", "")], Health::Unknown, "none is seen");
     check(processes::check, &[("proc/uptime", "")], Health::Unknown, "none is seen");
+}
+
+/// Of so many tries some were refused, and some met a process that had ended.
+#[track_caller]
+fn check_refused(refused: usize, gone: usize, granted: usize, expected: bool) {
+    let error = |kind: std::io::ErrorKind, count| (0..count).map(move |_| Err(kind.into()));
+    let tried = error(std::io::ErrorKind::PermissionDenied, refused)
+        .chain(error(std::io::ErrorKind::NotFound, gone))
+        .chain((0..granted).map(|_| Ok(())));
+    assert_eq!(processes::is_refused(tried).is_some(), expected);
+}
+
+#[test]
+fn a_right_is_missing_where_most_processes_refuse_what_it_grants() {
+    check_refused(0, 0, 10, false);
+    check_refused(5, 0, 5, false);
+    check_refused(6, 0, 5, true);
+    check_refused(1, 9, 0, true);
+    check_refused(0, 9, 0, false);
 }
 
 #[test]

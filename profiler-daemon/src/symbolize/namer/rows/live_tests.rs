@@ -124,8 +124,8 @@ impl Slabs {
         let slab = |number: u32| self.slabs.get(number as usize).map(|slab| &**slab);
         let mut frames = Vec::new();
         for _ in 0..1000 {
-            frames.push(walk.frame());
             let went = walk.step(&mut read, &slab, &mut recent);
+            frames.push(walk.left());
             if went != CONTINUE {
                 return (frames, End::from_wire(u16::try_from(went).unwrap()).unwrap());
             }

@@ -163,7 +163,7 @@ impl Stepped {
         if signalled {
             let interrupted = now.sp + INTERRUPTED;
             push(interrupted, word(&self.memory, interrupted), 1);
-            push(now.sp, word(&self.memory, now.sp), 0);
+            push(now.sp, word(&self.memory, now.sp), 1);
         } else if now.sp == before.sp - 8 {
             // Nothing else pushes an address right behind itself.
             let pushed = word(&self.memory, now.sp);
