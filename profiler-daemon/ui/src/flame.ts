@@ -67,7 +67,7 @@ export class FlameGraph {
   private charWidth = 7.2;
   /** Of all rows, in pixels. */
   private height = 0;
-  /** Of the graph as it was drawn last, in pixels; zero before. */
+  /** Of the graph, in pixels; zero before it is seen. */
   width = 0;
   private readonly colors = new Map<number, string>();
   private readonly labels = new Map<number, string[]>();
@@ -187,7 +187,10 @@ export class FlameGraph {
 
   /** Draws at once what has room now, so that no frame shows a strip of nothing; rows may come and go with the next. */
   private resized(): void {
-    if (this.width > 0) this.draw();
+    const isDrawn = this.width > 0;
+    // Here it is known: at other times asking for it lays the page out.
+    this.width = this.options.scroller.clientWidth;
+    if (isDrawn) this.draw();
     requestAnimationFrame(() => {
       if (this.tree !== null) this.resize();
       this.draw();
@@ -196,8 +199,7 @@ export class FlameGraph {
 
   /** Thinner nodes are not drawn, in units of the tree; nothing is left out before there is a place to draw. */
   private get thinnest(): number {
-    const { clientWidth } = this.options.scroller;
-    return clientWidth === 0 ? 0 : (this.view.width / clientWidth) * WIDTH_MIN;
+    return this.width === 0 ? 0 : (this.view.width / this.width) * WIDTH_MIN;
   }
 
   /** Where the row of that depth begins, from the top of what is seen. */
