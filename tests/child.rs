@@ -48,6 +48,11 @@ fn say(what: &str, outcome: Result<impl Sized, impl Display>) {
     }
 }
 
+fn about_itself() {
+    print!("{}", std::fs::read_to_string("/proc/self/status").expect("ours"));
+    print!("OomScoreAdj:\t{}", std::fs::read_to_string("/proc/self/oom_score_adj").expect("ours"));
+}
+
 fn try_namer(folder: &Path) -> ExitCode {
     let private = File::open(folder.join("private")).expect("opened before");
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound before");
@@ -65,7 +70,7 @@ fn try_namer(folder: &Path) -> ExitCode {
     say("thread", std::thread::Builder::new().spawn(|| ()));
     let mut hoard: Vec<u8> = Vec::new();
     say("half a gigabyte", hoard.try_reserve_exact(512 << 20));
-    print!("{}", std::fs::read_to_string("/proc/self/status").expect("ours"));
+    about_itself();
     ExitCode::SUCCESS
 }
 
@@ -77,7 +82,7 @@ fn try_server(folder: &Path) -> ExitCode {
     say("write beside it", File::create(folder.join("written")));
     say("exec", Command::new("/bin/true").status());
     say("thread", std::thread::Builder::new().spawn(|| ()));
-    print!("{}", std::fs::read_to_string("/proc/self/status").expect("ours"));
+    about_itself();
     ExitCode::SUCCESS
 }
 

@@ -90,6 +90,9 @@ pub fn suspended() -> Duration {
     Duration::from_nanos(nanoseconds(ClockId::Boottime).saturating_sub(mono))
 }
 
+/// How often both clocks are looked at for one anchor.
+const LOOKS: u32 = 3;
+
 /// Relates the two clocks at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Anchor {
@@ -100,9 +103,14 @@ pub struct Anchor {
 }
 
 impl Anchor {
-    /// Both clocks now.
+    /// Both clocks now. Whoever looks may be kept from running between the two: of some looks the quickest counts.
     pub fn now() -> Self {
-        Self { mono: MonoNs::now(), wall: WallNs::now() }
+        let look = |_| {
+            let anchor = Self { mono: MonoNs::now(), wall: WallNs::now() };
+            (MonoNs::now().since(anchor.mono), anchor)
+        };
+        let first = look(0);
+        (1..LOOKS).map(look).fold(first, |best, other| if other.0 < best.0 { other } else { best }).1
     }
 
     /// `moment` by the wall.
@@ -117,6 +125,7 @@ impl Anchor {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WindowClock {
     end: Option<(MonoNs, WallNs)>,
+    set_ns: Option<i64>,
 }
 
 /// How far the wall clock may drift from the monotonic one within a window; more means that it was set.
@@ -127,13 +136,24 @@ impl WindowClock {
     pub fn window(&mut self, opened: MonoNs, closed: MonoNs, anchor: Anchor) -> Window {
         let by_anchor = anchor.wall(opened);
         let start = match self.end {
-            Some((mono, wall)) if mono == opened && wall.0.abs_diff(by_anchor.0) <= DRIFT_NS_MAX => wall,
+            Some((mono, wall)) if mono == opened => {
+                let ahead = by_anchor.0.saturating_sub(wall.0);
+                let is_set = ahead.unsigned_abs() > DRIFT_NS_MAX;
+                self.set_ns = is_set.then_some(ahead);
+                if is_set { by_anchor } else { wall }
+            }
             _ => by_anchor,
         };
         let duration_ns = closed.0.saturating_sub(opened.0);
         let end = start.0.saturating_add(i64::try_from(duration_ns).unwrap_or(i64::MAX));
         self.end = Some((closed, WallNs(end)));
         Window { start, duration_ns }
+    }
+
+    /// How far the wall clock was set ahead in the last window, nanoseconds, below zero if it was set back; nothing if it was not, or if
+    /// that was asked before. A machine that was suspended looks the same.
+    pub fn take_set_ns(&mut self) -> Option<i64> {
+        self.set_ns.take()
     }
 }
 
@@ -151,6 +171,8 @@ mod tests {
         let anchor = Anchor { mono: MonoNs(0), wall: WallNs(5_000 + skew) };
         let second = clock.window(MonoNs(1_000), MonoNs(2_000), anchor);
         assert_eq!((second.start, second.duration_ns), (WallNs(expected), 1_000));
+        let set = (expected != 6_000).then_some(skew);
+        assert_eq!((clock.take_set_ns(), clock.take_set_ns()), (set, None));
     }
 
     #[test]
@@ -161,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_follows_a_clock_that_was_set() {
+    fn a_window_follows_a_clock_that_was_set_and_says_so() {
         check_second_start(3_600_000_000_000, 3_600_000_006_000);
         check_second_start(-3_600_000_000_000, -3_599_999_994_000);
     }

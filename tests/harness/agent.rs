@@ -293,12 +293,17 @@ impl Agent {
         of_it.sum()
     }
 
-    /// The process id of its child called `command` (`namer`, `serve`), if it runs.
+    /// The process id of its child called `command` (`namer`, `serve`), if it runs; of several, of any.
     pub fn child(&self, command: &str) -> Option<u32> {
+        self.children(command).first().copied()
+    }
+
+    /// The process ids of its children called `command`.
+    pub fn children(&self, command: &str) -> Vec<u32> {
         let own = self.process.id();
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        pids.find(|&pid| parent_of(pid) == Some(own) && is_called(pid, command))
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        pids.filter(|&pid| parent_of(pid) == Some(own) && is_called(pid, command)).collect()
     }
 
     /// Waits for its child called `command`, other than `not`.

@@ -20,6 +20,7 @@ mod disk;
 mod hidden;
 mod scene;
 mod served;
+mod squeeze;
 
 fn hostile(arguments: &[&str]) -> Command {
     let mut command = Command::new(workloads::hostile());

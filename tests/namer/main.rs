@@ -64,6 +64,7 @@ fn the_namer_reads_what_it_is_handed_and_does_nothing_else() {
     assert_ne!(value(&said, "half a gigabyte: "), "done");
     check(&said, "NoNewPrivs:\t1");
     check(&said, "Seccomp:\t2");
+    check(&said, "OomScoreAdj:\t1000");
     if is_root() {
         check(&said, "Uid:\t65534\t65534\t65534\t65534");
         check(&said, "Gid:\t65534\t65534\t65534\t65534");
@@ -88,6 +89,7 @@ fn the_server_writes_in_its_folder_and_keeps_no_capability() {
     check(&said, "CapEff:\t0000000000000000");
     check(&said, "CapPrm:\t0000000000000000");
     check(&said, "NoNewPrivs:\t1");
+    check(&said, "OomScoreAdj:\t900");
 }
 
 #[test]

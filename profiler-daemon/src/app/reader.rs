@@ -90,6 +90,7 @@ struct ReaderMeters {
     records_lost: Counter,
     records_malformed: Counter,
     processors_changed: Counter,
+    wall_clock_set: Counter,
     no_kernel_stack: Counter,
 }
 
@@ -168,6 +169,10 @@ impl Reader {
                 ),
                 processors_changed: meters
                     .counter("profiler_processors_changed", "Processors that came or went"),
+                wall_clock_set: meters.counter(
+                    "profiler_wall_clock_set",
+                    "Windows in which the wall clock was set, or the machine was suspended",
+                ),
                 no_kernel_stack: meters.counter(
                     "profiler_samples_without_kernel_stack",
                     "Samples in the kernel whose stack the kernel could not walk",
@@ -450,6 +455,13 @@ impl Reader {
     /// Hands the window from `opened` to `closed` to the workshop.
     fn close(&mut self, opened: MonoNs, closed: MonoNs, q1: &SyncSender<TraceBatch>) -> Result<(), Failure> {
         let window = self.clock.window(opened, closed, Anchor::now());
+        if let Some(ahead_ns) = self.clock.take_set_ns() {
+            self.meters.wall_clock_set.inc();
+            tracing::info!(
+                "the wall clock was set by {:+.1} s, or the machine was suspended: windows go by it from now on",
+                ahead_ns as f64 / 1e9
+            );
+        }
         let balance = self.kernel.balance();
         self.books.captured(&balance);
         self.books.elsewhere(self.intake.attributor.take_unwanted());

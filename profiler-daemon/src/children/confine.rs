@@ -48,6 +48,8 @@ pub struct Confinement {
     pub sockets_and_threads: bool,
     /// Where it may write.
     pub writes: Writes,
+    /// How readily the kernel ends it where memory is short, of a thousand; who started it should be ended later.
+    pub oom_score_adj: u16,
 }
 
 /// Where a child may write.
@@ -70,6 +72,8 @@ impl Confinement {
             capabilities: CapabilitySet::DAC_READ_SEARCH,
             sockets_and_threads: false,
             writes: Writes::Nowhere,
+            // Before all others: it holds nothing that would be missed, and another is there at the next question.
+            oom_score_adj: 1000,
         }
     }
 
@@ -82,6 +86,8 @@ impl Confinement {
             capabilities: CapabilitySet::empty(),
             sockets_and_threads: true,
             writes,
+            // Before the agent, which starts it again: what was pushed to it is on disk.
+            oom_score_adj: 900,
         }
     }
 }
@@ -119,6 +125,8 @@ pub struct Report {
     pub seccomp: Level,
     /// True if memory, files and core dumps are limited.
     pub limited: bool,
+    /// True if it is ended as readily as was wanted where memory is short.
+    pub expendable: bool,
 }
 
 /// How far a restriction reaches.
@@ -134,13 +142,15 @@ pub enum Level {
 
 impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { uid, other_user: _, capabilities, bounding_empty, landlock, seccomp, limited } = self;
+        let Self { uid, other_user: _, capabilities, bounding_empty, landlock, seccomp, limited, expendable } =
+            self;
         write!(
             out,
             "uid {uid}, capabilities {capabilities:#x}, bounding set {}, landlock {landlock}, seccomp {seccomp}, \
-             limits {}",
+             limits {}, ended {} where memory is short",
             if *bounding_empty { "empty" } else { "kept" },
             if *limited { "set" } else { "not set" },
+            if *expendable { "first" } else { "like others" },
         )
     }
 }
@@ -174,11 +184,20 @@ pub fn hand_over(folder: &Path) -> io::Result<()> {
 
 /// Confines the calling thread, and so every thread it will start.
 pub fn confine(confinement: &Confinement) -> Result<Report, ConfineError> {
-    let Confinement { name, data_bytes_max, files_max, capabilities, sockets_and_threads, writes } =
-        confinement;
+    let Confinement {
+        name,
+        data_bytes_max,
+        files_max,
+        capabilities,
+        sockets_and_threads,
+        writes,
+        oom_score_adj,
+    } = confinement;
     let _ = set_name(name); // a wrong name harms nobody
     set_no_new_privs(true).map_err(kept("the right to gain privileges"))?;
     let limited = limit(*data_bytes_max, *files_max);
+    // As long as the file is ours. To be ended more readily is anyone's right.
+    let expendable = std::fs::write("/proc/self/oom_score_adj", oom_score_adj.to_string()).is_ok();
     let bounding_empty = empty_bounding_set();
     let other_user = become_nobody();
     let capabilities = keep_only(*capabilities).map_err(kept("capabilities"))?;
@@ -194,6 +213,7 @@ pub fn confine(confinement: &Confinement) -> Result<Report, ConfineError> {
         landlock,
         seccomp,
         limited,
+        expendable,
     })
 }
 

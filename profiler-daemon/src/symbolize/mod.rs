@@ -18,6 +18,7 @@ mod tables;
 mod text;
 mod troubles;
 mod vdso;
+mod words;
 
 #[cfg(test)]
 mod tests;

@@ -29,7 +29,7 @@ pub(super) const REQUEST_BYTES_MAX: usize = ADDRESSES_MAX * 10 + 64;
 pub(super) const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// Bytes of one name or source path; the rest is cut. C++ templates reach a few thousand.
 pub(super) const NAME_BYTES_MAX: usize = 4096;
-/// Words of an unwind table after which an answer is long enough. With what the largest function adds, and at five bytes for
+/// Words of an unwind table after which an answer is long enough. With what the largest function adds, and at four bytes for
 /// a word, it still fits.
 pub(super) const BLOCK_WORDS_MAX: usize = 1 << 18;
 /// Functions inlined into each other at one address.
@@ -122,6 +122,7 @@ pub(super) enum Outcome {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Rows {
     /// Pages of the file that have rows, ascending, and the block of each.
+    #[serde(with = "super::words")]
     pub(super) blocks: Vec<(u32, Vec<u32>)>,
     /// What the next question has to begin with; none if this was the last part.
     pub(super) next: Option<u32>,

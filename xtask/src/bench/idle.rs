@@ -1,73 +1,123 @@
 //! What a resident costs where nothing happens: its start, its idling beside two hundred processes that sleep, its stop in the middle of
 //! a window.
+//!
+//! A start is over when everything that is met at first has its names and its table: so something runs for its first seconds, and what the
+//! namers do for that is part of the start, not of the idling. How long it takes is seen from outside, for whoever asks it makes work.
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::daemon::{Daemon, Stopped};
 use super::load::{Load, Scene};
 use super::meter::Reading;
-use super::{Budget, Tools};
+use super::{Budget, Plan, Tools};
 
-/// The rate that a service has unless it is told another, and the one that other figures are for.
-const FREQUENCIES_HZ: [u32; 2] = [19, 99];
-/// Starts at each rate; what is shown is the middle one.
-const ROUNDS: usize = 3;
-/// After that long everything that belongs to the start has been done.
-const START: Duration = Duration::from_secs(3);
-/// After that long the first whole window has been pushed, and helpers of the start have been ended.
-const SETTLED: Duration = Duration::from_secs(24);
-/// How long it idles: to the middle of the fifth window after that.
-const IDLE: Duration = Duration::from_secs(45);
+/// How long something runs at the start: over the end of the first window, which is short, so that two have samples.
+const BUSY: Duration = Duration::from_secs(3);
+/// Whoever names did nothing for so long has settled: more than a window.
+const QUIET: Duration = Duration::from_secs(12);
+/// Where they never settle there is no idling to measure.
+const SETTLED_MAX: Duration = Duration::from_secs(120);
+/// CPU time in `QUIET` that is nothing: what a namer takes to be asked for a name or two.
+const QUIET_CPU_S: f64 = 0.005;
+/// How long it idles: six windows and a half, so that its stop is in the middle of one.
+const IDLE: Duration = Duration::from_secs(65);
+/// Its processes by the first words of their command lines, and what they are.
+const PROCESSES: [(&str, &str); 3] = [("run", "agent"), ("serve", "server"), ("namer", "namers")];
 
 /// One life.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Life {
-    start_cpu_s: f64,
-    idle_percent: f64,
-    wakeups_per_second: f64,
-    /// Of the rest of the machine: where it is not idle, the agent has work.
-    busy_cores: f64,
+    /// What was used until the namers had settled, and when that was.
+    start: Reading,
+    settled_s: f64,
+    /// At both ends of its idling.
+    quiet: Reading,
+    idled: Reading,
     stopped: Stopped,
 }
 
+impl Life {
+    fn idle_percent(&self) -> f64 {
+        self.idled.cpu_percent_since(&self.quiet)
+    }
+
+    /// Of the rest of the machine: where it is not idle, the agent has work.
+    fn busy_cores(&self) -> f64 {
+        self.idled.machine_cores_since(&self.quiet) - self.idle_percent() / 100.0
+    }
+
+    fn print(&self, hz: u32) {
+        let Self { start, settled_s, quiet, idled, stopped } = self;
+        println!(
+            "{hz:>4} {:<13} {:>9.3} {settled_s:>9.0} {:>9.3} {:>8.2} {:>10.2} {:>7.2} {:>9} {:>6}",
+            "all",
+            start.cpu_s,
+            self.idle_percent(),
+            idled.wakeups_per_second_since(quiet),
+            self.busy_cores(),
+            stopped.took_s,
+            stopped.captured,
+            stopped.lost,
+        );
+        for (command, name) in PROCESSES {
+            let idle_s = idled.cpu_s_of(command) - quiet.cpu_s_of(command);
+            println!(
+                "     {name:<13} {:>9.3} {:>9} {:>9.3} {:>8.2}",
+                start.cpu_s_of(command),
+                "",
+                idle_s * 100.0 / idled.seconds_since(quiet),
+                idled.wakeups_per_second_of(command, quiet),
+            );
+        }
+        let ended = |reading: &Reading| {
+            reading.cpu_s - PROCESSES.iter().map(|(command, _)| reading.cpu_s_of(command)).sum::<f64>()
+        };
+        println!(
+            "     {:<13} {:>9.3} {:>9} {:>9.3}",
+            "ended namers",
+            ended(start),
+            "",
+            (ended(idled) - ended(quiet)) * 100.0 / idled.seconds_since(quiet),
+        );
+    }
+}
+
 /// Measures, and prints a table.
-pub(super) fn measure(tools: &Tools) -> Result<Vec<Budget>> {
+pub(super) fn measure(tools: &Tools, plan: Plan) -> Result<Vec<Budget>> {
+    let rounds = plan.kernel_rounds;
     println!(
-        "\n`profiler-daemon run`, all its processes, beside 200 that sleep: the middle of {ROUNDS} lives"
+        "\n`profiler-daemon run` and its processes, beside 200 that sleep; budgets: the middle of {rounds}"
     );
     println!(
-        "{:>4}  {:>11} {:>9} {:>9} {:>11} {:>7} {:>9} {:>6}",
-        "Hz", "start CPU s", "idle %", "wakes/s", "cores busy", "stop s", "captured", "lost"
+        "{:>4} {:<13} {:>9} {:>9} {:>9} {:>8} {:>10} {:>7} {:>9} {:>6}",
+        "Hz", "", "start s", "settled s", "idle %", "wakes/s", "cores busy", "stop s", "captured", "lost"
     );
     let _load = Load::of(Scene::Sleeping, &tools.deep)?;
     let mut budgets = Vec::new();
-    for hz in FREQUENCIES_HZ {
-        let lives = (0..ROUNDS).map(|_| live(tools, hz)).collect::<Result<Vec<_>>>()?;
+    // 999 times a second nobody leaves it on.
+    for &hz in plan.frequencies_hz.iter().filter(|hz| **hz < 999) {
+        let mut lives = Vec::new();
+        for _ in 0..rounds {
+            let life = live(tools, hz)?;
+            life.print(hz);
+            lives.push(life);
+        }
         let middle = |of: fn(&Life) -> f64| {
             let mut found: Vec<f64> = lives.iter().map(of).collect();
             found.sort_by(f64::total_cmp);
             found[found.len() / 2]
         };
-        let (start, idle) = (middle(|life| life.start_cpu_s), middle(|life| life.idle_percent));
-        let (captured, lost) = lives.iter().fold((0, 0), |(captured, lost), life| {
-            (captured + life.stopped.captured, lost + life.stopped.lost)
-        });
-        println!(
-            "{hz:>4}  {start:>11.3} {idle:>9.3} {:>9.2} {:>11.2} {:>7.2} {captured:>9} {lost:>6}",
-            middle(|life| life.wakeups_per_second),
-            middle(|life| life.busy_cores),
-            middle(|life| life.stopped.took_s),
-        );
         let budget = |what: &str, found: f64, most: f64, unit: &'static str| Budget {
             what: format!("{what} (200 idle processes, {hz} Hz)"),
             found,
             most,
             unit,
         };
-        budgets.push(budget("CPU to start", start, 0.2, "s"));
-        budgets.push(budget("idle CPU of one core", idle, 0.05, "%"));
+        let lost: u64 = lives.iter().map(|life| life.stopped.lost).sum();
+        budgets.push(budget("CPU to start", middle(|life| life.start.cpu_s), 0.2, "s"));
+        budgets.push(budget("idle CPU of one core", middle(Life::idle_percent), 0.05, "%"));
         budgets.push(budget("samples lost by a stop in mid-window", lost as f64, 0.0, ""));
     }
     Ok(budgets)
@@ -76,21 +126,33 @@ pub(super) fn measure(tools: &Tools) -> Result<Vec<Budget>> {
 fn live(tools: &Tools, hz: u32) -> Result<Life> {
     let daemon = Daemon::start(&tools.daemon, hz)?;
     let (begun, pid) = (daemon.begun(), daemon.id());
-    // Nobody asks it anything: answers would be work.
-    sleep_until(begun + START);
-    let started = Reading::of(pid);
-    sleep_until(begun + SETTLED);
-    let settled = Reading::of(pid);
-    sleep_until(begun + SETTLED + IDLE);
+    let busy = Load::of(Scene::Busy, &tools.deep)?;
+    sleep_until(begun + BUSY);
+    drop(busy);
+    let (start, settled_s) = settle(pid, begun)?;
+    let quiet = Reading::of(pid);
+    sleep_until(quiet.at + IDLE);
     let idled = Reading::of(pid);
-    let busy_cores = idled.machine_cores_since(&settled) - idled.cpu_percent_since(&settled) / 100.0;
-    Ok(Life {
-        start_cpu_s: started.cpu_s,
-        idle_percent: idled.cpu_percent_since(&settled),
-        wakeups_per_second: idled.wakeups_per_second_since(&settled),
-        busy_cores,
-        stopped: daemon.stop()?,
-    })
+    Ok(Life { start, settled_s, quiet, idled, stopped: daemon.stop()? })
+}
+
+/// What was used, and how long it took, until the namers did nothing more for a while.
+fn settle(pid: u32, begun: Instant) -> Result<(Reading, f64)> {
+    // What is neither the agent's nor the server's is the namers', of those that have ended too.
+    let named_s = |reading: &Reading| reading.cpu_s - reading.cpu_s_of("run") - reading.cpu_s_of("serve");
+    let mut last = Reading::of(pid);
+    loop {
+        std::thread::sleep(QUIET);
+        let now = Reading::of(pid);
+        if named_s(&now) - named_s(&last) <= QUIET_CPU_S {
+            let took_s = last.at.duration_since(begun).as_secs_f64();
+            return Ok((last, took_s));
+        }
+        if begun.elapsed() > SETTLED_MAX {
+            bail!("its namers work on and on: this machine is not idle");
+        }
+        last = now;
+    }
 }
 
 fn sleep_until(moment: Instant) {

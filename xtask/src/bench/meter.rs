@@ -15,27 +15,32 @@ pub(super) struct Reading {
     pub wakeups: u64,
     /// CPU time of the whole machine, seconds.
     pub machine_s: f64,
-    /// Memory by process.
-    pub memory: Vec<Memory>,
+    /// Those that live.
+    pub processes: Vec<Process>,
 }
 
-/// Memory of one process, bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Memory {
+/// One process.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Process {
     /// The first word of its command line after the program.
     pub command: String,
-    /// Anonymous memory.
+    /// CPU time of it alone, seconds.
+    pub cpu_s: f64,
+    /// Times that one of its threads slept and was woken.
+    pub wakeups: u64,
+    /// Anonymous memory, bytes.
     pub anonymous: u64,
-    /// Its part of all memory it shares.
+    /// Its part of all memory it shares, bytes.
     pub proportional: u64,
 }
 
 impl Reading {
     /// Of process `root` and its descendants.
     pub(super) fn of(root: u32) -> Self {
-        let (mut cpu_s, mut wakeups, mut memory) = (0.0, 0, Vec::new());
+        let (mut ended_s, mut processes) = (0.0, Vec::new());
         let at = Instant::now();
         for pid in tree(root) {
+            let (mut cpu_s, mut wakeups) = (0.0, 0);
             for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
                 let read = |name: &str| fs::read_to_string(task.path().join(name)).unwrap_or_default();
                 let on_cpu = read("schedstat");
@@ -43,16 +48,20 @@ impl Reading {
                 cpu_s += ns / 1e9;
                 wakeups += field(&read("status"), "voluntary_ctxt_switches:");
             }
-            cpu_s += ended_children_s(&fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default());
+            ended_s += ended_children_s(&fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default());
             let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
-            memory.push(Memory {
+            processes.push(Process {
                 command: read("cmdline").split('\0').nth(1).unwrap_or_default().to_owned(),
+                cpu_s,
+                wakeups,
                 anonymous: field(&read("status"), "RssAnon:") * 1024,
                 proportional: field(&read("smaps_rollup"), "Pss:") * 1024,
             });
         }
+        let cpu_s = ended_s + processes.iter().map(|process| process.cpu_s).sum::<f64>();
+        let wakeups = processes.iter().map(|process| process.wakeups).sum();
         let machine_s = machine_s(&fs::read_to_string("/proc/stat").unwrap_or_default());
-        Self { at, cpu_s, wakeups, machine_s, memory }
+        Self { at, cpu_s, wakeups, machine_s, processes }
     }
 
     /// Percent of one core since `earlier`.
@@ -75,13 +84,32 @@ impl Reading {
         self.machine_s_since(earlier) / self.seconds_since(earlier)
     }
 
-    fn seconds_since(&self, earlier: &Self) -> f64 {
+    /// CPU time of those that live and are called `command`, seconds.
+    pub(super) fn cpu_s_of(&self, command: &str) -> f64 {
+        self.called(command).map(|process| process.cpu_s).sum()
+    }
+
+    /// Wake-ups per second, since `earlier`, of those that are called `command`.
+    pub(super) fn wakeups_per_second_of(&self, command: &str, earlier: &Self) -> f64 {
+        let wakeups = |reading: &Self| reading.called(command).map(|process| process.wakeups).sum::<u64>();
+        wakeups(self).saturating_sub(wakeups(earlier)) as f64 / self.seconds_since(earlier)
+    }
+
+    fn called(&self, command: &str) -> impl Iterator<Item = &Process> {
+        self.processes.iter().filter(move |process| process.command == command)
+    }
+
+    pub(super) fn seconds_since(&self, earlier: &Self) -> f64 {
         self.at.duration_since(earlier.at).as_secs_f64().max(1e-9)
     }
 
     /// Anonymous bytes of the processes whose command is not `except`.
     pub(super) fn anonymous_without(&self, except: &str) -> u64 {
-        self.memory.iter().filter(|memory| memory.command != except).map(|memory| memory.anonymous).sum()
+        self.processes
+            .iter()
+            .filter(|process| process.command != except)
+            .map(|process| process.anonymous)
+            .sum()
     }
 
     /// Proportional bytes of all processes.
@@ -91,7 +119,11 @@ impl Reading {
 
     /// Proportional bytes of the processes whose command is not `except`.
     pub(super) fn proportional_without(&self, except: &str) -> u64 {
-        self.memory.iter().filter(|memory| memory.command != except).map(|memory| memory.proportional).sum()
+        self.processes
+            .iter()
+            .filter(|process| process.command != except)
+            .map(|process| process.proportional)
+            .sum()
     }
 }
 
@@ -162,6 +194,6 @@ mod tests {
     #[test]
     fn we_find_ourselves() {
         let reading = Reading::of(std::process::id());
-        assert!(reading.cpu_s > 0.0 && reading.memory[0].anonymous > 0 && reading.machine_s > 0.0);
+        assert!(reading.cpu_s > 0.0 && reading.processes[0].anonymous > 0 && reading.machine_s > 0.0);
     }
 }

@@ -32,7 +32,7 @@ enum Other {
     Store,
     /// What the page costs a browser, beside other flame graphs
     Ui,
-    /// What a resident costs where nothing happens: start, idling beside 200 sleeping processes, stop; eight minutes
+    /// What a resident costs where nothing happens: start, idling beside 200 sleeping processes, stop; eleven minutes, with --quick two
     Idle,
 }
 
@@ -88,7 +88,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     host::run(host::cargo().args(["build", "--release", "--package", "profiler-daemon"]))?;
     let tools = Tools::build()?;
     if matches!(options.other, Some(Other::Idle)) {
-        print_budgets(&idle::measure(&tools)?);
+        print_budgets(&idle::measure(&tools, plan)?);
         return Ok(());
     }
     if !options.peer.is_empty() {
