@@ -151,16 +151,22 @@ fn what_a_signal_interrupts_and_its_way_back_have_their_names() {
     need!(gate::bpf());
     let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
     let recording = Recording::start(FREQUENCY_HZ);
+    make_known(&workloads::frameless_fault(), "0.5");
     workloads::succeed(Command::new(workloads::frameless_fault()).arg("2"));
     let recorded = recording.stop();
     let own = recorded.folded.of("wl-fault");
     let line = |stack: &Stack| stack.user().map(|frame| frame.name.as_str()).collect::<Vec<_>>().join(";");
-    let (right, other): (Vec<_>, Vec<_>) = (own.stacks.iter())
-        .filter(|stack| stack.user().any(|frame| frame.name == "work"))
-        .partition(|stack| line(stack).ends_with(STACK));
-    let samples: u64 = right.iter().map(|stack| stack.samples).sum();
-    println!("{samples} samples of {STACK}");
-    assert!(other.is_empty() && samples > 100, "{:?}", other.into_iter().map(line).collect::<Vec<_>>());
+    let (mut right, mut all) = (0, 0);
+    for stack in own.stacks.iter().filter(|stack| stack.user().any(|frame| frame.name == "work")) {
+        let line = line(stack);
+        let is_right = line.ends_with(STACK);
+        // Those that come before the tables do may be short, but not wrong.
+        assert!(is_right || STACK.ends_with(&line), "{line}");
+        all += stack.samples;
+        right += if is_right { stack.samples } else { 0 };
+    }
+    println!("{right} of {all} samples are {STACK}");
+    assert!(all > 100 && right * 100 >= all * 90, "{right} of {all}");
 }
 
 /// What a budget for tables is too small for is walked by frame pointer, which loses callers and says so, and nothing else.
@@ -190,7 +196,8 @@ fn a_budget_that_is_too_small_for_any_table_costs_nothing_but_callers() {
 fn make_known(program: &Path, argument: &str) {
     let folder = tempfile::tempdir_in(program.parent().expect("it lies in a folder")).expect("a folder");
     let known = folder.path().join("wl-known");
-    std::fs::hard_link(program, &known).expect("another name for the same file");
+    // A link to the file itself would change it: when it was last changed is part of what makes it this file.
+    std::os::unix::fs::symlink(program, &known).expect("another name for the same file");
     workloads::succeed(Command::new(known).args([argument, "1"]));
     std::thread::sleep(Duration::from_secs(1));
 }

@@ -164,10 +164,12 @@ impl Procfs {
         Ok(String::from_utf8(text).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into()))
     }
 
-    /// What kind of file system a process has mounted under a number; nothing if that is not one of its mounts.
-    pub fn mounted(&self, pid: u32, mount: u64) -> Option<String> {
-        let file = File::open(self.path(pid, "mountinfo")).ok()?;
-        parse_mountinfo(BufReader::new(file.take(MOUNTS_BYTES_MAX)), mount)
+    /// Whether what a process has mounted under a number is, or may be, served by someone else: over a network, or by a process, who
+    /// need not answer. What is not one of its mounts may be.
+    pub fn is_served(&self, pid: u32, mount: u64) -> bool {
+        let file = File::open(self.path(pid, "mountinfo")).ok();
+        let kind = file.and_then(|file| parse_mountinfo(BufReader::new(file.take(MOUNTS_BYTES_MAX)), mount));
+        kind.is_none_or(|kind| is_served(&kind))
     }
 
     /// Where `/proc/PID/exe` leads; a kernel thread has none, which reads like a process that is gone.
@@ -219,6 +221,13 @@ fn parse_status(text: &[u8]) -> Option<Status> {
     };
     // Real, effective, saved, and of the file system; and from our namespace inwards.
     Some(Status { uid: last("Uid:")?, pid_inside: last("NSpid:")? })
+}
+
+/// True for a kind of file system that is served by someone else.
+fn is_served(kind: &str) -> bool {
+    const SERVED: [&str; 11] =
+        ["fuse", "fuseblk", "virtiofs", "nfs", "nfs4", "9p", "cifs", "smb3", "ceph", "afs", "lustre"];
+    SERVED.contains(&kind.split('.').next().unwrap_or_default())
 }
 
 /// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw`, a mount a line; spaces in paths are escaped.
@@ -382,6 +391,16 @@ mod tests {
     fn a_status_that_breaks_off_is_no_status() {
         check_status("Name:\tx\nUid:\t1\t1\t1\t1\n", None);
         check_status("Uid:\t\nNSpid:\t1\n", None);
+    }
+
+    #[test]
+    fn what_is_served_is_known_by_its_kind() {
+        for kind in ["fuse", "fuse.sshfs", "nfs4", "9p"] {
+            assert!(is_served(kind), "{kind}");
+        }
+        for kind in ["ext4", "overlay", "tmpfs", "btrfs"] {
+            assert!(!is_served(kind), "{kind}");
+        }
     }
 
     #[test]

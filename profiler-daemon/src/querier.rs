@@ -215,6 +215,35 @@ pub(crate) struct MergeRequest {
     #[prost(int32, tag = "6")]
     #[serde(deserialize_with = "format")]
     pub(crate) format: i32,
+    #[prost(message, optional, tag = "7")]
+    #[serde(rename = "stackTraceSelector", alias = "stack_trace_selector")]
+    pub(crate) stacks: Option<StackSelector>,
+    #[prost(string, repeated, tag = "8")]
+    #[serde(rename = "profileIdSelector", alias = "profile_id_selector")]
+    pub(crate) profiles: Vec<String>,
+    #[prost(string, repeated, tag = "10")]
+    #[serde(rename = "traceIdSelector", alias = "trace_id_selector")]
+    pub(crate) traces: Vec<String>,
+    #[prost(string, repeated, tag = "11")]
+    #[serde(rename = "spanSelector", alias = "span_selector")]
+    pub(crate) spans: Vec<String>,
+}
+
+/// Stacks that begin with some functions.
+#[derive(Clone, PartialEq, Message, Deserialize)]
+#[serde(default)]
+pub(crate) struct StackSelector {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(rename = "callSite", alias = "call_site")]
+    pub(crate) call_site: Vec<CallSite>,
+}
+
+/// One of those functions.
+#[derive(Clone, PartialEq, Eq, Message, Deserialize)]
+#[serde(default)]
+pub(crate) struct CallSite {
+    #[prost(string, tag = "1")]
+    pub(crate) name: String,
 }
 
 /// The same without a format: that field means something else there.
@@ -241,7 +270,9 @@ pub(crate) struct MergeResponse {
     pub(crate) flamegraph: Option<FlameGraph>,
     #[prost(bytes = "vec", tag = "2")]
     pub(crate) tree: Vec<u8>,
-    #[prost(message, optional, tag = "4")]
+    #[prost(string, tag = "3")]
+    pub(crate) dot: String,
+    #[prost(message, optional, tag = "5")]
     pub(crate) pprof: Option<PprofResult>,
 }
 

@@ -291,6 +291,11 @@ impl Running {
         Self { command: format!("{command:?}"), child: Some(child) }
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
+    }
+
     /// Waits for its end; what it spent.
     ///
     /// # Panics

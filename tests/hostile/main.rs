@@ -137,6 +137,9 @@ fn a_program_on_a_file_system_whose_server_hangs() {
         .metric("profiler_namer_questions_refused_total", "reason=\"file system does not answer\"");
     assert!(refused > 0.0, "it was asked about all the time");
     assert!(scene.agent.metric("profiler_namer_stuck_total", "") <= 2.0);
+    // Nor does the agent open it for who asks why it has no names.
+    let (status, why) = scene.agent.ask(&format!("/-/why?pid={}", burning.id()));
+    assert!(status == 200 && why.contains("is not opened"), "{status}: {why}");
     scene.check();
     drop(burning);
 }

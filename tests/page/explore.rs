@@ -248,3 +248,35 @@ fn what_was_too_thin_to_be_sent_is_said_and_seen_from_near() {
     browser.wait("__state.zoomed === 'all' && __state.frames.some((f) => f.name === 'big')");
     assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
 }
+
+#[test]
+fn the_last_row_of_deep_stacks_comes_into_sight_whole_and_nothing_is_below_it() {
+    let Some(mut browser) = Browser::start() else { return };
+    let server = Server::start("127.0.0.1:0");
+    // The deeper one is too thin to be drawn.
+    let deep = |name: &str, rows: u32| {
+        (0..rows).map(|row| format!("{name}{row}@/opt/deep")).collect::<Vec<_>>().join(";")
+    };
+    let stacks = [(deep("f", 60), 9 * SECOND), (deep("g", 200), 1000)];
+    server.push("deep", now_ns() - 10 * SECOND, 10 * SECOND, &stacks);
+    browser.window(1280, 800, "dark");
+    browser.open(&format!("http://{}/", server.address));
+    browser.wait("window.__state?.frames.some((f) => f.name === 'f9')");
+    browser.evaluate("document.querySelector('#flame-scroller').scrollTop = 1e6");
+    browser.wait(
+        "(() => { const { clientHeight } = document.querySelector('#flame-scroller'); \
+         const last = __state.frames.at(-1); \
+         return last.name === 'f59' && Math.abs(last.y + 21 - clientHeight) <= 1; })()",
+    );
+    // Where there is more room it is drawn in before anything is shown.
+    let drawn = browser.evaluate(
+        "(async () => { const scroller = document.querySelector('#flame-scroller'); scroller.scrollTop = 0; \
+         document.querySelector('.profile').style.gridTemplateRows = '640px 380px'; \
+         const frame = () => new Promise(requestAnimationFrame); await frame(); await frame(); \
+         const canvas = document.querySelector('#flame'); const { clientHeight } = scroller; \
+         const ink = canvas.getContext('2d').getImageData(50, clientHeight - 60, 1, 30).data.some((byte) => byte > 0); \
+         return `${clientHeight > 500} ${canvas.clientHeight === clientHeight} ${ink}`; })()",
+    );
+    assert_eq!(drawn, "true true true", "high enough, filled, drawn");
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}

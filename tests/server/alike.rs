@@ -92,6 +92,11 @@ fn questions(service: &str, from: i64, until: i64) -> Vec<(String, Asked)> {
         call("Diff", json!({ "left": merge(&on("h1")), "right": merge(&on("h2")) })),
         call("Diff", json!({ "left": merge(&selector), "right": merge("{service_name=\"nobody at all\"}") })),
         get(format!("/pyroscope/render?query={}&from={from}&until={until}", query(&selector))),
+        get(format!(
+            "/pyroscope/render?query={}&from={}&until={until}",
+            query(&selector),
+            until - 20 * 3_600_000
+        )),
         get(format!("/pyroscope/render?query={}&from={from}&until={until}&groupBy=host", query(&selector))),
         get(format!(
             "/pyroscope/render-diff?leftQuery={0}&rightQuery={1}&leftFrom={from}&leftUntil={until}&rightFrom={from}&rightUntil={until}",
@@ -105,6 +110,25 @@ fn questions(service: &str, from: i64, until: i64) -> Vec<(String, Asked)> {
 enum Asked {
     Call { method: String, question: Value },
     Get { path: String },
+}
+
+/// What `asked` ends with, milliseconds, if it asks for series.
+fn end_of_series(asked: &Asked) -> Option<i64> {
+    match asked {
+        Asked::Call { method, question } if method == "SelectSeries" => question["end"].as_i64(),
+        Asked::Call { .. } | Asked::Get { .. } => None,
+    }
+}
+
+/// Series without what lies in a step that begins before `end` and ends after it. A Pyroscope leaves that step out; with us
+/// it stays, on purpose: without it series weigh less than what a merge of the same range does.
+fn until_end(mut said: Value, end: i64) -> Value {
+    for series in said.get_mut("series").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(points) = series.get_mut("points").and_then(Value::as_array_mut) {
+            points.retain(|point| number(&point["timestamp"]) <= end);
+        }
+    }
+    said
 }
 
 /// The status and what is said.
@@ -223,8 +247,11 @@ fn a_real_pyroscope_with_the_same_profiles_says_the_same() {
             }
         }
         for (name, question) in questions(&service, from, now) {
-            let (theirs, here) =
+            let (theirs, mut here) =
                 (ask(&client, &real, &question).await, ask(&client, ours.url(), &question).await);
+            if let Some(end) = end_of_series(&question) {
+                here.1 = until_end(here.1, end);
+            }
             asked += 1;
             answered += usize::from(theirs.0 == 200);
             if theirs != here {

@@ -14,15 +14,15 @@ use super::walk::{CONTINUE, Walk, Window};
 use super::{End, Regs};
 
 /// Where the stack lies.
-const STACK: u64 = 0x7ffc_0000_0000;
+pub(super) const STACK: u64 = 0x7ffc_0000_0000;
 /// Where the code with a table lies, from the second page of its file.
-const CODE: u64 = 0x5555_0000_0000;
+pub(super) const CODE: u64 = 0x5555_0000_0000;
 /// Where code without a table lies.
 const BARE: u64 = 0x6666_0000_0000;
 const MAPPED_BYTES: u64 = 2 * PAGE_BYTES;
 
 /// A slab with a list of two mappings, a directory and a block with `rows`, offsets in the code mapping ascending.
-fn slab(rows: &[(u64, Rule)], flags: u32) -> Box<Slab> {
+pub(super) fn slab(rows: &[(u64, Rule)], flags: u32) -> Box<Slab> {
     let mut slab: Box<Slab> = vec![0; SLAB_WORDS].into_boxed_slice().try_into().expect("it is as long");
     let mut words = vec![0; STARTS_WORDS];
     let mut starts = [0u32; GRANULES + 1];
@@ -94,7 +94,7 @@ fn run(regs: Regs, stack: &[u64], slab: &Slab) -> (Vec<u64>, End) {
 }
 
 /// The list of [`slab`].
-const LIST: MappingList = MappingList { address: 200, mappings: 2, version: 1 };
+pub(super) const LIST: MappingList = MappingList { address: 200, mappings: 2, version: 1 };
 
 fn run_with(
     recent: &mut Recent,

@@ -3,6 +3,10 @@
 //! In: registers, tables, and something that reads. Out: return addresses, leaf first, and how the walk ended.
 //! Not here: what the addresses mean. The kernel side and the tests run the same code.
 
+pub mod aarch64;
+#[cfg(test)]
+mod aarch64_tests;
+pub mod arch;
 mod cfi;
 #[cfg(test)]
 mod cfi_tests;
@@ -12,6 +16,7 @@ pub mod recent;
 mod sign;
 pub mod table;
 pub mod walk;
+pub mod x86_64;
 
 /// User registers a walk starts from.
 #[repr(C)]

@@ -44,14 +44,17 @@ pub const MAPPINGS_MAX: usize = SLAB_WORDS / MAPPING_WORDS;
 
 /// Where a row's kind is: its three highest bits. The lowest eight are the low byte of the offset from which it holds.
 pub const KIND_SHIFT: u32 = 29;
-/// `CFA = rsp + 8 * a`, `a` in bits 8..19; the caller's rbp is at `CFA - 8 * b`, `b` in bits 19..29, 0 if unchanged.
+/// `CFA = rsp + 8 * a`, `a` in bits 8..19; the caller's rbp is at `CFA - 8 * b`, `b` in bits 19..29, 0 if unchanged. On aarch64 rsp
+/// stands for sp, rbp for x29 here and below, and x30 lies right above x29, or both are unchanged.
 pub const KIND_RSP: u32 = 0;
 /// The same from rbp.
 pub const KIND_RBP: u32 = 1;
 /// The outermost function: its return address is undefined.
 pub const KIND_STOP: u32 = 2;
-/// A stub of the linker: `CFA = rsp + 8`, and 8 more from byte `a` of its 16.
+/// A stub of the linker on x86_64: `CFA = rsp + 8`, and 8 more from byte `a` of its 16.
 pub const KIND_PLT: u32 = 3;
+/// The same number on aarch64, whose stubs have no frame: `CFA = sp + 8 * a`; x30 is at `CFA - 8 * b`, and x29 unchanged.
+pub const KIND_LINK: u32 = KIND_PLT;
 /// The trampoline by which a signal handler returns: the interrupted registers lie above.
 pub const KIND_SIGNAL: u32 = 4;
 /// A rare rule: bits 8..29 are the word of its block at which it is.
@@ -82,10 +85,13 @@ pub const SAVED_NOT: u32 = 0;
 pub const SAVED_CFA: u32 = 1;
 /// The caller's rbp is saved so far from rsp.
 pub const SAVED_RSP: u32 = 2;
+/// The same number on aarch64: x30 alone is saved, so far from the CFA.
+pub const SAVED_LINK: u32 = SAVED_RSP;
 /// The caller's rbp is saved so far from rbp.
 pub const SAVED_RBP: u32 = 3;
 
-/// How one stretch of code finds its caller. The return address is always the word below the CFA (the caller's rsp).
+/// How one stretch of code finds its caller. The return address is always the word below the CFA (the caller's rsp) on x86_64, and
+/// on aarch64 the one above the caller's x29, or in x30 if x29 is unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rule {
     /// A frame as compilers make them.
@@ -99,6 +105,13 @@ pub enum Rule {
     Stop,
     /// See [`KIND_PLT`]; the byte of the stub from which something is pushed.
     Plt(u8),
+    /// See [`KIND_LINK`].
+    Link {
+        /// Bytes from sp up to the CFA.
+        above: i32,
+        /// Bytes from the CFA down to x30.
+        below: i32,
+    },
     /// See [`KIND_SIGNAL`].
     Signal,
     /// See [`FORM_ELSEWHERE`].
@@ -151,6 +164,14 @@ impl Rule {
         match self {
             Self::Stop => row(KIND_STOP, 0),
             Self::Plt(from) => row(KIND_PLT, from as u32),
+            Self::Link { above, below } if below > 0 => match small(above, below) {
+                Some(numbers) => Packed::Row(KIND_LINK << KIND_SHIFT | numbers),
+                None => match rare_words(FORM_RSP, above as u32, SAVED_LINK, -below) {
+                    Some(side) => Packed::Side(side),
+                    None => row(KIND_INVALID, 0),
+                },
+            },
+            Self::Link { .. } => row(KIND_INVALID, 0),
             Self::Signal => row(KIND_SIGNAL, 0),
             Self::Elsewhere => Packed::Side([0, FORM_ELSEWHERE]),
             Self::Pointer => row(KIND_POINTER, 0),
@@ -176,9 +197,14 @@ fn common(cfa: Cfa, rbp: Saved) -> Option<u32> {
         Saved::Cfa(above) if above < 0 => above.checked_neg()?,
         Saved::Cfa(_) | Saved::Rsp(_) | Saved::Rbp(_) => return None,
     };
+    Some(kind << KIND_SHIFT | small(above, below)?)
+}
+
+/// Two small multiples of eight as they lie in a row.
+fn small(above: i32, below: i32) -> Option<u32> {
     let (a, b) = (u32::try_from(above).ok()?, u32::try_from(below).ok()?);
     let fits = a % 8 == 0 && b % 8 == 0 && a / 8 < 1 << 11 && b / 8 < 1 << 10;
-    fits.then_some(kind << KIND_SHIFT | (a / 8) << 8 | (b / 8) << 19)
+    fits.then_some((a / 8) << 8 | (b / 8) << 19)
 }
 
 fn rare(cfa: Cfa, rbp: Saved) -> Option<[u32; 2]> {
@@ -195,6 +221,11 @@ fn rare(cfa: Cfa, rbp: Saved) -> Option<[u32; 2]> {
         Saved::Rsp(distance) => (SAVED_RSP, distance),
         Saved::Rbp(distance) => (SAVED_RBP, distance),
     };
+    rare_words(form, number, saved, distance)
+}
+
+/// A rare rule in words, if the distance fits.
+fn rare_words(form: u32, number: u32, saved: u32, distance: i32) -> Option<[u32; 2]> {
     let packed = distance << DISTANCE_SHIFT;
     (packed >> DISTANCE_SHIFT == distance).then_some([number, form | saved << SAVED_SHIFT | packed as u32])
 }

@@ -4,6 +4,7 @@
 //! and how it ended. A window of up to [`WINDOW_WORDS`] of the stack is read at once, where a frame lies, and again whenever
 //! the walk leaves it. Not here: the two kinds of steps (`cfi.rs`, `frame_pointer.rs`).
 
+use super::arch::{Arch, Native};
 use super::cfi::Words;
 use super::recent::Recent;
 use super::table::{COMING, KEEPS_FRAMES, MappingList, Slab, WANTED};
@@ -41,6 +42,10 @@ pub struct Walk {
     pub(super) reached: u64,
     /// See [`Walk::left`].
     left: u64,
+    /// Where a frame that has no other place for it returns to (`x30`): the innermost one and what a signal interrupted.
+    pub(super) link: u64,
+    /// One if the stack pointer is not known but to lie no lower than `regs` says.
+    pub(super) adrift: u64,
     /// Address of the list of mappings.
     pub(super) list: u32,
     /// Mappings in the list; without any, every step is by frame pointer.
@@ -70,6 +75,8 @@ impl Walk {
             regs,
             reached: INNERMOST,
             left: 0,
+            link: 0,
+            adrift: 0,
             list: 0,
             mappings: 0,
             version: 0,
@@ -90,6 +97,8 @@ impl Walk {
     pub fn restart(&mut self, regs: Regs, list: MappingList) {
         self.regs = regs;
         self.reached = INNERMOST;
+        self.link = 0;
+        self.adrift = 0;
         self.list = list.address;
         self.mappings = list.mappings;
         self.version = list.version;
@@ -98,6 +107,12 @@ impl Walk {
         self.window_start = 0;
         self.window_bytes = 0;
         self.window_next = WINDOW_FIRST_BYTES;
+    }
+
+    /// Says where the innermost frame returns to, if it has saved that nowhere: `x30`, which x86_64 has not.
+    #[inline(always)]
+    pub fn link(&mut self, to: u64) {
+        self.link = to;
     }
 
     /// The address of the frame that the last step left, as it is to be recorded.
@@ -116,6 +131,17 @@ impl Walk {
     /// Returns [`CONTINUE`] with the caller in `regs`, or an [`End`] as a number, `regs` untouched.
     #[inline(always)]
     pub fn step<'a>(
+        &mut self,
+        read: &mut impl FnMut(&mut Window, u64, u64) -> bool,
+        slab: &impl Fn(u32) -> Option<&'a Slab>,
+        recent: &mut Recent,
+    ) -> u32 {
+        self.step_on::<Native>(read, slab, recent)
+    }
+
+    /// The same on any processor.
+    #[inline(always)]
+    pub fn step_on<'a, A: Arch>(
         &mut self,
         read: &mut impl FnMut(&mut Window, u64, u64) -> bool,
         slab: &impl Fn(u32) -> Option<&'a Slab>,
@@ -150,7 +176,7 @@ impl Walk {
             }
             words
         };
-        self.by_rule(words, read)
+        A::by_rule(self, words, read)
     }
 
     /// Whether the mapping that is kept has no table for this frame, or one that it has no use for.
@@ -193,6 +219,12 @@ impl Walk {
     #[inline(always)]
     pub(super) fn leave_trampoline(&mut self) {
         self.left = self.left.wrapping_add(self.reached & CALLED);
+    }
+
+    /// Whether what the frame returns to may still be where its call put it: it called nobody since.
+    #[inline(always)]
+    pub(super) fn may_use_link(&self) -> bool {
+        self.reached != CALLED
     }
 
     /// Goes to what a signal interrupted.

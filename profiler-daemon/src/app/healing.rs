@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::time::MonoNs;
 
-/// After a reading passes so many times what it took before the next one begins: they take an eleventh of the reader's time at most.
-const REST_TIMES: u32 = 10;
+/// After a reading passes so many times what it took before the next one begins: they take half of the reader's time at most.
+const REST_TIMES: u32 = 1;
 
 /// See the head of this file.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,9 +25,18 @@ impl Healing {
         self.is_owed = true;
     }
 
-    /// Whether a reading begins now, while `another` is not at its end or is.
-    pub(super) fn begins(&mut self, now: MonoNs, another: bool) -> bool {
-        let begins = self.is_owed && !another && now >= self.not_before;
+    /// When something is to be read, at the earliest; never, if nothing is. `is_begun` while a reading is under way.
+    pub(super) fn due(&self, is_begun: bool) -> MonoNs {
+        match (is_begun, self.is_owed) {
+            (true, _) => MonoNs(0),
+            (false, true) => self.not_before,
+            (false, false) => MonoNs(u64::MAX),
+        }
+    }
+
+    /// Whether a reading begins now.
+    pub(super) fn begins(&mut self, now: MonoNs, is_begun: bool) -> bool {
+        let begins = !is_begun && self.is_owed && now >= self.not_before;
         if begins {
             *self = Self::default();
         }
@@ -49,14 +58,17 @@ mod tests {
     fn the_first_loss_is_healed_at_once_and_what_follows_does_not_take_all_our_time() {
         let mut healing = Healing::default();
         assert!(!healing.begins(MonoNs(5), false), "nothing was lost");
+        assert_eq!(healing.due(false), MonoNs(u64::MAX));
         healing.owe();
         assert!(healing.begins(MonoNs(5), false));
         healing.spent(MonoNs(5), MonoNs(6));
         healing.owe();
         assert!(!healing.begins(MonoNs(50), true), "one is under way");
+        assert_eq!(healing.due(true), MonoNs(0));
         healing.spent(MonoNs(50), MonoNs(51));
-        assert!(!healing.begins(MonoNs(70), false), "both parts are paid for");
-        assert!(healing.begins(MonoNs(71), false));
+        assert_eq!(healing.due(false), MonoNs(53), "both parts are paid for");
+        assert!(!healing.begins(MonoNs(52), false));
+        assert!(healing.begins(MonoNs(53), false));
         assert!(!healing.begins(MonoNs(1000), false), "nothing was lost since");
     }
 }

@@ -228,9 +228,7 @@ impl Reader {
             if let Some(steering) = &self.steering {
                 deadline = deadline.min(steering.due());
             }
-            if self.intake.tracker.is_healing() {
-                deadline = MonoNs(0); // no more is waited for than has happened
-            }
+            deadline = deadline.min(self.healing.due(self.intake.tracker.is_healing()));
             let woken = self.kernel.wait(deadline).map_err(Failure::other("waiting for the kernel"))?;
             for (name, yes) in [
                 ("processes", woken.processes),

@@ -101,13 +101,6 @@ fn mount_of(handle: &OwnedFd) -> Option<Statx> {
     statx(handle, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, wanted).ok()
 }
 
-/// True for a kind of file system that is served by someone else: over a network, or by a process, who need not answer.
-fn is_served(kind: &str) -> bool {
-    const SERVED: [&str; 11] =
-        ["fuse", "fuseblk", "virtiofs", "nfs", "nfs4", "9p", "cifs", "smb3", "ceph", "afs", "lustre"];
-    SERVED.contains(&kind.split('.').next().unwrap_or_default())
-}
-
 /// Roots of processes that nobody serves, each held once.
 #[derive(Debug, Default)]
 pub(super) struct Roots(FxHashMap<(u64, u64), Weak<OwnedFd>>);
@@ -132,7 +125,7 @@ impl Roots {
             return None;
         }
         // Who serves it is not asked: the kernel's list of mounts says what kind it is.
-        if is.stx_dev_major == 0 && procfs.mounted(pid, is.stx_mnt_id).is_none_or(|kind| is_served(&kind)) {
+        if is.stx_dev_major == 0 && procfs.is_served(pid, is.stx_mnt_id) {
             return None;
         }
         let root = Arc::new(root);
@@ -226,16 +219,6 @@ mod tests {
             mknodat(CWD, root.join("opt/app.debug"), FileType::Fifo, Mode::RUSR, 0).unwrap();
         };
         check(pipe, b"", b"app.debug", &[]);
-    }
-
-    #[test]
-    fn what_is_served_is_known_by_its_kind() {
-        for kind in ["fuse", "fuse.sshfs", "nfs4", "9p"] {
-            assert!(is_served(kind), "{kind}");
-        }
-        for kind in ["ext4", "overlay", "tmpfs", "btrfs"] {
-            assert!(!is_served(kind), "{kind}");
-        }
     }
 
     #[test]

@@ -186,7 +186,6 @@ impl Server {
                 let answer = async {
                     let answer =
                         query::render::answer(path, &parameters, WallNs::now(), &self.store.borrow());
-                    let answer = answer.map(|answer| json(StatusCode::OK, answer));
                     web::compressed(answer.unwrap_or_else(|refusal| refused(&refusal)), &head.headers).await
                 };
                 self.in_turn(answer).await

@@ -15,6 +15,8 @@ export interface Context {
   readonly type: string;
   /** The range that is shown. */
   readonly range: Range;
+  /** How long of it something was measured, milliseconds. */
+  readonly measuredMs: number;
   /** What was there in as much time before; `null` where history does not say. */
   readonly before: Services | null;
   readonly tooltip: Tooltip;

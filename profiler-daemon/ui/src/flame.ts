@@ -4,6 +4,7 @@
 import { changeColor, frameColor, INK, type Theme } from "./colors.js";
 import { el, onceAFrame, sharp, type Child, type Tooltip } from "./dom.js";
 import { amount, basename, cores, percent, signed, type Unit } from "./format.js";
+import { longest, shorter } from "./names.js";
 import { explain } from "./reasons.js";
 import type { ColorBy } from "./state.js";
 import { share, type Fn, type Tree } from "./tree.js";
@@ -75,7 +76,7 @@ export class FlameGraph {
 
   constructor(private readonly options: FlameOptions) {
     const { scroller, canvas } = options;
-    new ResizeObserver(this.redraw).observe(scroller);
+    new ResizeObserver(() => this.resized()).observe(scroller);
     scroller.addEventListener("scroll", this.redraw, { passive: true });
     canvas.addEventListener("pointermove", (event) => this.hover(this.nodeAt(event), event));
     canvas.addEventListener("pointerleave", () => this.hover(-1, null));
@@ -172,15 +173,31 @@ export class FlameGraph {
     return { start: tree.start[node]!, width: Math.max(Number.MIN_VALUE, tree.widths[node]!), depth: tree.depth[node]! };
   }
 
+  /** Makes room for all rows in which something is drawn: below them there is nothing to scroll to. */
   private resize(): void {
     const tree = this.tree!;
     const { flipped, scroller, spacer } = this.options;
-    const rows = tree.deepest(this.zoom) - tree.depth[this.zoom]! + 1;
+    const rows = tree.deepest(this.zoom, this.thinnest) - tree.depth[this.zoom]! + 1;
     const before = this.height;
     this.height = rows * ROW;
     spacer.style.height = `${this.height}px`;
     // The root stays in sight.
     if (flipped === true && before !== this.height) scroller.scrollTop = scroller.scrollHeight;
+  }
+
+  /** Draws at once what has room now, so that no frame shows a strip of nothing; rows may come and go with the next. */
+  private resized(): void {
+    if (this.width > 0) this.draw();
+    requestAnimationFrame(() => {
+      if (this.tree !== null) this.resize();
+      this.draw();
+    });
+  }
+
+  /** Thinner nodes are not drawn, in units of the tree; nothing is left out before there is a place to draw. */
+  private get thinnest(): number {
+    const { clientWidth } = this.options.scroller;
+    return clientWidth === 0 ? 0 : (this.view.width / clientWidth) * WIDTH_MIN;
   }
 
   /** Where the row of that depth begins, from the top of what is seen. */
@@ -205,6 +222,7 @@ export class FlameGraph {
     const { clientWidth: width, clientHeight: height } = this.options.scroller;
     const flipped = this.options.flipped === true;
     const scale = width / this.view.width;
+    const thinnest = this.thinnest;
     const [left, right] = [this.view.start, this.view.start + this.view.width];
     const first = this.top(0);
     for (let i = 0; i < tree.count; ) {
@@ -212,7 +230,7 @@ export class FlameGraph {
       const total = tree.widths[i]!;
       const y = first + (flipped ? -tree.depth[i]! : tree.depth[i]!) * ROW;
       const beyond = flipped ? y <= -ROW : y >= height;
-      if (beyond || start >= right || start + total <= left || total * scale < WIDTH_MIN) {
+      if (beyond || start >= right || start + total <= left || total < thinnest) {
         i = tree.end[i]!;
         continue;
       }
@@ -279,6 +297,23 @@ export class FlameGraph {
         context.stroke();
       }
     });
+    this.fade(context, width, height);
+  }
+
+  /** Where rows go on above or below they fade out: the edge is not their end. */
+  private fade(context: CanvasRenderingContext2D, width: number, height: number): void {
+    const { scrollTop } = this.options.scroller;
+    context.globalCompositeOperation = "destination-out";
+    for (const [hidden, from, to] of [[scrollTop, ROW, 0], [this.height - height - scrollTop, height - ROW, height]] as const) {
+      // The place may lie between two pixels.
+      if (hidden < 1) continue;
+      const gradient = context.createLinearGradient(0, from, 0, to);
+      gradient.addColorStop(0, "transparent");
+      gradient.addColorStop(1, "black");
+      context.fillStyle = gradient;
+      context.fillRect(0, Math.min(from, to), width, ROW);
+    }
+    context.globalCompositeOperation = "source-over";
   }
 
   /** All frames that are drawn now. */
@@ -320,17 +355,10 @@ export class FlameGraph {
     return pattern;
   }
 
-  /** A name in ever shorter forms: whole, without what stands in angle brackets, its last two parts, its last part. */
   private labelsOf(index: number): string[] {
     let labels = this.labels.get(index);
     if (labels === undefined) {
-      const { name } = this.tree!.functions[index]!;
-      labels = [name];
-      if (name.includes("::")) {
-        const plain = withoutBrackets(name).replace(/:+$/, "");
-        const parts = plain.split("::").filter((part) => part !== "");
-        labels.push(plain, parts.slice(-2).join("::"), parts.at(-1) ?? plain);
-      }
+      labels = shorter(this.tree!.functions[index]!.name);
       this.labels.set(index, labels);
     }
     return labels;
@@ -338,9 +366,9 @@ export class FlameGraph {
 
   private fit(labels: string[], width: number): string {
     const room = Math.floor((width - 9) / this.charWidth);
-    for (const label of labels) if (label.length <= room) return label;
-    const last = labels.at(-1)!;
-    return room >= 3 ? `${last.slice(0, room - 1)}…` : "";
+    const label = longest(labels, room);
+    if (label.length <= room) return label;
+    return room >= 3 ? `${label.slice(0, room - 1)}…` : "";
   }
 
   private nodeAt(event: MouseEvent): number {
@@ -417,11 +445,12 @@ export class FlameGraph {
     const at = this.cursor >= 0 ? this.cursor : this.zoom;
     let next = at;
     const [away, back] = this.options.flipped === true ? ["ArrowUp", "ArrowDown"] : ["ArrowDown", "ArrowUp"];
-    if (event.key === away) next = tree.end[at]! > at + 1 ? at + 1 : at;
+    const isDrawn = (node: number) => tree.widths[node]! >= this.thinnest;
+    if (event.key === away) next = tree.end[at]! > at + 1 && isDrawn(at + 1) ? at + 1 : at;
     else if (event.key === back) next = at === this.zoom ? at : tree.parent[at]!;
     else if (event.key === "ArrowRight") {
       const after = tree.end[at]!;
-      if (at !== this.zoom && after < tree.count && tree.parent[after] === tree.parent[at]) next = after;
+      if (at !== this.zoom && after < tree.count && tree.parent[after] === tree.parent[at] && isDrawn(after)) next = after;
     } else if (event.key === "ArrowLeft") {
       if (at !== this.zoom) {
         for (let child = tree.parent[at]! + 1; child < at; child = tree.end[child]!) next = child;
@@ -444,16 +473,4 @@ export class FlameGraph {
     canvas.setAttribute("aria-description", `${next === 0 ? "all" : fn.name}, ${basename(fn.module)}, total ${percent(tree.totals[next]!, tree.all)}, self ${percent(tree.selfs[next]!, tree.all)}`);
     this.redraw();
   }
-}
-
-/** A name without the types it is made for; an operator's own angle brackets stay. */
-function withoutBrackets(name: string): string {
-  let out = "";
-  let depth = 0;
-  for (const char of name) {
-    if (char === "<") depth++;
-    if (depth === 0) out += char;
-    if (char === ">" && depth > 0) depth--;
-  }
-  return out === "" || depth !== 0 ? name : out;
 }

@@ -71,7 +71,7 @@ export class GraphView {
     this.callers = callers === null ? null : new Tree(callers, base);
     meet(tree.groups(0, (fn) => groupOf(fn, this.context.state.color)), this.context.state.color);
     const unit = unitOf(json.type);
-    const ms = isCpu(json.type) ? json.until_ms - json.from_ms : 0;
+    const ms = isCpu(json.type) ? this.context.measuredMs : 0;
     byId("sandwich").hidden = callers === null;
     byId("flame-scroller").hidden = callers !== null;
     if (this.callers === null) this.flame.show(tree, tree.find(this.context.state.zoom), unit, ms);
@@ -208,7 +208,7 @@ export class GraphView {
     this.showLegend();
     this.showWithout();
     const hidden = tree.hiddenBelow(zoomed);
-    byId("hidden").textContent = hidden === 0 ? "" : `${percent(hidden, tree.totals[zoomed]!)} in ${tree.json.hidden.nodes} stacks too thin to draw: zoom in`;
+    byId("hidden").textContent = hidden === 0 ? "" : `${percent(hidden, tree.totals[zoomed]!)} in stacks too thin to draw: zoom in`;
   }
 
   /** What is left out, each with a way to have it back. */
@@ -246,8 +246,10 @@ export class GraphView {
       dot.style.background = swatch(fn, state.color, theme);
       return el("span", { class: "key", title: `self time in ${name}` }, dot, el("span", { class: "key-name" }, basename(name)), el("span", { class: "faint" }, percent(value, total)));
     });
-    const rest = all.slice(NAMED).reduce((sum, { value }) => sum + value, 0);
-    byId("legend").replaceChildren(...shown, ...(rest > 0 ? [el("span", { class: "key faint" }, `${all.length - NAMED} more ${percent(rest, total)}`)] : []));
+    // What is too thin to be told apart is among them.
+    const rest = total - all.slice(0, NAMED).reduce((sum, { value }) => sum + value, 0);
+    const others = all.length > NAMED ? `${all.length - NAMED} more` : "others";
+    byId("legend").replaceChildren(...shown, ...(rest > total / 1e4 ? [el("span", { class: "key faint" }, `${others} ${percent(rest, total)}`)] : []));
   }
 }
 

@@ -19,7 +19,7 @@ import { ServiceList } from "./services.js";
 import { Share } from "./share.js";
 import { parse, RANGE_MAX, RANGES, whose, write, type Between, type State } from "./state.js";
 import { Toolbar } from "./toolbar.js";
-import { within } from "./within.js";
+import { measuredMs, within } from "./within.js";
 
 /** A pointer that rests this long over the graph reads no more. */
 const LOOK_MS = 20_000;
@@ -67,6 +67,9 @@ const context: Context = {
     const now = Date.now() + skew;
     const part = state.selected ?? state.fixed ?? (data === null ? { from: now - state.last * 1000, until: now } : { from: data.from_ms, until: data.until_ms });
     return { start: Math.floor(part.from - half), end: Math.ceil(part.until - half) - 1 };
+  },
+  get measuredMs() {
+    return data === null ? state.last * 1000 : measuredMs(data, state.selected);
   },
   get before() {
     // What is late looks like less.
@@ -258,7 +261,7 @@ function showServices(): void {
   const part = within(data, state.selected);
   list.show(part);
   const shown = state.service === null ? part.total : (part.services.find(({ name }) => name === state.service)?.total ?? 0);
-  const ms = part.until_ms - part.from_ms;
+  const ms = context.measuredMs;
   byId("chart-title").textContent = isCpu(type) ? "CPU over time" : `${typeName(type)} over time`;
   const name = state.service ?? (state.group === "service_name" ? "all services" : "all");
   const said = `${amount(shown, unitOf(type))} ${nounOf(type)}`.trimEnd();

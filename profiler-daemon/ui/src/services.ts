@@ -92,7 +92,7 @@ export class ServiceList {
         const { theme, state } = context;
         if (all) title.textContent = state.group === GROUP ? "All services" : `All, by ${state.group}`;
         const color = all ? (theme === "dark" ? "#aab4c4" : "#5b6678") : serviceColor(service.name, theme);
-        const seconds = (data.until_ms - data.from_ms) / 1000;
+        const seconds = context.measuredMs / 1000;
         const unit = unitOf(data.type);
         const said = isCpu(data.type) ? cores(service.total / 1e9 / seconds) : amount(service.total, unit);
         const of = percent(service.total, data.total);

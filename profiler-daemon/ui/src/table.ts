@@ -3,6 +3,7 @@
 import { swatch, type Theme } from "./colors.js";
 import { el } from "./dom.js";
 import { amount, basename, percent, signed, type Unit } from "./format.js";
+import { longest, shorter } from "./names.js";
 import type { ColorBy } from "./state.js";
 import { share, type Fn, type Tree } from "./tree.js";
 
@@ -120,13 +121,15 @@ export class FunctionTable {
     // Whoever walks the table by keyboard stays at their row when it is made anew.
     const focused = document.activeElement?.closest<HTMLElement>("tr[data-name]")?.dataset["name"];
     this.elements.clear();
+    // As the style sheet has it: beside the graph, on a phone, below the graph.
+    const room = window.innerWidth >= 1500 ? 28 : window.innerWidth <= 820 ? 20 : 56;
     this.body.replaceChildren(
       ...fitting.slice(0, this.shown).map(({ fn, self, total, change }) => {
         const dot = el("span", { class: fn.kind === "missing" ? "dot missing" : "dot" });
         dot.style.background = swatch(fn, this.color, this.theme);
         const bar = el("span", { class: "cell-bar" });
         bar.style.width = `${((by.column === "total" ? total : self) / heaviest) * 100}%`;
-        const name = el("button", { type: "button", class: "function", title: fn.name }, fn.name);
+        const name = el("button", { type: "button", class: "function", title: fn.name }, longest(shorter(fn.name), room));
         const where = fn.kind === "kernel" ? "kernel" : basename(fn.module);
         const number = (value: number, column: Column) =>
           el("td", { class: "number" }, by.column === column || (by.column === "name" && column === "self") ? bar : null, el("span", { class: "value" }, amount(value, this.unit)), el("span", { class: "part" }, percent(value, tree.all)));

@@ -171,10 +171,17 @@ export class Tree {
     return node;
   }
 
-  /** The deepest row below `node`. */
-  deepest(node: number): number {
+  /** The deepest row below `node` with something in it that is at least as wide as `thinnest`. */
+  deepest(node: number, thinnest = 0): number {
     let deepest = this.depth[node]!;
-    for (let i = node; i < this.end[node]!; i++) if (this.depth[i]! > deepest) deepest = this.depth[i]!;
+    for (let i = node; i < this.end[node]!; ) {
+      if (this.widths[i]! < thinnest) {
+        i = this.end[i]!;
+        continue;
+      }
+      if (this.depth[i]! > deepest) deepest = this.depth[i]!;
+      i++;
+    }
     return deepest;
   }
 
@@ -213,9 +220,9 @@ export class Tree {
       if (sum === undefined) sums.set(name, { name, fn, value: self });
       else sum.value += self;
     };
-    const { rows, hidden } = this.json;
-    // The table has what was too thin to be sent, but only of all stacks.
-    if (node === 0 && hidden.rows === 0 && this.total === this.all) rows.function.forEach((fn, i) => add(this.functions[fn]!, rows.self[i]! * this.scale));
+    const { rows } = this.json;
+    // The table has what was too thin to be sent, but only of all stacks; the functions that it leaves out weigh least.
+    if (node === 0 && this.total === this.all) rows.function.forEach((fn, i) => add(this.functions[fn]!, rows.self[i]! * this.scale));
     else for (let i = node; i < this.end[node]!; i++) add(this.functionOf(i), this.selfs[i]!);
     return [...sums.values()].sort((a, b) => b.value - a.value);
   }

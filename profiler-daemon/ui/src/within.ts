@@ -1,4 +1,4 @@
-// A part of what was told of services: the range that was selected.
+// A part of what was told of services: the range that was selected, and how much of it was measured.
 
 import type { Services } from "./api.js";
 import { isLevel } from "./format.js";
@@ -17,4 +17,12 @@ export function within(all: Services, part: Between | null): Services {
   const services = all.services.map((service) => ({ ...service, total: total(service.points) })).sort((a, b) => b.total - a.total);
   const others = { ...all.others, total: total(all.others.points) };
   return { ...all, services, others, total: services.reduce((a, { total }) => a + total, others.total), from_ms: part.from, until_ms: part.until };
+}
+
+/** How long of `part`, or of all, something was measured, milliseconds: before the first data nobody looked, which is not idleness. */
+export function measuredMs(all: Services, part: Between | null): number {
+  const rows = [...all.services, all.others];
+  const first = Math.max(0, all.others.points.findIndex((_, step) => rows.some(({ points }) => points[step]! > 0)));
+  const { from, until } = part ?? { from: all.from_ms, until: all.until_ms };
+  return until - Math.min(Math.max(from, all.from_ms + first * all.step_ms), Math.max(from, until - all.step_ms));
 }

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { amount, changed, clock, isLevel, nounOf, percent, signed, typeName, unitOf } from "../src/format.js";
+import { longest, shorter } from "../src/names.js";
 import { packageOf } from "../src/packages.js";
 
 function check(name: string, expected: string, file = ""): void {
@@ -74,4 +75,18 @@ test("shares are never said to be more than they are", () => {
   assert.equal(percent(1, 1e9), "< 0.01 %");
   assert.equal(signed(-0.123), "−12.3 points");
   assert.equal(signed(0.00001), "unchanged");
+});
+
+test("a long name is shortened where it says least", () => {
+  const short = (name: string, room: number, said: string) => assert.equal(longest(shorter(name), room), said, name);
+  short("<std::sys::thread::unix::Thread>::new::thread_start", 50, "std::sys::thread::unix::Thread::new::thread_start");
+  short("<std::sys::thread::unix::Thread>::new::thread_start", 20, "new::thread_start");
+  short("<alloc::boxed::Box<dyn FnOnce(u8) -> u8> as FnOnce<u8>>::call_once", 40, "alloc::boxed::Box::call_once");
+  short("<rustc::Interners>::intern_ty", 21, "Interners::intern_ty");
+  short("llvm::FPPassManager::runOnFunction(llvm::Function&)", 30, "FPPassManager::runOnFunction");
+  short("(anonymous namespace)::Walker::walk(int) const [clone .cold]", 12, "Walker::walk");
+  short("app::run::<app::Config>::{closure#1}", 30, "app::run::{closure#1}");
+  short("operator<", 3, "operator<");
+  short("std::operator<<char>", 10, "operator<<char>");
+  short("main", 1, "main");
 });

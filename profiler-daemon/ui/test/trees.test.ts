@@ -2,13 +2,14 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import type { Services } from "../src/api.js";
 import { changeColor, groupOf, oklch } from "../src/colors.js";
 import { escaped, folded, speedscope, svg, type Exported } from "../src/export.js";
 import { levelled } from "../src/levels.js";
 import { PRESETS } from "../src/presets.js";
 import { gradeOf, qualityOf } from "../src/quality.js";
 import { change, type Tree } from "../src/tree.js";
-import { within } from "../src/within.js";
+import { measuredMs, within } from "../src/within.js";
 import { treeOf } from "./trees.js";
 
 function exported(tree: Tree): Exported {
@@ -89,6 +90,20 @@ test("where stacks were cut most is said, and how far that can be trusted", () =
   assert.deepEqual(quality.cut, [{ reason: "[no frame pointer]", value: 100, module: "/opt/m", share: 0.8 }]);
   assert.equal(gradeOf(quality), "poor");
   assert.equal(gradeOf({ ...quality, whole: 190 }), "good");
+});
+
+test("a row with nothing in it that can be seen is none", () => {
+  const tree = treeOf({ "main;a;b;c": 1, "main;d;e": 99 });
+  assert.deepEqual([0, 1, 2, 100].map((thinnest) => tree.deepest(0, thinnest)), [4, 4, 3, 1]);
+  assert.equal(tree.deepest(1, 1000), 1);
+});
+
+test("nobody was idle before the first data", () => {
+  const services = { from_ms: 1000, until_ms: 5000, step_ms: 1000, services: [{ name: "a", total: 5, points: [0, 0, 3, 0] }], others: { services: 0, total: 0, points: [0, 0, 0, 2] } } as unknown as Services;
+  assert.equal(measuredMs(services, null), 2000);
+  assert.equal(measuredMs(services, { from: 2000, until: 4000 }), 1000);
+  assert.equal(measuredMs(services, { from: 4000, until: 5000 }), 1000);
+  assert.equal(measuredMs(services, { from: 1000, until: 2000 }), 1000);
 });
 
 test("a legend of everything has what was too thin to be sent", () => {

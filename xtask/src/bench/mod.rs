@@ -92,7 +92,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         return Ok(());
     }
     if !options.peer.is_empty() {
-        return others::measure(&tools, &options.peer, plan.kernel_rounds, plan.steady_seconds);
+        print_budgets(&others::measure(&tools, &options.peer, plan.kernel_rounds, plan.steady_seconds)?);
+        return Ok(());
     }
 
     let mut budgets = Vec::new();

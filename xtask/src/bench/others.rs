@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use super::daemon::Daemon;
 use super::load::{Load, Stacks};
 use super::meter::Reading;
-use super::{Tools, output_of};
+use super::{Budget, Tools, output_of};
 use crate::host;
 
 /// Both settle for that long before they are measured.
@@ -55,11 +55,9 @@ struct Cost {
     anonymous: u64,
 }
 
-/// Measures each of `others` after ours, `rounds` times, and prints a table.
-pub(super) fn measure(tools: &Tools, others: &[Other], rounds: usize, seconds: u64) -> Result<()> {
-    if others.is_empty() {
-        return Ok(());
-    }
+/// Measures each of `others` after ours, `rounds` times, and prints a table. Ours may cost a third: machines differ, and so does a machine
+/// from one minute to the next, but not two that take turns.
+pub(super) fn measure(tools: &Tools, others: &[Other], rounds: usize, seconds: u64) -> Result<Vec<Budget>> {
     let _statistics = Statistics::on()?;
     let _load = Load::deep(&tools.bare, Stacks::Mixed)?;
     println!(
@@ -69,19 +67,41 @@ pub(super) fn measure(tools: &Tools, others: &[Other], rounds: usize, seconds: u
         "{:<14} {:>9} {:>12} {:>12} {:>12} {:>9}",
         "", "samples", "kernel µs", "user µs", "all in µs", "anon MB"
     );
+    let mut all = vec![Vec::new(); others.len()];
     for _ in 0..rounds {
-        print_row("ours", ours(tools, seconds)?);
-        for other in others {
-            print_row(&other.name, theirs(tools, other, seconds)?);
+        let own = ours(tools, seconds)?;
+        print_row("ours", own);
+        for (other, ratios) in others.iter().zip(&mut all) {
+            let peer = theirs(tools, other, seconds)?;
+            print_row(&other.name, peer);
+            ratios.push((own.kernel_us / peer.kernel_us, own.all_in_us() / peer.all_in_us()));
         }
     }
-    Ok(())
+    let budget = |name: &str, what: &str, mut found: Vec<f64>| {
+        found.retain(|ratio| ratio.is_finite()); // a peer may have no programs
+        found.sort_by(f64::total_cmp);
+        let median = *found.get(found.len() / 2)?;
+        Some(Budget { what: format!("{what}, of {name}"), found: median, most: 1.0 / 3.0, unit: "×" })
+    };
+    let budgets = others.iter().zip(&all).flat_map(|(Other { name, .. }, ratios)| {
+        let kernel = ratios.iter().map(|ratio| ratio.0).collect();
+        let whole = ratios.iter().map(|ratio| ratio.1).collect();
+        [budget(name, "a sample in the kernel", kernel), budget(name, "a sample, all in", whole)]
+    });
+    Ok(budgets.flatten().collect())
 }
 
-fn print_row(name: &str, Cost { samples, kernel_us, user_us, anonymous }: Cost) {
+impl Cost {
+    fn all_in_us(&self) -> f64 {
+        self.kernel_us + self.user_us
+    }
+}
+
+fn print_row(name: &str, cost: Cost) {
+    let Cost { samples, kernel_us, user_us, anonymous } = cost;
     println!(
         "{name:<14} {samples:>9.0} {kernel_us:>12.2} {user_us:>12.2} {:>12.2} {:>9.1}",
-        kernel_us + user_us,
+        cost.all_in_us(),
         anonymous as f64 / 1e6
     );
 }

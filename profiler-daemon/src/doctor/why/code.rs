@@ -1,5 +1,7 @@
 //! Code that no file has: compiled while the program runs, and named only where the program says how.
 
+use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
+
 use super::Subject;
 use crate::doctor::machine::Finding;
 
@@ -29,7 +31,7 @@ pub(super) fn check(subject: &Subject) -> Finding {
             numbers.split_whitespace().next_back().map_or_else(|| subject.pid.to_string(), str::to_owned);
         let map = format!("tmp/perf-{inner}.map");
         let found = format!("{anonymous} mappings of code that no file has");
-        if !subject.path("root").join(&map).exists() {
+        if !is_there(subject, &map) {
             return Finding::does_not_fit(
                 NAME,
                 format!("{found}, and no /{map} in its root"),
@@ -48,4 +50,12 @@ pub(super) fn check(subject: &Subject) -> Finding {
             ),
         ),
     }
+}
+
+/// Whether the root of the process has a file of that path, as far as the kernel remembers: who serves its file system is not asked.
+fn is_there(subject: &Subject, path: &str) -> bool {
+    const NAME_ONLY: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
+    let root = open(subject.path("root"), NAME_ONLY | OFlags::DIRECTORY, Mode::empty());
+    let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::CACHED;
+    root.is_ok_and(|root| openat2(root, path, NAME_ONLY | OFlags::NOFOLLOW, Mode::empty(), within).is_ok())
 }

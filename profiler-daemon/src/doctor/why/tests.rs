@@ -64,6 +64,20 @@ fn code_that_no_file_has_needs_a_map_under_its_own_number() {
 }
 
 #[test]
+fn a_program_that_somebody_may_serve_is_not_opened() {
+    // In memory: no mount of the process has its number.
+    let memory = rustix::fs::memfd_create("program", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    std::io::Write::write_all(&mut std::fs::File::from(memory.try_clone().unwrap()), b"\x7fELF\x01").unwrap();
+    let proc = tempfile::tempdir().unwrap();
+    let folder = proc.path().join("7");
+    std::fs::create_dir_all(&folder).unwrap();
+    let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memory));
+    std::os::unix::fs::symlink(link, folder.join("exe")).unwrap();
+    let found = program::check(&subject(proc.path(), 7));
+    assert!(found.health == Health::Unknown && found.found.contains("is not opened"), "{found:?}");
+}
+
+#[test]
 fn a_real_sleeper_is_said_to_sleep_and_a_stopped_one_to_be_stopped() {
     let mut child = Command::new("sleep").arg("60").stdout(Stdio::null()).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(300));

@@ -12,6 +12,7 @@ use prost::Message;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::dot::{FUNCTIONS, dot};
 use super::merged::{ByName, pprof};
 use super::selector::{Matcher, parse};
 use super::{MS, RANGE_MAX, pprof_json, span_of};
@@ -178,9 +179,16 @@ impl<'a> OneType<'a> {
         Ok(Self { asked, profile_type })
     }
 
-    fn of(
-        MergeRequest { profile_type, selector, start, end, .. }: &'a MergeRequest,
-    ) -> Result<Self, Refusal> {
+    /// What `request` asks. A selection that is not made here is refused: to leave it out would answer another question.
+    fn of(request: &'a MergeRequest) -> Result<Self, Refusal> {
+        let MergeRequest { profile_type, selector, start, end, stacks, profiles, traces, spans, .. } =
+            request;
+        let calls = stacks.as_ref().is_some_and(|stacks| !stacks.call_site.is_empty());
+        let ids = [profiles, traces, spans].iter().any(|ids| !ids.is_empty());
+        if calls || ids {
+            let why = "stacks are not selected by call site here, nor profiles by their id, trace or span";
+            return Err(Refusal::new(Code::Unimplemented, "selection", why));
+        }
         Self::new(profile_type, selector, *start, *end)
     }
 
@@ -320,15 +328,14 @@ fn nodes_max(asked: i64) -> Result<usize, Refusal> {
 fn merge(request: &MergeRequest, store: &Store) -> Result<MergeResponse, Refusal> {
     let MergeRequest { profile_type, end, max_nodes, format, .. } = request;
     let nodes_max = nodes_max(*max_nodes)?;
-    let asked = OneType::of(request)?;
-    if *format == DOT {
-        let why = "graphs in DOT are not made here: ask for a pprof, from which `go tool pprof` makes them";
-        return Err(Refusal::new(Code::Unimplemented, "format", why));
-    }
-    let tree = asked.merge(store);
+    let tree = OneType::of(request)?.merge(store);
     let mut response = MergeResponse::default();
     match *format {
         TREE => response.tree = ByName::new([&tree], nodes_max).bytes(),
+        DOT => {
+            let functions_max = if *max_nodes == 0 { FUNCTIONS } else { nodes_max };
+            response.dot = dot(&tree, profile_type, functions_max);
+        }
         PPROF => {
             let profile = Some(pprof(&tree, profile_type, end.saturating_mul(MS)));
             response.pprof = Some(PprofResult { profile });
@@ -351,13 +358,16 @@ fn diff(DiffRequest { left, right }: &DiffRequest, store: &Store) -> Result<Diff
 
 fn merge_json(response: &MergeResponse) -> serde_json::Value {
     use base64::Engine;
-    let MergeResponse { flamegraph, tree, pprof } = response;
+    let MergeResponse { flamegraph, tree, dot, pprof } = response;
     let mut answer = serde_json::Map::new();
     if let Some(graph) = flamegraph {
         answer.insert("flamegraph".to_owned(), serde_json::json!(graph));
     }
     if !tree.is_empty() {
         answer.insert("tree".to_owned(), base64::engine::general_purpose::STANDARD.encode(tree).into());
+    }
+    if !dot.is_empty() {
+        answer.insert("dot".to_owned(), dot.as_str().into());
     }
     if let Some(profile) = pprof.as_ref().and_then(|pprof| pprof.profile.as_ref()) {
         answer.insert("pprof".to_owned(), serde_json::json!({ "profile": pprof_json::value(profile) }));

@@ -16,6 +16,7 @@ use super::store::{ProfileType, Selection, Store, end};
 use crate::time::{WallNs, Window};
 
 pub(super) mod api;
+mod dot;
 mod flamegraph;
 mod looked;
 mod merged;
@@ -107,12 +108,10 @@ impl Resolved {
             (Some(from), Some(until)) => (from.saturating_mul(MS), until.saturating_mul(MS)),
             (None, None) => {
                 let last = i64::from(question.last.unwrap_or(LAST_S)) * 1_000 * MS;
-                // A window that is awaited is not missing yet; later than that, time goes on without data.
-                let fresh = newest.filter(|&window| {
-                    now.0.saturating_sub(end(window).0) < span(window.duration_ns).saturating_mul(5) / 2
-                });
                 // The millisecond that we are in is part of it: a profile without a length may be of this moment.
-                let until = whole_ms(fresh.map_or(now.0.saturating_add(MS), |window| end(window).0));
+                let until = newest
+                    .and_then(|window| whole_windows(window, now))
+                    .unwrap_or_else(|| whole_ms(now.0.saturating_add(MS)));
                 (until.saturating_sub(last), until)
             }
             _ => return Err(Refusal::invalid("question", "give both from and until, or last")),
@@ -165,6 +164,16 @@ impl Resolved {
             range: WallNs(range.start.0.saturating_sub(half))..WallNs(range.end.0.saturating_sub(half)),
         }
     }
+}
+
+/// Where the range that ends now does: a window that is awaited is not missing yet; later than that, time goes on without
+/// data, a window at a time, so that those which are there still fill whole steps. `None` if they have no length.
+fn whole_windows(newest: Window, now: WallNs) -> Option<i64> {
+    let length = whole_ms(span(newest.duration_ns));
+    let ended = whole_ms(end(newest).0);
+    let gone = now.0.saturating_sub(ended).checked_div(length)?;
+    let missed = if gone <= 2 { 0 } else { gone };
+    Some(ended.saturating_add(missed.saturating_mul(length)))
 }
 
 fn check_range(from: i64, until: i64) -> Result<(), Refusal> {

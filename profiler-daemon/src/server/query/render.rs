@@ -1,24 +1,29 @@
-//! `GET /pyroscope/render` and `/pyroscope/render-diff`: a flame graph with its time line, or two laid over one another,
-//! for older clients.
+//! `GET /pyroscope/render` and `/pyroscope/render-diff`: a flame graph with its time line or a graph of calls, or two laid
+//! over one another, for older clients.
 
 use std::collections::{BTreeMap, HashMap};
 
+use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::MS;
 use super::api::{NODES, NODES_MAX, OneType, check_type, points};
+use super::dot::{FUNCTIONS, dot};
 use super::merged::ByName;
 use crate::querier::{FlameGraph, Point, PointSeries};
 use crate::server::refusal::Refusal;
 use crate::server::store::Store;
+use crate::server::web::{self, Answer};
 use crate::time::{WallNs, moment_ms};
 
 /// Where they are.
 const RENDER: &str = "/pyroscope/render";
 const DIFFERENCE: &str = "/pyroscope/render-diff";
-/// A point of the time line, seconds at least, and how many there are at most.
-const STEP_S_MIN: i64 = 15;
-const POINTS_MAX: i64 = 1000;
+/// How many points a time line has at most, but for the rounding of their distance.
+const POINTS_MAX: i64 = 1500;
+/// Distances of points that come nearest to what a range asks for: up to so many milliseconds it is so many seconds. No range
+/// asks for more than the last.
+const STEPS: [(i64, i64); 4] = [(17_500, 15), (25_000, 20), (45_000, 30), (i64::MAX, 60)];
 /// Points of all time lines of an answer.
 const POINTS_SUM_MAX: usize = 1 << 20;
 
@@ -33,11 +38,20 @@ pub(in crate::server) fn answer(
     parameters: &HashMap<String, String>,
     now: WallNs,
     store: &Store,
-) -> Result<String, Refusal> {
+) -> Result<Answer, Refusal> {
     let parameters = Parameters { all: parameters, now };
+    if path == RENDER && parameters.text("format") == Some("dot") {
+        return Ok(web::text(StatusCode::OK, "text/plain; charset=utf-8", picture(&parameters, store)?));
+    }
     let answer =
         if path == DIFFERENCE { difference(&parameters, store)? } else { render(&parameters, store)? };
-    Ok(answer.to_string())
+    Ok(web::json(StatusCode::OK, answer.to_string()))
+}
+
+fn picture(parameters: &Parameters<'_>, store: &Store) -> Result<String, Refusal> {
+    let one = parameters.question(["query", "from", "until"])?;
+    let functions_max = parameters.nodes_max(FUNCTIONS)?;
+    Ok(dot(&one.merge(store), one.profile_type, functions_max))
 }
 
 fn refuse(why: impl Into<String>) -> Refusal {
@@ -69,9 +83,10 @@ impl<'a> Parameters<'a> {
         OneType::new(profile_type, selector, moment(from), moment(until))
     }
 
-    fn nodes_max(&self) -> Result<usize, Refusal> {
+    /// How many nodes are asked for, or `otherwise`.
+    fn nodes_max(&self, otherwise: usize) -> Result<usize, Refusal> {
         match self.text("max-nodes").or(self.text("maxNodes")).map(str::parse) {
-            None | Some(Ok(0)) => Ok(NODES),
+            None | Some(Ok(0)) => Ok(otherwise),
             Some(Ok(some)) if some <= NODES_MAX => Ok(some),
             Some(Ok(_) | Err(_)) => Err(refuse(format!("\"max-nodes\" must be a number up to {NODES_MAX}"))),
         }
@@ -80,7 +95,7 @@ impl<'a> Parameters<'a> {
 
 fn render(parameters: &Parameters<'_>, store: &Store) -> Result<Value, Refusal> {
     let one = parameters.question(["query", "from", "until"])?;
-    let graph = ByName::new([&one.merge(store)], parameters.nodes_max()?).flame_graph();
+    let graph = ByName::new([&one.merge(store)], parameters.nodes_max(NODES)?).flame_graph();
     let group_by: Vec<String> = parameters.text("groupBy").map(str::to_owned).into_iter().collect();
     let line = TimeLine::of(&one);
     let series = points(&one, &group_by, line.step_s * 1000, store)?;
@@ -108,7 +123,7 @@ fn difference(parameters: &Parameters<'_>, store: &Store) -> Result<Value, Refus
     if left.profile_type != right.profile_type {
         return Err(refuse("profile types must match"));
     }
-    let nodes_max = parameters.nodes_max()?;
+    let nodes_max = parameters.nodes_max(NODES)?;
     let graph = ByName::new([&left.merge(store), &right.merge(store)], nodes_max).difference();
     let mut answer = flamebearer(&graph, "double", left.profile_type);
     answer["leftTicks"] = graph.left_ticks.into();
@@ -146,10 +161,15 @@ struct TimeLine {
 }
 
 impl TimeLine {
+    /// That of what is asked about: begin and end are those of whole steps since the epoch.
     fn of(one: &OneType<'_>) -> Self {
-        let (start_ms, seconds) = (one.asked.start, (one.asked.end - one.asked.start) / 1000);
-        let step_s = (seconds / POINTS_MAX).max(STEP_S_MIN);
-        Self { start_ms, step_s, steps: usize::try_from(seconds / step_s).unwrap_or(0) }
+        let least_ms = (one.asked.end - one.asked.start) / POINTS_MAX;
+        let step_s =
+            STEPS.iter().find(|(up_to_ms, _)| least_ms <= *up_to_ms).map_or(60, |&(_, step_s)| step_s);
+        let whole = |ms: i64| ms.div_euclid(step_s * 1000) * step_s * 1000;
+        let (start_ms, end_ms) = (whole(one.asked.start), whole(one.asked.end));
+        let steps = usize::try_from((end_ms - start_ms) / (step_s * 1000)).unwrap_or(0);
+        Self { start_ms, step_s, steps }
     }
 
     /// It, with a value for each step.

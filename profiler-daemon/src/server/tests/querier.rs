@@ -339,3 +339,77 @@ fn answers_are_compressed_for_who_takes_that() {
     assert_eq!(status, 200);
     assert_eq!(pprof::gunzip(&packed, 1 << 20).unwrap(), plain.as_bytes());
 }
+
+#[test]
+fn a_pprof_in_protobuf_is_where_clients_look_for_it() {
+    let server = pushed();
+    let request = crate::querier::MergeRequest {
+        profile_type: "process_cpu:cpu:nanoseconds:cpu:nanoseconds".to_owned(),
+        selector: "{service_name=\"cart\"}".to_owned(),
+        start: BEGIN_MS,
+        end: BEGIN_MS + 180_000,
+        format: crate::querier::PPROF,
+        ..Default::default()
+    };
+    let path = format!("{}SelectMergeStacktraces", query::api::PATH);
+    let answer = server.connect().send_bytes("POST", &path, &[PROTO], &request.encode_to_vec());
+    // The fifth field, which `querier.proto` calls `pprof`; the fourth is about questions that are answered later.
+    assert_eq!((answer.0, answer.1.first()), (200, Some(&(5 << 3 | 2))));
+}
+
+#[test]
+fn a_graph_of_calls_has_each_function_once_and_loses_no_caller() {
+    let server = server();
+    let stacks = [("main;f;g", 5_000), ("main;f;f;g", 3_000), ("main;\"quo\\te", 2_000)];
+    push(&server, "process_cpu", &[("service_name", "calls")], 10, [("cpu", "nanoseconds"); 2], &stacks);
+    let drawn = |functions| {
+        let mut question = merge_of("calls", functions);
+        question["format"] = "PROFILE_FORMAT_DOT".into();
+        asked(&server, "SelectMergeStacktraces", &question).1["dot"].as_str().unwrap().to_owned()
+    };
+    let whole = drawn(0);
+    for line in [
+        r#"Type: cpu\l4 of 4 functions: 10.00s of 10.00s\l"#,
+        r#"N1 [label="main\n0.00s (0.00%)\nof 10.00s (100.00%)""#,
+        r#"N2 [label="g\n8.00s (80.00%)" fontsize=24 "#,
+        r#"N3 [label="f\n0.00s (0.00%)\nof 8.00s (80.00%)""#,
+        r#"N4 [label="\"quo\\te\n2.00s (20.00%)""#,
+        r#"N1 -> N3 [label=" 8.00s" weight=81 penwidth=4]"#,
+        r#"N3 -> N3 [label=" 3.00s""#,
+        r#"N3 -> N2 [label=" 8.00s""#,
+    ] {
+        assert!(whole.contains(line), "{line}\n{whole}");
+    }
+    assert_eq!(whole.matches("->").count(), 4, "{whole}");
+    let cut = drawn(2);
+    assert!(cut.contains(r#"N1 -> N2 [label=" 8.00s" weight=81 penwidth=4 style=dashed]"#), "{cut}");
+    assert_eq!((cut.matches("->").count(), cut.matches("label=\"").count()), (1, 4), "{cut}");
+    let times = format!("from={BEGIN_MS}&until={}&format=dot", BEGIN_MS + 180_000);
+    let cpu = "process_cpu:cpu:nanoseconds:cpu:nanoseconds";
+    let path = format!("/pyroscope/render?query={cpu}%7Bservice_name%3D%22calls%22%7D&{times}");
+    assert_eq!(server.connect().send("GET", &path, &[], b"").body, whole);
+    let nobody = format!("/pyroscope/render?query={cpu}%7Bservice_name%3D%22nobody%22%7D&{times}");
+    let answer = server.connect().send("GET", &nobody, &[], b"");
+    assert_eq!((answer.status, answer.body.as_str()), (200, ""));
+}
+
+#[test]
+fn a_selection_that_is_not_made_here_is_refused_rather_than_left_out() {
+    let server = pushed();
+    let ask = |more: Value| {
+        let mut question = merge_of("checkout", 0);
+        question.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        asked(&server, "SelectMergeStacktraces", &question).0
+    };
+    for selection in [
+        serde_json::json!({ "stackTraceSelector": { "callSite": [{ "name": "main" }] } }),
+        serde_json::json!({ "profileIdSelector": ["7c9e6679-7425-440d-944b-e07fc1f90ae7"] }),
+        serde_json::json!({ "traceIdSelector": ["7c9e66797425440de944be07fc1f90ae"] }),
+        serde_json::json!({ "spanSelector": ["9a517183f26a089d"] }),
+    ] {
+        assert_eq!(ask(selection.clone()), 501, "{selection}");
+    }
+    // How many frames of a leaf are enough for Go's compiler: with all of them it has those too.
+    let for_go = serde_json::json!({ "stackTraceSelector": { "goPgo": { "keepLocations": 5 } } });
+    assert_eq!(ask(for_go), 200);
+}

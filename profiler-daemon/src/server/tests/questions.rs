@@ -19,6 +19,24 @@ fn services_are_listed_by_weight_with_their_time_series() {
     assert!(points[5] >= 8_999, "the last point is a whole window: {points:?}");
 }
 
+#[test]
+fn windows_fill_whole_steps_however_long_ago_they_ended() {
+    let server = Running::start(Config::default());
+    let newest = WallNs::now().0 - 47_300_000_000;
+    let windows = [newest, newest - 10_000_000_000].map(|time_nanos| {
+        let profile = Profile { time_nanos, ..profile(&[("main", 8_000)]) };
+        profile.encode_to_vec()
+    });
+    server.push(&request("a", &windows));
+    let answer = server.ask("/api/services?last=900");
+    let points = answer["services"][0]["points"].as_array().unwrap();
+    let points: Vec<_> = points.iter().filter(|&point| point != 0).collect();
+    // Spread over three they would say that there was less than there was.
+    assert_eq!(points, [8_000, 8_000]);
+    let behind = answer["now_ms"].as_i64().unwrap() - answer["until_ms"].as_i64().unwrap();
+    assert!((0..10_000).contains(&behind), "the range ends now, but for a window: {behind} ms ago");
+}
+
 fn index(number: &Value) -> usize {
     usize::try_from(number.as_u64().unwrap()).unwrap()
 }

@@ -6,11 +6,13 @@
 use gimli::{
     BaseAddresses, CfaRule, CieOrFde, CommonInformationEntry, DebugFrame, EhFrame, EndianSlice, LittleEndian,
     Operation, Register, RegisterRule, UnwindContext, UnwindExpression, UnwindSection, UnwindTableRow,
+    Vendor,
 };
 use profiler_common::unwind::table::{Cfa, Rule, Saved};
 use rustc_hash::FxHashMap;
 
-use super::Function;
+use super::machine::Machine;
+use super::{Function, aarch64};
 
 /// Bytes of one table at most: a browser with all of its own has thirty million.
 pub(super) const TABLE_BYTES_MAX: u64 = 64 << 20;
@@ -42,6 +44,7 @@ pub(super) struct Table {
     bytes: Vec<u8>,
     bases: BaseAddresses,
     kind: Kind,
+    machine: Machine,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -59,14 +62,14 @@ pub(super) struct Reading<'a> {
 
 impl Table {
     /// An `.eh_frame` that lies at `address`.
-    pub(super) fn eh_frame(bytes: Vec<u8>, address: u64) -> Self {
+    pub(super) fn eh_frame(bytes: Vec<u8>, address: u64, machine: Machine) -> Self {
         let bases = BaseAddresses::default().set_eh_frame(address);
-        Self { bytes, bases, kind: Kind::EhFrame }
+        Self { bytes, bases, kind: Kind::EhFrame, machine }
     }
 
     /// A `.debug_frame`.
-    pub(super) fn debug_frame(bytes: Vec<u8>) -> Self {
-        Self { bytes, bases: BaseAddresses::default(), kind: Kind::DebugFrame }
+    pub(super) fn debug_frame(bytes: Vec<u8>, machine: Machine) -> Self {
+        Self { bytes, bases: BaseAddresses::default(), kind: Kind::DebugFrame, machine }
     }
 
     fn section(&self) -> (EhFrame<Bytes<'_>>, DebugFrame<Bytes<'_>>) {
@@ -74,6 +77,10 @@ impl Table {
         debug.set_address_size(8);
         let mut eh = EhFrame::new(&self.bytes, LittleEndian);
         eh.set_address_size(8);
+        if self.machine == Machine::Aarch64 {
+            debug.set_vendor(Vendor::AArch64);
+            eh.set_vendor(Vendor::AArch64);
+        }
         (eh, debug)
     }
 
@@ -156,10 +163,13 @@ impl Reading<'_> {
     /// makes no sense, or none any more from some place on, is invalid from there.
     pub(super) fn rules(&mut self, number: usize, function: &Function, rules: &mut Vec<(u64, Rule)>) {
         let (eh, debug) = self.table.section();
-        let bases = &self.table.bases;
+        let Table { bases, machine, .. } = self.table;
+        let machine = *machine;
         let ended = match self.table.kind {
-            Kind::EhFrame => read(&eh, bases, number, &mut self.shared, &mut self.context, rules),
-            Kind::DebugFrame => read(&debug, bases, number, &mut self.shared, &mut self.context, rules),
+            Kind::EhFrame => read(&eh, bases, machine, number, &mut self.shared, &mut self.context, rules),
+            Kind::DebugFrame => {
+                read(&debug, bases, machine, number, &mut self.shared, &mut self.context, rules)
+            }
         };
         if let Err(from) = ended {
             rules.push((from.unwrap_or(function.address), Rule::Invalid));
@@ -215,6 +225,7 @@ where
 fn read<'a, S>(
     section: &S,
     bases: &BaseAddresses,
+    machine: Machine,
     number: usize,
     shared: &mut Shared<'a>,
     context: &mut UnwindContext<usize>,
@@ -226,9 +237,10 @@ where
 {
     let mut before = None;
     rows(section, bases, number, shared, context, |of, row| {
-        let rule = match of {
-            Of::Trampoline => Rule::Signal,
-            Of::Function(encoding) => rule(section, encoding, row, before),
+        let rule = match (of, machine) {
+            (Of::Trampoline, _) => Rule::Signal,
+            (Of::Function(encoding), Machine::X86_64) => rule(section, encoding, row, before),
+            (Of::Function(_), Machine::Aarch64) => aarch64::rule(row),
         };
         before = lasting(row, rule);
         rules.push((row.start_address(), rule));
@@ -276,7 +288,7 @@ where
     Err(end)
 }
 
-/// What a row of the table says, in our words. `before` is where the row before has the frame, if it is there still.
+/// What a row of a table for x86_64 says, in our words. `before` is where the row before has the frame, if it is there still.
 fn rule<'a, S>(
     section: &S,
     encoding: gimli::Encoding,

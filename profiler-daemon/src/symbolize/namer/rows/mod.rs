@@ -6,11 +6,15 @@
 //! by `pread`: nothing here can fault, and a file that changes meanwhile gives rules that lead nowhere, which every walk survives.
 //! Not here: the walk; and what an address means in a process.
 
+mod aarch64;
 mod blocks;
 mod callees;
 mod frames;
 mod go;
+mod machine;
 
+#[cfg(test)]
+mod aarch64_tests;
 #[cfg(test)]
 mod bad_tests;
 #[cfg(test)]
@@ -26,11 +30,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use profiler_common::unwind::table::{Cfa, PAGE_BYTES, Rule, TABLE_PAGES_MAX};
+use profiler_common::unwind::table::{PAGE_BYTES, Rule, TABLE_PAGES_MAX};
 
 use self::blocks::Writer;
 use self::frames::{Reading, TABLE_BYTES_MAX, Table};
 use self::go::Go;
+use self::machine::Machine;
 use super::super::protocol::{BLOCK_WORDS_MAX, Refusal, Rows};
 use super::elf::{Reader, Section, Segment, malformed, number};
 use super::pclntab::Pclntab;
@@ -77,6 +82,7 @@ const DEBUG_FRAME: u8 = 2;
 /// What is read of a file, and how far its table is made.
 #[derive(Debug)]
 pub(in super::super) struct Builder {
+    machine: Machine,
     functions: Vec<Function>,
     eh_frame: Option<Table>,
     debug_frame: Option<Table>,
@@ -100,13 +106,17 @@ pub(in super::super) struct Builder {
 impl Builder {
     /// Reads what there is of `file`.
     pub(in super::super) fn new(file: &File) -> Result<Self, Refusal> {
-        const X86_64: u64 = 62;
+        Self::of(file, Machine::NATIVE)
+    }
+
+    /// The same for a file of `machine`.
+    fn of(file: &File, machine: Machine) -> Result<Self, Refusal> {
         let reader = Reader::new(file).map_err(|_| Refusal::NotElf)?;
-        if !reader.is_wide() || reader.machine().ok() != Some(X86_64) {
+        if !reader.is_wide() || reader.machine().ok() != Some(machine.number()) {
             return Err(Refusal::OtherMachine);
         }
         let segments = reader.segments().map_err(|_| Refusal::NotElf)?;
-        let found = Found::read(&reader, &segments).map_err(|_| Refusal::NotElf)?;
+        let found = Found::read(&reader, &segments, machine).map_err(|_| Refusal::NotElf)?;
         let code: Vec<Segment> = segments.iter().filter(|segment| segment.is_code()).copied().collect();
         let (mut functions, mut left_out) = (Vec::new(), 0);
         let mut note = |function: Function| {
@@ -125,7 +135,9 @@ impl Builder {
                 }
             });
         }
-        let go = found.go.and_then(|section| Go::read(file, &reader, &section).ok());
+        // Go keeps frame pointers on aarch64, and has no rows from its own table there.
+        let go = found.go.filter(|_| machine == Machine::X86_64);
+        let go = go.and_then(|section| Go::read(file, &reader, &section).ok());
         if let Some(go) = &go {
             go.functions(|address, offset, bytes, number| {
                 note(Function { offset, bytes, address, source: GO, number });
@@ -138,6 +150,7 @@ impl Builder {
         let program = reader.is_fixed().unwrap_or(false)
             || segments.iter().any(|segment| segment.kind == Segment::INTERPRETER);
         Ok(Self {
+            machine,
             functions,
             eh_frame: found.eh_frame,
             debug_frame: found.debug_frame,
@@ -190,15 +203,16 @@ impl Builder {
                 rules.push((function.address, Rule::Stop));
             }
             if let (EH_FRAME, Some(table)) = (function.source, &mut eh)
+                && self.machine == Machine::X86_64
                 && rules.iter().any(|(_, rule)| *rule == Rule::Invalid)
             {
                 callees::add(file, function, &self.functions, &self.code, table, &mut rules);
             }
-            let (framed, frameless) = frame(&rules);
+            let (framed, frameless) = self.machine.frame(&rules);
             part.functions += u64::from(framed);
             // Once there are too many, no more code is looked at.
             let enough = self.frameless > self.functions.len() as u64 / KEEPING_FRAMES;
-            if frameless && (enough || may_call(file, function, &self.code)) {
+            if frameless && (enough || may_call(file, function, &self.code, self.machine)) {
                 self.frameless += 1;
                 part.frameless += 1;
             }
@@ -260,37 +274,16 @@ fn read(table: &mut Reading<'_>, function: &Function, rules: &mut Vec<(u64, Rule
     });
 }
 
-/// Whether a function has a frame, and does without a frame pointer.
-fn frame(rules: &[(u64, Rule)]) -> (bool, bool) {
-    let cfa = |rule: &Rule| match rule {
-        Rule::Frame { cfa, .. } => Some(*cfa),
-        Rule::Stop | Rule::Plt(_) | Rule::Signal | Rule::Elsewhere | Rule::Pointer | Rule::Invalid => None,
-    };
-    let mut cfas = rules.iter().filter_map(|(_, rule)| cfa(rule));
-    let deep = cfas.clone().any(|cfa| !matches!(cfa, Cfa::Rsp(8)));
-    (deep, deep && !cfas.any(|cfa| matches!(cfa, Cfa::Rbp(_) | Cfa::AtRbp(..))))
-}
-
-/// Whether a function may call others: whoever calls none is only ever the innermost of a stack. Finds every call, and takes
-/// for one what only looks like it. A function too large to be looked at may call.
-fn may_call(file: &File, function: &Function, code: &[Segment]) -> bool {
+/// Whether a function may call others. One too large to be looked at may.
+fn may_call(file: &File, function: &Function, code: &[Segment], machine: Machine) -> bool {
     const LOOK_BYTES_MAX: u64 = 64 << 10;
-    const CALL: u8 = 0xe8;
-    const INDIRECT: u8 = 0xff;
     let Ok(bytes) = usize::try_from(function.bytes.min(LOOK_BYTES_MAX)) else { return true };
     let mut bytes = vec![0; bytes];
     if function.bytes > LOOK_BYTES_MAX || file.read_exact_at(&mut bytes, function.offset).is_err() {
         return true;
     }
-    bytes.iter().enumerate().any(|(at, &byte)| match (byte, &bytes[at + 1..]) {
-        (CALL, &[a, b, c, d, ..]) => {
-            let distance = i64::from(i32::from_le_bytes([a, b, c, d]));
-            let next = function.address.wrapping_add(at as u64 + 5);
-            let target = next.wrapping_add_signed(distance);
-            code.iter().any(|segment| segment.offset_of(target).is_some())
-        }
-        (INDIRECT, &[operand, ..]) => operand >> 3 & 7 == 2,
-        _ => false,
+    machine.may_call(&bytes, function.address, |target| {
+        code.iter().any(|segment| segment.offset_of(target).is_some())
     })
 }
 
@@ -309,7 +302,7 @@ struct Found {
 }
 
 impl Found {
-    fn read(reader: &Reader<'_>, segments: &[Segment]) -> io::Result<Self> {
+    fn read(reader: &Reader<'_>, segments: &[Segment], machine: Machine) -> io::Result<Self> {
         let mut found = Self::default();
         // A table that cannot be read does not make the others unreadable.
         let sections = reader.sections(|name, section| {
@@ -319,10 +312,11 @@ impl Found {
             match name {
                 b".eh_frame" if !section.is_compressed() => {
                     let bytes = reader.read(section.offset(), section.bytes(), TABLE_BYTES_MAX).ok();
-                    found.eh_frame = bytes.map(|bytes| Table::eh_frame(bytes, section.address()));
+                    found.eh_frame = bytes.map(|bytes| Table::eh_frame(bytes, section.address(), machine));
                 }
                 b".debug_frame" => {
-                    found.debug_frame = inflated(reader, section).ok().map(Table::debug_frame);
+                    found.debug_frame =
+                        inflated(reader, section).ok().map(|bytes| Table::debug_frame(bytes, machine));
                 }
                 name if Pclntab::is_section(name) => found.go = Some(*section),
                 _ => {}
@@ -331,7 +325,7 @@ impl Found {
         });
         // A file may have lost its sections and still run: then its loader's own index leads to the table.
         if found.eh_frame.is_none() {
-            found.eh_frame = by_index(reader, segments).ok();
+            found.eh_frame = by_index(reader, segments, machine).ok();
         }
         sections.or_else(|error| if found.eh_frame.is_some() { Ok(()) } else { Err(error) })?;
         Ok(found)
@@ -358,7 +352,7 @@ fn inflated(reader: &Reader<'_>, section: &Section) -> io::Result<Vec<u8>> {
 }
 
 /// The `.eh_frame` that the index by which a loader finds it points to; it ends with the part of the file that it is in.
-fn by_index(reader: &Reader<'_>, segments: &[Segment]) -> io::Result<Table> {
+fn by_index(reader: &Reader<'_>, segments: &[Segment], machine: Machine) -> io::Result<Table> {
     let index = segments.iter().find(|segment| segment.kind == Segment::FRAME_INDEX).ok_or_else(malformed)?;
     let head = reader.read(index.offset, index.bytes.min(8), 8)?;
     // Version 1, and the pointer as four bytes, signed, from where they lie: what every linker writes.
@@ -374,5 +368,5 @@ fn by_index(reader: &Reader<'_>, segments: &[Segment]) -> io::Result<Table> {
         .find_map(|segment| Some((segment, segment.offset_of(address)?)));
     let (segment, offset) = place.ok_or_else(malformed)?;
     let rest = segment.bytes - (offset - segment.offset);
-    Ok(Table::eh_frame(reader.read(offset, rest.min(TABLE_BYTES_MAX), TABLE_BYTES_MAX)?, address))
+    Ok(Table::eh_frame(reader.read(offset, rest.min(TABLE_BYTES_MAX), TABLE_BYTES_MAX)?, address, machine))
 }

@@ -20,7 +20,7 @@ use super::*;
 
 /// A table in slabs, as the kernel has it, and a list with one mapping of the whole file at `BASE`.
 pub(super) struct Laid {
-    slabs: Vec<Box<Slab>>,
+    pub(super) slabs: Vec<Box<Slab>>,
     invalid: u64,
     functions: u64,
     frameless: u64,
@@ -38,7 +38,12 @@ fn slab() -> Box<Slab> {
 
 /// Makes the table of `file`, every part of it, and lays it out.
 pub(super) fn lay(file: &File) -> Result<Laid, Refusal> {
-    let mut builder = Builder::new(file)?;
+    lay_for(file, Machine::NATIVE, BASE)
+}
+
+/// The same for a file of any processor, mapped at `base`.
+pub(super) fn lay_for(file: &File, machine: Machine, base: u64) -> Result<Laid, Refusal> {
+    let mut builder = Builder::of(file, machine)?;
     let mut blocks = BTreeMap::new();
     let slabs = vec![slab(), slab()];
     let mut laid = Laid { slabs, invalid: 0, functions: 0, frameless: 0, left_out: 0, words: 0 };
@@ -70,7 +75,7 @@ pub(super) fn lay(file: &File) -> Result<Laid, Refusal> {
         at += words.len();
     }
     let pages = u32::try_from(SLAB_WORDS).unwrap();
-    let mapping = Mapping::of(BASE, 1 << 32, 0, 1 << 16, 0, pages);
+    let mapping = Mapping::of(base, 1 << 32, 0, 1 << 16, 0, pages);
     laid.slabs[0][..8].copy_from_slice(&mapping.words());
     Ok(laid)
 }
