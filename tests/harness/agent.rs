@@ -255,6 +255,11 @@ impl Agent {
         &mut self.process
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Shows `token` from now on.
     pub fn show(&mut self, token: Option<&str>) {
         self.token = token.map(str::to_owned);

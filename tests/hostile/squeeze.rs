@@ -1,7 +1,6 @@
-//! Memory groups (cgroups) with no room left: whoever is put into one is ended by the kernel at the next page that it needs.
+//! Memory groups (cgroups) with no room left: the kernel ends somebody in them at the next page that is needed.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -12,50 +11,77 @@ use profiler_tests::need;
 
 use crate::scene::{Scene, has, now_ns};
 
-/// How long the namer may be away.
+/// How long a namer may be away that was asked something.
 const BACK_MAX: Duration = Duration::from_secs(1);
 /// How long it may take until it is asked.
 const ASKED_MAX: Duration = Duration::from_secs(20);
-const TIMES: u32 = 5;
+
+/// Names of its files in one version of cgroups.
+#[derive(Clone, Copy)]
+struct Files {
+    limit: &'static str,
+    unlimited: &'static str,
+    used: &'static str,
+    /// Counts who was ended for want of memory.
+    kills: &'static str,
+}
+
+const FIRST: Files = Files {
+    limit: "memory.limit_in_bytes",
+    unlimited: "-1",
+    used: "memory.usage_in_bytes",
+    kills: "memory.oom_control",
+};
+const SECOND: Files =
+    Files { limit: "memory.max", unlimited: "max", used: "memory.current", kills: "memory.events" };
 
 /// A memory group, which goes with this value.
 struct Squeeze {
     folder: PathBuf,
-    /// Which file counts who was ended for want of memory.
-    kills: &'static str,
+    files: Files,
 }
 
 impl Squeeze {
     /// By whichever version of cgroups has memory here.
-    fn make() -> Result<Self, Missing> {
+    fn make(name: &str) -> Result<Self, Missing> {
         let missing = |what: String| Missing { required_by: "TEST_REQUIRE_MEMORY_CGROUP", what };
         let mounts = fs::read_to_string("/proc/mounts").map_err(|error| missing(error.to_string()))?;
         let found = mounts.lines().find_map(|line| {
             let fields: Vec<&str> = line.split(' ').collect();
             match *fields.get(..4)? {
                 [_, at, "cgroup", options] if options.split(',').any(|option| option == "memory") => {
-                    Some((Path::new(at).to_owned(), "memory.limit_in_bytes", "memory.oom_control"))
+                    Some((Path::new(at).to_owned(), FIRST))
                 }
                 [_, at, "cgroup2", _] => {
                     let controllers = fs::read_to_string(Path::new(at).join("cgroup.subtree_control"));
                     let memory = controllers.ok()?.split_whitespace().any(|name| name == "memory");
-                    memory.then(|| (Path::new(at).to_owned(), "memory.max", "memory.events"))
+                    memory.then(|| (Path::new(at).to_owned(), SECOND))
                 }
                 _ => None,
             }
         });
-        let (root, limit, kills) = found
+        let (root, files) = found
             .ok_or_else(|| missing("no group of processes can have a limit of memory here".to_owned()))?;
-        let folder = root.join(format!("profiler-squeeze-{}", std::process::id()));
-        let make = || -> io::Result<()> {
-            fs::create_dir(&folder)?;
-            fs::write(folder.join(limit), "0")
-        };
-        make().map_err(|error| missing(format!("{}: {error}", folder.display())))?;
-        Ok(Self { folder, kills })
+        let folder = root.join(format!("profiler-{name}-{}", std::process::id()));
+        fs::create_dir(&folder).map_err(|error| missing(format!("{}: {error}", folder.display())))?;
+        Ok(Self { folder, files })
     }
 
-    /// From now on process `pid` gets no page more. What it has it keeps. False if it has ended meanwhile.
+    /// From now on its processes get so many bytes more, or as many as they want. What they have they keep.
+    #[track_caller]
+    fn leave(&self, bytes: Option<u64>) {
+        let limit = bytes.map_or(self.files.unlimited.to_owned(), |bytes| (self.used() + bytes).to_string());
+        fs::write(self.folder.join(self.files.limit), limit).expect("the group is there");
+    }
+
+    /// Bytes that its processes took since they are in it.
+    #[track_caller]
+    fn used(&self) -> u64 {
+        let used = fs::read_to_string(self.folder.join(self.files.used)).expect("the group is there");
+        used.trim().parse().expect("a number of bytes")
+    }
+
+    /// Puts process `pid` into it, without what it has. False if it has ended meanwhile.
     fn take(&self, pid: u32) -> bool {
         fs::write(self.folder.join("cgroup.procs"), pid.to_string()).is_ok()
     }
@@ -63,7 +89,7 @@ impl Squeeze {
     /// How many of its processes were ended for want of memory.
     #[track_caller]
     fn kills(&self) -> u32 {
-        let counts = fs::read_to_string(self.folder.join(self.kills)).expect("the group is there");
+        let counts = fs::read_to_string(self.folder.join(self.files.kills)).expect("the group is there");
         let count = counts.lines().find_map(|line| line.strip_prefix("oom_kill "));
         count.and_then(|count| count.parse().ok()).expect("the kernel counts them")
     }
@@ -84,30 +110,56 @@ fn wait_until(what: &str, most: Duration, is: impl Fn() -> bool) {
     }
 }
 
-#[test]
-fn a_namer_that_the_kernel_ends_for_want_of_memory_is_back_within_a_second() {
+/// While the group has no room, a program that nobody has seen before makes work; the kernel ends a namer, another is there in time, and
+/// the program has its name. Again and again, `times`. `take` puts processes into the group, and `leave` says how little it has.
+#[track_caller]
+fn check(name: &str, times: u32, take: impl Fn(&Scene, &Squeeze), leave: u64, back_max: Duration) {
     need!(gate::bpf());
-    let squeeze = Squeeze::make();
+    let squeeze = Squeeze::make(name);
     need!(squeeze.as_ref().map_err(Clone::clone).map(drop));
     let squeeze = squeeze.unwrap_or_else(|_| unreachable!("it was needed"));
     let scene = Scene::set();
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let failures = || scene.agent.metric("profiler_namer_failures_total", "cause=\"ended\"");
-    for time in 0..TIMES {
+    let failures = || scene.agent.metric("profiler_namer_failures_total", "");
+    for time in 0..times {
         let (since, killed, failed) = (now_ns(), squeeze.kills(), failures());
         let namers = scene.agent.children("namer");
-        assert!(namers.iter().filter(|&&pid| squeeze.take(pid)).count() > 0, "there is no namer");
-        // A program never seen before, so that names must be asked for.
+        take(&scene, &squeeze);
+        squeeze.leave(Some(leave));
         let program = folder.path().join(format!("wl-fresh-{time}"));
         fs::copy(workloads::hostile(), &program).expect("a copy");
         let mut fresh = Command::new(&program);
         let mut fresh = fresh.args(["burn", "2.5"]).spawn().expect("a program of ours");
-        wait_until("the kernel ends a namer", ASKED_MAX, || squeeze.kills() > killed);
+        wait_until("the kernel ends somebody", ASKED_MAX, || squeeze.kills() > killed);
+        squeeze.leave(None);
+        let is_gone = |pid| !scene.agent.children("namer").contains(pid);
+        wait_until("it was a namer", BACK_MAX, || namers.iter().any(is_gone));
         let is_new = |pid: &u32| !namers.contains(pid);
-        wait_until("another namer", BACK_MAX, || scene.agent.children("namer").iter().any(is_new));
+        wait_until("another namer", back_max, || scene.agent.children("namer").iter().any(is_new));
         scene.server.wait_for("a name after it", since, |pushed| has(pushed, "burn_hostile"));
         assert!(failures() > failed, "nobody counted it");
         fresh.wait().expect("a child");
     }
     scene.check();
+}
+
+#[test]
+fn a_namer_that_the_kernel_ends_for_want_of_memory_is_back_within_a_second() {
+    let namers = |scene: &Scene, squeeze: &Squeeze| {
+        // What follows is started outside.
+        let taken = scene.agent.children("namer").into_iter().filter(|&pid| squeeze.take(pid)).count();
+        assert!(taken > 0, "there is no namer");
+    };
+    check("namers", 5, namers, 0, BACK_MAX);
+}
+
+#[test]
+fn of_all_our_processes_the_kernel_ends_a_namer_for_want_of_memory() {
+    let all = |scene: &Scene, squeeze: &Squeeze| {
+        for pid in scene.agent.children("namer").into_iter().chain([scene.agent.id()]) {
+            squeeze.take(pid);
+        }
+    };
+    // It may be one that was asked nothing, and then another is there when one is.
+    check("all", 2, all, 128 << 10, ASKED_MAX);
 }

@@ -43,7 +43,7 @@ impl Life {
         self.idled.cpu_percent_since(&self.quiet)
     }
 
-    /// Of the rest of the machine: where it is not idle, the agent has work.
+    /// Of the rest of the machine: where it is not idle, the agent has work, and most of all by processes that are started.
     fn busy_cores(&self) -> f64 {
         self.idled.machine_cores_since(&self.quiet) - self.idle_percent() / 100.0
     }
@@ -51,12 +51,13 @@ impl Life {
     fn print(&self, hz: u32) {
         let Self { start, settled_s, quiet, idled, stopped } = self;
         println!(
-            "{hz:>4} {:<13} {:>9.3} {settled_s:>9.0} {:>9.3} {:>8.2} {:>10.2} {:>7.2} {:>9} {:>6}",
+            "{hz:>4} {:<13} {:>9.3} {settled_s:>9.0} {:>9.3} {:>8.2} {:>10.2} {:>8.1} {:>7.2} {:>9} {:>6}",
             "all",
             start.cpu_s,
             self.idle_percent(),
             idled.wakeups_per_second_since(quiet),
             self.busy_cores(),
+            idled.machine_starts_since(quiet),
             stopped.took_s,
             stopped.captured,
             stopped.lost,
@@ -91,8 +92,18 @@ pub(super) fn measure(tools: &Tools, plan: Plan) -> Result<Vec<Budget>> {
         "\n`profiler-daemon run` and its processes, beside 200 that sleep; budgets: the middle of {rounds}"
     );
     println!(
-        "{:>4} {:<13} {:>9} {:>9} {:>9} {:>8} {:>10} {:>7} {:>9} {:>6}",
-        "Hz", "", "start s", "settled s", "idle %", "wakes/s", "cores busy", "stop s", "captured", "lost"
+        "{:>4} {:<13} {:>9} {:>9} {:>9} {:>8} {:>10} {:>8} {:>7} {:>9} {:>6}",
+        "Hz",
+        "",
+        "start s",
+        "settled s",
+        "idle %",
+        "wakes/s",
+        "cores busy",
+        "starts/s",
+        "stop s",
+        "captured",
+        "lost"
     );
     let _load = Load::of(Scene::Sleeping, &tools.deep)?;
     let mut budgets = Vec::new();

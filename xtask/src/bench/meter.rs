@@ -15,6 +15,8 @@ pub(super) struct Reading {
     pub wakeups: u64,
     /// CPU time of the whole machine, seconds.
     pub machine_s: f64,
+    /// Processes and threads that were started on the machine.
+    pub machine_starts: u64,
     /// Those that live.
     pub processes: Vec<Process>,
 }
@@ -60,8 +62,9 @@ impl Reading {
         }
         let cpu_s = ended_s + processes.iter().map(|process| process.cpu_s).sum::<f64>();
         let wakeups = processes.iter().map(|process| process.wakeups).sum();
-        let machine_s = machine_s(&fs::read_to_string("/proc/stat").unwrap_or_default());
-        Self { at, cpu_s, wakeups, machine_s, processes }
+        let machine = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let (machine_s, machine_starts) = (machine_s(&machine), field(&machine, "processes "));
+        Self { at, cpu_s, wakeups, machine_s, machine_starts, processes }
     }
 
     /// Percent of one core since `earlier`.
@@ -72,6 +75,11 @@ impl Reading {
     /// Wake-ups per second since `earlier`.
     pub(super) fn wakeups_per_second_since(&self, earlier: &Self) -> f64 {
         self.wakeups.saturating_sub(earlier.wakeups) as f64 / self.seconds_since(earlier)
+    }
+
+    /// Processes and threads that were started on the machine, per second since `earlier`.
+    pub(super) fn machine_starts_since(&self, earlier: &Self) -> f64 {
+        self.machine_starts.saturating_sub(earlier.machine_starts) as f64 / self.seconds_since(earlier)
     }
 
     /// CPU time of the whole machine since `earlier`, seconds.

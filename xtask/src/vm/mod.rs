@@ -18,8 +18,8 @@ use crate::{dist, install};
 #[derive(clap::Args)]
 #[command(
     long_about = "Boot a Debian made by debootstrap with systemd in an emulator, and there install the package, enable the \
-                  service, profile, reload a broken configuration, upgrade, kill it, stop it from making progress, and \
-                  purge it.\n\nIt takes four minutes and more, so `cargo xtask test` does not do it: run it after a change \
+                  service, profile, set the clock, reload a broken configuration, upgrade, kill it, stop it \
+                  from making progress, and purge it.\n\nIt takes five minutes and more, so `cargo xtask test` does not do it: run it after a change \
                   of packaging/ or of children/. Needs root, for debootstrap. What it showed last is in \
                   docs/service-vm.txt."
 )]
@@ -43,15 +43,16 @@ const UNREAD: [&str; 6] =
     ["var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale", "boot"];
 /// Its files lie in memory, once packed and once not, while it boots.
 const MEMORY_MIB: u32 = 2048;
-/// Four minutes, where the machine has time.
+/// Five minutes, where the machine has time.
 const SECONDS_MAX: u32 = 3600;
 /// Steps of the script.
-const STEPS: [&str; 11] = [
+const STEPS: [&str; 12] = [
     "booted",
     "installed",
     "enabled",
     "confined",
     "profiled",
+    "jumped",
     "reloaded",
     "upgraded",
     "killed",

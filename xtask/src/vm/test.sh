@@ -36,6 +36,23 @@ active() { [ "$(property ActiveState)" = active ]; }
 lists() { get $page /api/services | grep -q "\"$1\""; }
 metric() { get $agent /metrics | awk -v name="$1" '$1 == name { print $2 + 0 }'; }
 is() { [ "$(metric "$1")" = "$2" ]; }
+# The sum of a metric over its labels that match one pattern and not the other.
+sum() { get $agent /metrics | awk -v all="^$1[{]" -v yes="$2" -v no="$3" '$0 ~ all && $0 ~ yes && $0 !~ no { n += $NF } END { print n + 0 }'; }
+# What became of samples by our fault.
+lost() { sum profiler_samples_lost_total . 'tick skipped'; }
+pushed() { sum profiler_push_attempts_total 'result="ok"' '^$'; }
+pushes_after() { [ "$(pushed)" -gt "$1" ]; }
+# A program burns under that name until the page, asked for the last minutes of it, has its function. In an emulator one sample stands for many
+# ticks, so that it takes a while.
+burns_until_shown() {
+    systemd-run --unit="$1" --property=User=nobody --quiet /usr/local/bin/shop 600 || return
+    within 240 shows "$1" price || { echo "nothing of $1"; last_words; return 1; }
+    systemctl stop "$1"
+}
+shows() {
+    local query="query=process_cpu:cpu:nanoseconds:cpu:nanoseconds%7Bservice_name%3D%22$1%22%7D&from=now-3m&until=now&format=json"
+    get $page "/pyroscope/render?$query" | grep -q "\"$2\""
+}
 last_words() { journalctl --unit=$unit --no-pager --lines=40; }
 
 # Everything has started but what Debian cannot start here.
@@ -91,6 +108,31 @@ profiled() {
         grep -q "\"$name\"" <<<"$names" || { echo "no function $name in ${names:0:2000}"; return 1; }
     done
     echo "the page lists shop; serve, checkout, price and do_syscall_64 have their names"
+}
+
+# The clock goes an hour ahead, and back. What is sampled afterwards is where the clock is then.
+jumped() {
+    local pid before sets=0 at name seen
+    pid=$(property MainPID)
+    for name in ahead back; do
+        # Just after a push, so that nothing is on its way.
+        seen=$(pushed)
+        within 60 pushes_after "$seen" || return
+        before=$(lost)
+        at=$(property WatchdogTimestampMonotonic)
+        if [ $name = ahead ]; then date --set='+1 hour' || return; else date --set='-1 hour' || return; fi
+        sets=$((sets + 1))
+        within 60 is profiler_wall_clock_set_total $sets || { metric profiler_wall_clock_set_total; return 1; }
+        burns_until_shown $name || return
+        seen=$(pushed)
+        within 60 pushes_after "$seen" || return
+        [ "$(lost)" = "$before" ] || { echo "lost $(lost) instead of $before"; get $agent /metrics | grep samples_lost; return 1; }
+        [ "$(property WatchdogTimestampMonotonic)" -gt "$at" ] || { echo "no sign of life"; return 1; }
+        get $agent /-/healthy | grep -q '200 OK' || return
+    done
+    journalctl --unit=$unit --no-pager --lines=200 | grep 'wall clock was set'
+    active && [ "$pid" = "$(property MainPID)" ] || return
+    echo "an hour ahead and an hour back: each told and counted once, the windows after it where the clock is, none lost, the watchdog fed"
 }
 
 reloaded() {
@@ -162,7 +204,7 @@ purged() {
     echo "no process, no file, no user, no unit"
 }
 
-for name in booted installed enabled confined profiled reloaded upgraded killed hung stopped purged; do
+for name in booted installed enabled confined profiled jumped reloaded upgraded killed hung stopped purged; do
     step $name
 done
 systemctl poweroff --force --no-block
