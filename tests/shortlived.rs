@@ -74,8 +74,8 @@ fn check(made: Made, frequency_hz: u32, limits: &Limits) {
         sum(&is_burning) as f64 * profile.period_ns as f64 / spent.stacks["main;burn"] as f64 * 100.0;
     println!(
         "{made:?} at {frequency_hz} Hz: {} processes used {:.1} CPU s; {} samples, {weight:.1} % of that time; {served:.2} % \
-         with service; of {in_user_code} in user code {known:.2} % with function and whole stack; {burning:.1} % of what was \
-         told to be burnt",
+         with service; of {in_user_code} in user code {known:.2} % with function and whole stack; {burning:.1} % of what they \
+         say they burnt",
         spent.processes,
         spent.cpu_ns as f64 / 1e9,
         own.samples(),
@@ -99,7 +99,7 @@ fn check(made: Made, frequency_hz: u32, limits: &Limits) {
     assert!((weight - 100.0).abs() <= weight_off_max, "{weight:.1} % of the CPU time has the program's name");
     assert!(served >= known_min, "{served:.2} % with service:\n{}", strangers.join("\n"));
     assert!(known >= known_min, "{known:.2} % with function and whole stack:\n{}", strangers.join("\n"));
-    assert!((burning - 100.0).abs() <= weight_off_max + 1.0, "{burning:.1} % of what was told to be burnt");
+    assert!((burning - 100.0).abs() <= weight_off_max + 1.0, "{burning:.1} % of what they say they burnt");
 }
 
 /// The function has its name, unless it is one of the loader's, which distributions strip.
@@ -113,9 +113,10 @@ fn is_whole(stack: &Stack) -> bool {
     stack.frames.first().is_some_and(|root| !root.name.starts_with('[') || !root.module.is_empty())
 }
 
+// Six thousand lives of half a period each: one standard deviation is 1.2 % of their samples.
 #[test]
 fn a_storm_of_one_binary_is_known_at_99_hz() {
-    check(Made::OfOneBinary, 99, &Limits { known_min: 99.0, weight_off_max: 4.0 });
+    check(Made::OfOneBinary, 99, &Limits { known_min: 99.0, weight_off_max: 5.0 });
 }
 
 // Six hundred samples: one standard deviation is 4 % of them.
@@ -126,7 +127,7 @@ fn a_storm_of_one_binary_is_known_at_19_hz() {
 
 #[test]
 fn a_storm_of_copies_is_known_at_99_hz() {
-    check(Made::OfCopies, 99, &Limits { known_min: 95.0, weight_off_max: 4.0 });
+    check(Made::OfCopies, 99, &Limits { known_min: 95.0, weight_off_max: 5.0 });
 }
 
 #[test]

@@ -72,7 +72,7 @@ fn build(name: &str, compiler: &str, options: &[&str], sources: &[&str]) -> Path
 
     let mut key = DefaultHasher::new();
     (compiler, options, sources).hash(&mut key);
-    for source in sources.iter().filter(|source| source.contains('.')).chain(&["shop.h"]) {
+    for source in sources.iter().filter(|source| source.contains('.')).chain(&["shop.h", "short.h"]) {
         fs::read(folder.join(source)).unwrap_or_default().hash(&mut key);
     }
     let key = format!("{:x}", key.finish());

@@ -8,7 +8,7 @@ use profiler_tests::harness::gate;
 use profiler_tests::harness::workloads;
 use profiler_tests::need;
 
-use crate::scene::{Scene, has, now_ns};
+use crate::scene::{Room, Scene, has, now_ns};
 
 /// As many as the kernel lets a machine of two processors have, but for a third.
 const CROWD: &str = "10000";
@@ -47,8 +47,9 @@ impl Drop for Crowd {
 #[test]
 fn ten_thousand_processes_that_were_there_before() {
     need!(gate::bpf());
+    let room = Room::alone();
     let crowd = Crowd::gather();
-    let scene = Scene::set().with_resident_bytes_max(CROWD_RESIDENT_BYTES_MAX);
+    let scene = Scene::set_in(room).with_resident_bytes_max(CROWD_RESIDENT_BYTES_MAX);
     assert!(scene.agent.metric("profiler_processes", "") > 10_000.0);
     assert_eq!(scene.agent.metric("profiler_processes_over_max_total", ""), 0.0);
     scene.check();
@@ -58,7 +59,7 @@ fn ten_thousand_processes_that_were_there_before() {
 #[test]
 fn ten_thousand_processes_that_come_and_go() {
     need!(gate::bpf());
-    let scene = Scene::set().with_resident_bytes_max(CROWD_RESIDENT_BYTES_MAX);
+    let scene = Scene::set_in(Room::alone()).with_resident_bytes_max(CROWD_RESIDENT_BYTES_MAX);
     let crowd = Crowd::gather();
     scene.server.wait_for("whoever gathered them", 0, |pushed| has(pushed, "sleepers"));
     drop(crowd);

@@ -2,6 +2,7 @@
 
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use profiler_tests::harness::agent::{Agent, Books};
@@ -22,12 +23,35 @@ const HONEST_S_MIN: f64 = 6.0;
 /// that alone is 2.7 % (one standard deviation). Of 3,000 it is 1.2 %.
 pub(crate) const FREQUENCY: &str = "499";
 
+/// Cases run side by side, but none beside a crowd: its processes are on every agent's books.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// A place on the machine.
+#[expect(dead_code, reason = "they are held")]
+pub(crate) enum Room {
+    Shared(RwLockReadGuard<'static, ()>),
+    Alone(RwLockWriteGuard<'static, ()>),
+}
+
+impl Room {
+    /// Waits until no crowd is there.
+    fn shared() -> Self {
+        Self::Shared(MACHINE.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until nobody else is there.
+    pub(crate) fn alone() -> Self {
+        Self::Alone(MACHINE.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// See the head of this file.
 pub(crate) struct Scene {
     pub(crate) agent: Agent,
     pub(crate) server: Pyroscope,
     honest: Honest,
     resident_bytes_max: u64,
+    room: Room,
 }
 
 pub(crate) fn now_ns() -> i64 {
@@ -92,16 +116,31 @@ impl Scene {
     /// The agent as root has it.
     #[track_caller]
     pub(crate) fn set() -> Self {
-        Self::with(|server| Agent::start(&["--server", &server.url(), "--interval", "1s", "-F", FREQUENCY]))
+        Self::set_in(Room::shared())
+    }
+
+    /// The same in a room that one has.
+    #[track_caller]
+    pub(crate) fn set_in(room: Room) -> Self {
+        let start = |server: &Pyroscope| {
+            Agent::start(&["--server", &server.url(), "--interval", "1s", "-F", FREQUENCY])
+        };
+        Self::with_in(room, start)
     }
 
     /// An agent that `start` starts, which pushes every second.
     #[track_caller]
     pub(crate) fn with(start: impl FnOnce(&Pyroscope) -> Agent) -> Self {
+        Self::with_in(Room::shared(), start)
+    }
+
+    #[track_caller]
+    fn with_in(room: Room, start: impl FnOnce(&Pyroscope) -> Agent) -> Self {
         let server = Pyroscope::start(Mood::Takes);
         let agent = start(&server);
         // After the agent, so that all it uses is seen.
-        let scene = Self { agent, server, honest: Honest::start(), resident_bytes_max: RESIDENT_BYTES_MAX };
+        let scene =
+            Self { agent, server, honest: Honest::start(), resident_bytes_max: RESIDENT_BYTES_MAX, room };
         scene.server.wait_for("the honest program's names", 0, is_honest);
         scene
     }
@@ -115,7 +154,7 @@ impl Scene {
     /// well and small.
     #[track_caller]
     pub(crate) fn check(self) -> Books {
-        let Self { mut agent, server, honest, resident_bytes_max } = self;
+        let Self { mut agent, server, honest, resident_bytes_max, room: _room } = self;
         let begun = Instant::now();
         server.wait_for("the honest program's names", now_ns(), is_honest);
         assert!(begun.elapsed() < NAMES_MAX, "names were missing for {:?}", begun.elapsed());

@@ -1,5 +1,5 @@
 /* Starts RATE processes a second for SECONDS, each living 5 to 50 ms, a fifth of it on a CPU, and prints what they spent
- * by the kernel's own accounts, and what of it they were told to spend in burn(). With FOLDER each is a new copy of the
+ * by the kernel's own accounts, and what of it they say they spent in burn(). With FOLDER each is a new copy of the
  * program there, which is deleted when it has ended. Usage: storm SHORT RATE SECONDS [FOLDER] */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -13,6 +13,8 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "short.h"
 
 extern char **environ;
 
@@ -51,6 +53,8 @@ static int reap(int options) {
     if (pid <= 0)
         return 0;
     ended++;
+    if (WIFEXITED(status))
+        burn_ns += (uint64_t)WEXITSTATUS(status) * TELL_NS + TELL_NS / 2;
     if (folder)
         drop(pid);
     cpu_ns += ((uint64_t)usage.ru_utime.tv_sec + (uint64_t)usage.ru_stime.tv_sec) * 1000000000u +
@@ -83,7 +87,7 @@ int main(int argc, char **argv) {
             if (!copy(path))
                 return 1;
         }
-        char *arguments[] = {path, burn, rest, i % 2 ? "1" : "0", NULL};
+        char *arguments[] = {path, burn, rest, i % 2 ? "1" : "0", "tell", NULL};
         if (posix_spawn(&pids[started++], path, NULL, NULL, arguments, environ))
             return 1;
         while (reap(WNOHANG))
