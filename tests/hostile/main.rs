@@ -12,7 +12,7 @@ use profiler_tests::harness::pyroscope::{Mood, Pyroscope};
 use profiler_tests::harness::workloads::{self, Running, succeed};
 use profiler_tests::need;
 use rustix::process::Signal;
-use scene::{NAMES_MAX, Scene, has, is_honest, now_ns, signal};
+use scene::{NAMES_MAX, Room, Scene, has, is_honest, now_ns, signal};
 use served::Served;
 
 mod crowds;
@@ -53,7 +53,8 @@ fn a_name_of_newlines_and_bytes_that_are_no_text() {
 #[test]
 fn a_process_with_tens_of_thousands_of_executable_mappings() {
     need!(gate::bpf());
-    let scene = Scene::set();
+    // A crowd in one process.
+    let scene = Scene::set_in(Room::alone());
     succeed(&mut hostile(&["maps", "65000", "1.5"]));
     scene.server.wait_for("its own name", 0, |pushed| has(pushed, "burn_hostile"));
     scene.check();
