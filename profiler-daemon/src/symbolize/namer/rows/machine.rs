@@ -73,11 +73,8 @@ impl Machine {
                     _ => false,
                 })
             }
-            // `BL`, and `BLR` with and without authentication.
-            Self::Aarch64 => code.as_chunks::<4>().0.iter().any(|word| {
-                let word = u32::from_le_bytes(*word);
-                word >> 26 == 0b10_0101 || word & 0xfeff_f000 == 0xd63f_0000
-            }),
+            // Who has a frame by the measure of `frame` saves x30, and who calls nobody has no need to.
+            Self::Aarch64 => true,
         }
     }
 }
