@@ -16,6 +16,7 @@ use super::store::{ProfileType, Selection, Store, end};
 use crate::time::{WallNs, Window};
 
 pub(super) mod api;
+mod columns;
 mod dot;
 mod flamegraph;
 mod looked;
@@ -25,6 +26,7 @@ pub(super) mod render;
 mod selector;
 mod shape;
 
+use flamegraph::Form;
 pub(super) use flamegraph::flamegraph;
 pub(super) use selector::{Matcher, parse as selector};
 use shape::{Shape, View};
@@ -53,6 +55,8 @@ pub(super) struct Question {
     nodes: Option<usize>,
     /// Of more nodes than that none that is thinner than this part of the graph.
     parts: Option<u32>,
+    /// How a flame graph is written.
+    form: Option<Form>,
     /// Frames that are left out: patterns, one a line.
     hide: Option<String>,
     /// Patterns that a stack must meet, one a line.
