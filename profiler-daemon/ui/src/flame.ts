@@ -69,10 +69,13 @@ export class FlameGraph {
   private height = 0;
   /** Of the graph, in pixels; zero before it is seen. */
   width = 0;
-  private readonly colors = new Map<number, string>();
+  private colors: string[] = [];
   private readonly labels = new Map<number, string[]>();
   private readonly hatches = new Map<Theme, CanvasPattern | null>();
-  private readonly redraw = onceAFrame(() => this.draw());
+  private isStale = false;
+  private readonly drawNext = onceAFrame(() => {
+    if (this.isStale) this.draw();
+  });
 
   constructor(private readonly options: FlameOptions) {
     const { scroller, canvas } = options;
@@ -106,12 +109,18 @@ export class FlameGraph {
     return this.zoom;
   }
 
+  /** Draws with the next frame, unless that is done before. */
+  private readonly redraw = (): void => {
+    this.isStale = true;
+    this.drawNext();
+  };
+
   /** Shows another tree at once: what it shows is the same place, at another time. A movement goes on. */
   show(tree: Tree, zoom: number, unit: Unit, rangeMs: number): void {
     this.tree = tree;
     this.unit = unit;
     this.rangeMs = rangeMs;
-    this.colors.clear();
+    this.colors = [];
     this.labels.clear();
     this.hovered = this.cursor = -1;
     this.zoom = zoom;
@@ -164,7 +173,7 @@ export class FlameGraph {
   paint(theme: Theme, color: ColorBy): void {
     this.theme = theme;
     this.color = color;
-    this.colors.clear();
+    this.colors = [];
     this.redraw();
   }
 
@@ -251,6 +260,7 @@ export class FlameGraph {
     if (width === 0 || height === 0) return;
     this.width = width;
     const context = sharp(canvas, width, height);
+    this.isStale = false;
     if (this.tree === null) return;
     const tree = this.tree;
     const ink = INK[this.theme];
@@ -265,7 +275,7 @@ export class FlameGraph {
       if (w < 1 && x + w < covered[depth]! + 0.5) return;
       covered[depth] = x + Math.max(w, 1);
       const index = tree.fn[node]!;
-      const fn = tree.functions[index]!;
+      const fn = tree.functionAt(index);
       const dimmed = this.matched !== null && this.matched[index] === 0;
       const drawn = Math.max(w - 1, Math.min(w, 0.7));
       context.globalAlpha = dimmed ? 0.28 : 1;
@@ -331,12 +341,7 @@ export class FlameGraph {
   }
 
   private colorOf(index: number): string {
-    let color = this.colors.get(index);
-    if (color === undefined) {
-      color = frameColor(this.tree!.functions[index]!, this.color, this.theme);
-      this.colors.set(index, color);
-    }
-    return color;
+    return (this.colors[index] ??= frameColor(this.tree!.functionAt(index), this.color, this.theme));
   }
 
   private hatch(context: CanvasRenderingContext2D): CanvasPattern | null {
@@ -360,7 +365,7 @@ export class FlameGraph {
   private labelsOf(index: number): string[] {
     let labels = this.labels.get(index);
     if (labels === undefined) {
-      labels = shorter(this.tree!.functions[index]!.name);
+      labels = shorter(this.tree!.functionAt(index).name);
       this.labels.set(index, labels);
     }
     return labels;
