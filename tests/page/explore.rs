@@ -258,7 +258,9 @@ fn what_was_too_thin_to_be_sent_is_said_and_seen_from_near() {
     browser.wait("held === 1");
     let dust = frame(&mut browser, "dust").expect("dust");
     browser.click(dust.x + dust.width / 2.0, dust.y);
-    browser.wait("__state.zoomed === 'dust' && __state.services.some(({ name }) => name === 'late')");
+    browser.wait("__state.zoomed === 'dust'");
+    check(&mut browser, "held > 1", "true");
+    browser.wait("__state.services.some(({ name }) => name === 'late')");
     check(
         &mut browser,
         "performance.getEntriesByType('resource').filter((e) => e.name.includes('below=')).length > 0",

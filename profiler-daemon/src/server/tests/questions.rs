@@ -124,7 +124,7 @@ fn read_columns(bytes: &[u8]) -> Value {
         assert_eq!(at % 8, 0, "{group}.{name} begins where a typed array may");
         let numbers = bytes[at..at + size * count].chunks_exact(size).map(|number| match size {
             4 => u64::from(u32::from_le_bytes(number.try_into().unwrap())),
-            _ => f64::from_le_bytes(number.try_into().unwrap()) as u64,
+            _ => f64::from_le_bytes(number.try_into().unwrap()).to_string().parse().unwrap(),
         });
         fields.entry(group).or_insert_with(|| serde_json::json!({}))[name] = numbers.collect();
         at = (at + size * count).next_multiple_of(8);
