@@ -27,6 +27,9 @@ pub const WINDOW_WORDS: usize = 512;
 /// Rows that a processor remembers from one walk to the next: what some twenty stacks are made of, in two pages.
 pub const RECENT_ROWS: usize = 512;
 
+/// Rows that a processor remembers in the order of stacks: 64 KiB of stack, which is some ten deep ones, in four pages.
+pub const TRAIL_ROWS: usize = 1024;
+
 /// Bytes of the sample ring at most: four seconds of 512 saturated processors at 99 Hz with 330-byte records.
 /// The daemon asks for less on smaller machines. A power of two and a multiple of the page.
 pub const SAMPLE_RING_BYTES_MAX: u32 = 64 << 20;
