@@ -68,6 +68,7 @@ impl Trail {
     }
 
     #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "masked to a few bits")]
     fn place(self) -> usize {
         self.place as usize & (TRAIL_ROWS - 1)
     }
