@@ -20,12 +20,16 @@ pub const COMM_BYTES: usize = 16;
 /// Words of user stack that a walk reads at first. 1 KiB holds about twenty common frames: all, of many stacks.
 pub const WINDOW_FIRST_WORDS: usize = 128;
 
-/// Words of user stack read at once from then on, a page: each read costs as much as copying four kilobytes. A window never
+/// Words of user stack read at once from then on, 2 KiB. Each read costs as much as copying four where caches are warm; at 99 Hz stack
+/// and window are in none, and much of a whole page is copied for nothing: a walk by tables then takes a tenth longer. A window never
 /// crosses a page, because the page above may not be there.
-pub const WINDOW_WORDS: usize = 512;
+pub const WINDOW_WORDS: usize = 256;
 
 /// Rows that a processor remembers from one walk to the next: what some twenty stacks are made of, in two pages.
 pub const RECENT_ROWS: usize = 512;
+
+/// Rows that a processor remembers in the order of stacks: 64 KiB of stack, which is some ten deep ones, in four pages.
+pub const TRAIL_ROWS: usize = 1024;
 
 /// Bytes of the sample ring at most: four seconds of 512 saturated processors at 99 Hz with 330-byte records.
 /// The daemon asks for less on smaller machines. A power of two and a multiple of the page.

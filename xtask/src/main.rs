@@ -45,7 +45,7 @@ enum Verb {
     Fuzz(fuzz::Options),
     /// Measure what profiling costs, beside `perf`
     Bench(bench::Options),
-    /// Boot other kernels in an emulator and profile there: minutes per kernel, not part of `test`
+    /// Boot other kernels in an emulator and profile there: minutes per kernel, not part of `test` but of CI
     Kernels(kernels::Options),
     /// Boot a Debian with systemd in an emulator, and live through the package's life there: minutes, not part of `test`
     Vm(vm::Options),

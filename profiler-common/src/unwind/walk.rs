@@ -6,7 +6,7 @@
 
 use super::arch::{Arch, Native};
 use super::cfi::Words;
-use super::recent::Recent;
+use super::recent::{Recent, Trail};
 use super::table::{COMING, KEEPS_FRAMES, MappingList, Slab, WANTED};
 use super::{End, Regs};
 use crate::limits::{WINDOW_FIRST_WORDS, WINDOW_WORDS};
@@ -65,6 +65,7 @@ pub struct Walk {
     window_bytes: u64,
     /// Bytes that the next window has at most.
     window_next: u64,
+    trail: Trail,
 }
 
 impl Walk {
@@ -89,6 +90,7 @@ impl Walk {
             window_start: 0,
             window_bytes: 0,
             window_next: WINDOW_FIRST_BYTES,
+            trail: Trail::START,
         }
     }
 
@@ -107,6 +109,7 @@ impl Walk {
         self.window_start = 0;
         self.window_bytes = 0;
         self.window_next = WINDOW_FIRST_BYTES;
+        self.trail = Trail::START;
     }
 
     /// Says where the innermost frame returns to, if it has saved that nowhere: `x30`, which x86_64 has not.
@@ -157,8 +160,9 @@ impl Walk {
             if is_near && self.goes_by_pointer() {
                 break 'words Words::POINTER;
             }
+            self.trail.go_on(self.regs.sp, self.version);
             let frame = self.regs.ip | (self.reached & CALLED) << CALLED_SHIFT;
-            if let Some(words) = recent.find(frame, self.version) {
+            if let Some(words) = recent.find(frame, self.trail, self.version) {
                 break 'words words;
             }
             if !is_near && !self.find_mapping(at, slab) {
@@ -172,7 +176,7 @@ impl Walk {
             self.wants |= (self.pages & (WANTED | COMING)) as u64;
             let words = if self.goes_by_pointer() { Words::POINTER } else { self.find_rule(at, slab) };
             if self.directory != 0 {
-                recent.keep(frame, self.version, words);
+                recent.keep(frame, self.trail, self.version, words);
             }
             words
         };

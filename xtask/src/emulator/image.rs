@@ -17,15 +17,43 @@ pub(crate) struct Image {
     pub file: PathBuf,
 }
 
-/// Debian's kernels, downloaded into `folder` unless they are there.
+/// Debian's kernels whose package's name contains `filter`, downloaded into `folder` unless they are there.
 pub(crate) fn debian(folder: &Path, filter: &str) -> Result<Vec<Image>> {
-    let mut names = newest_of_each_series(&available()?);
+    let mut names = newest(folder, filter)?;
     if names.is_empty() {
-        host::run(Command::new("apt-get").args(["-q", "update"]))?;
-        names = newest_of_each_series(&available()?);
+        update()?;
+        names = newest(folder, filter)?;
     }
+    let images: Result<_> = names.into_iter().map(|name| download(name, folder)).collect();
+    match images {
+        Ok(images) => Ok(images),
+        // The archive has no more of a package than its newest; lists that are older name one that is gone.
+        Err(error) => {
+            host::say(&format!("{error:#}"));
+            update()?;
+            newest(folder, filter)?.into_iter().map(|name| download(name, folder)).collect()
+        }
+    }
+}
+
+/// The newest package of each series, of those that are known to apt and those that lie in `folder`.
+fn newest(folder: &Path, filter: &str) -> Result<Vec<String>> {
+    let mut listed = available()?;
+    for file in std::fs::read_dir(folder)? {
+        let name = file?.file_name();
+        // What has another ending is a download that was broken off.
+        if let Some(name) = name.to_str().filter(|name| name.ends_with("-cloud-amd64")) {
+            listed += "\n";
+            listed += name;
+        }
+    }
+    let mut names = newest_of_each_series(&listed);
     names.retain(|name| name.contains(filter));
-    names.into_iter().map(|name| download(name, folder)).collect()
+    Ok(names)
+}
+
+fn update() -> Result<()> {
+    host::run(Command::new("apt-get").args(["-q", "update"]))
 }
 
 /// Names of the packages that hold a signed kernel for virtual machines.
@@ -67,7 +95,9 @@ fn download(package: String, folder: &Path) -> Result<Image> {
         let kernel = extract.stderr(Stdio::inherit()).output().context("cannot start tar")?;
         let unpacked = unpack.wait()?;
         ensure!(kernel.status.success() && unpacked.success(), "there is no kernel in {}", deb.display());
-        std::fs::write(&file, kernel.stdout)?;
+        let whole = packages.join("vmlinuz");
+        std::fs::write(&whole, kernel.stdout)?;
+        std::fs::rename(whole, &file)?;
         std::fs::remove_dir_all(packages)?;
     }
     Ok(Image { name: package, file })
@@ -106,5 +136,16 @@ mod tests {
     #[test]
     fn a_package_that_only_names_another_is_none() {
         check("linux-image-6.12-cloud-amd64 - Linux for x86-64 cloud (meta-package)\n", &[]);
+    }
+
+    #[test]
+    fn what_was_downloaded_once_needs_no_list() {
+        let folder = tempfile_in(&std::env::temp_dir(), &format!("xtask-image-{}", std::process::id()))
+            .expect("a folder");
+        for name in ["linux-image-3.2.0-7-cloud-amd64", "linux-image-3.3.0-7-cloud-amd64.download", "root"] {
+            std::fs::write(folder.join(name), "").expect("a file");
+        }
+        assert_eq!(newest(&folder, "-3.").expect("a list"), ["linux-image-3.2.0-7-cloud-amd64"]);
+        std::fs::remove_dir_all(folder).expect("it was made above");
     }
 }

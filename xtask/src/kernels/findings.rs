@@ -39,6 +39,7 @@ pub(super) fn all(transcript: &Transcript) -> Vec<Finding> {
     findings.push(listed(&run));
     findings.push(books(&run));
     findings.extend(confined(&run));
+    findings.push(transcript.end());
     findings
 }
 
