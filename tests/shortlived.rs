@@ -16,6 +16,8 @@ const PROCESSES_PER_SECOND: u32 = 200;
 const SECONDS: u32 = 30;
 /// The service, and so the executable, of every process of the storm; copies have a number behind it.
 const SERVICE: &str = "wl-short";
+/// What starts them.
+const STORM: &str = "wl-storm";
 
 /// One test at a time has the machine.
 static MACHINE: Mutex<()> = Mutex::new(());
@@ -59,8 +61,9 @@ fn check(made: Made, frequency_hz: u32, limits: &Limits) {
     };
     let percent = |part: u64, whole: u64| part as f64 * 100.0 / whole.max(1) as f64;
 
-    // Before exec a child has its parent's name; that is little, and the kernel's account has it too.
-    let weight = percent(own.samples() * profile.period_ns, spent.cpu_ns);
+    // Before exec a child has its parent's name, so the parent belongs to the sum, on both sides.
+    let all = own.samples() + profile.of(STORM).samples();
+    let weight = percent(all * profile.period_ns, spent.cpu_ns);
     let is_served = |stack: &Stack| stack.service_name.starts_with(SERVICE);
     let served = percent(sum(&is_served), own.samples());
     let in_user_code = sum(&Stack::in_user_code);
@@ -72,10 +75,11 @@ fn check(made: Made, frequency_hz: u32, limits: &Limits) {
     };
     let burning =
         sum(&is_burning) as f64 * profile.period_ns as f64 / spent.stacks["main;burn"] as f64 * 100.0;
+    let lost = recorded.lost_percent();
     println!(
         "{made:?} at {frequency_hz} Hz: {} processes used {:.1} CPU s; {} samples, {weight:.1} % of that time; {served:.2} % \
          with service; of {in_user_code} in user code {known:.2} % with function and whole stack; {burning:.1} % of what they \
-         say they burnt",
+         say they burnt; {lost:.2} % of all ticks lost",
         spent.processes,
         spent.cpu_ns as f64 / 1e9,
         own.samples(),
@@ -96,10 +100,12 @@ fn check(made: Made, frequency_hz: u32, limits: &Limits) {
         strangers.into_iter().map(|(samples, line)| format!("    {samples} {line}")).collect();
 
     let Limits { known_min, weight_off_max } = *limits;
-    assert!((weight - 100.0).abs() <= weight_off_max, "{weight:.1} % of the CPU time has the program's name");
+    // A tick that a hypervisor swallows is counted, and whose it was is not known.
+    let is_right = |percent: f64, off_max: f64| (-off_max - lost..=off_max).contains(&(percent - 100.0));
+    assert!(is_right(weight, weight_off_max), "{weight:.1} % of the CPU time has the program's name");
     assert!(served >= known_min, "{served:.2} % with service:\n{}", strangers.join("\n"));
     assert!(known >= known_min, "{known:.2} % with function and whole stack:\n{}", strangers.join("\n"));
-    assert!((burning - 100.0).abs() <= weight_off_max + 1.0, "{burning:.1} % of what they say they burnt");
+    assert!(is_right(burning, weight_off_max + 1.0), "{burning:.1} % of what they say they burnt");
 }
 
 /// The function has its name, unless it is one of the loader's, which distributions strip.

@@ -216,6 +216,23 @@ pub struct Recorded {
 }
 
 impl Recorded {
+    /// How much of what was captured is not in the files because it was lost, percent: its own last words.
+    ///
+    /// # Panics
+    ///
+    /// When it did not say.
+    #[track_caller]
+    pub fn lost_percent(&self) -> f64 {
+        let after = |name: &str| -> Option<f64> {
+            let (_, rest) = self.ended.said.split_once(name)?;
+            rest.split_whitespace().next()?.parse().ok()
+        };
+        let said = after("captured ").zip(after("+ lost "));
+        let (captured, lost) =
+            said.unwrap_or_else(|| panic!("nothing of what was lost in:\n{}", self.ended.said));
+        lost * 100.0 / captured.max(1.0)
+    }
+
     fn read(folder: &Path, ended: Ended) -> Self {
         let file = |name: &str| {
             let bytes = std::fs::read(folder.join(name)).unwrap_or_default();

@@ -1,5 +1,5 @@
 /* Starts RATE processes a second for SECONDS, each living 5 to 50 ms, a fifth of it on a CPU, and prints what they spent
- * by the kernel's own accounts, and what of it they say they spent in burn(). With FOLDER each is a new copy of the
+ * by the kernel's own accounts, this process included, and what of it they say they spent in burn(). With FOLDER each is a new copy of the
  * program there, which is deleted when it has ended. Usage: storm SHORT RATE SECONDS [FOLDER] */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -46,6 +46,11 @@ static void drop(pid_t pid) {
         }
 }
 
+static uint64_t spent_ns(const struct rusage *usage) {
+    return ((uint64_t)usage->ru_utime.tv_sec + (uint64_t)usage->ru_stime.tv_sec) * 1000000000u +
+           ((uint64_t)usage->ru_utime.tv_usec + (uint64_t)usage->ru_stime.tv_usec) * 1000u;
+}
+
 static int reap(int options) {
     struct rusage usage;
     int status;
@@ -57,8 +62,7 @@ static int reap(int options) {
         burn_ns += (uint64_t)WEXITSTATUS(status) * TELL_NS + TELL_NS / 2;
     if (folder)
         drop(pid);
-    cpu_ns += ((uint64_t)usage.ru_utime.tv_sec + (uint64_t)usage.ru_stime.tv_sec) * 1000000000u +
-              ((uint64_t)usage.ru_utime.tv_usec + (uint64_t)usage.ru_stime.tv_usec) * 1000u;
+    cpu_ns += spent_ns(&usage);
     return 1;
 }
 
@@ -95,6 +99,9 @@ int main(int argc, char **argv) {
     }
     while (reap(0))
         ;
+    struct rusage own;
+    getrusage(RUSAGE_SELF, &own);
+    cpu_ns += spent_ns(&own);
     printf("{\"processes\": %llu, \"cpu_ns\": %llu, \"stacks\": {\"main;burn\": %llu}}\n", (unsigned long long)ended,
            (unsigned long long)cpu_ns, (unsigned long long)burn_ns);
 }

@@ -77,8 +77,9 @@ impl Part {
 
 /// What the agent takes beside what is listed, bytes. With nothing else it has some ten million.
 const AGENT_BYTES: u64 = 32 << 20;
-/// Windows at a time: the one that is gathered, those in the queue, the one that is named, and the profiles that come of it.
-const WINDOWS: u64 = super::BATCHES_WAITING_MAX as u64 + 3;
+/// Windows at a time: the one that is gathered, the one that waits for the queue, those in it, the one that is named, and the profiles
+/// that come of it.
+const WINDOWS: u64 = super::BATCHES_WAITING_MAX as u64 + 4;
 /// The namer of names, and that of unwind tables.
 const NAMERS: u64 = 2;
 /// With less a namer cannot read the largest libraries.

@@ -4,13 +4,18 @@
 //! (`stacks.rs`). The same for a live kernel and a recording.
 
 use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
 
 use super::stacks::{Stacks, Walk};
 use crate::attribute::{Attributor, Room};
 use crate::meters::Meters;
-use crate::model::{Pid, ProcessChange, ProcessEvent, RawSample, Weight};
+use crate::model::{Mapping, Pid, ProcessChange, ProcessEvent, RawSample, Weight};
 use crate::processes::Tracker;
 use crate::time::MonoNs;
+
+/// How long after an exec the first mapping of its program is looked for. It takes the kernel some 50 us, and longer only where the
+/// exec itself waits, for a disk.
+const EXEC: Duration = Duration::from_millis(100);
 
 /// The processes that were asked for, with their descendants.
 #[derive(Clone, Debug)]
@@ -83,7 +88,15 @@ impl Intake {
                         if let Some(family) = &mut self.family {
                             family.follow(&event);
                         }
+                        let pid = event.pid;
+                        let first = match event.change {
+                            ProcessChange::Executed { .. } => first_mapping(&event, events),
+                            _ => None,
+                        };
                         self.tracker.apply(event);
+                        if let Some(mapping) = first {
+                            self.tracker.begins(pid, mapping);
+                        }
                     }
                 }
                 _ => {
@@ -106,6 +119,16 @@ impl Intake {
     }
 }
 
+/// The first mapping after an exec, if it is among `later` events.
+fn first_mapping<'a>(exec: &ProcessEvent, later: &'a VecDeque<ProcessEvent>) -> Option<&'a Mapping> {
+    let until = exec.time.plus(EXEC);
+    let mut later = later.iter().take_while(|event| event.time <= until);
+    match &later.find(|event| event.pid == exec.pid)?.change {
+        ProcessChange::Mapped(mapping) => Some(mapping),
+        _ => None,
+    }
+}
+
 /// What [`Intake::take_until`] took.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Taken {
@@ -116,7 +139,14 @@ pub(super) struct Taken {
 
 #[cfg(test)]
 mod tests {
+    use profiler_common::unwind::End;
+
     use super::*;
+    use crate::attribute;
+    use crate::model::{Comm, Cpu, KernelAddr, Lost, SampleKind, Task, Tid, UserAddr};
+    use crate::processes;
+    use crate::procfs::Procfs;
+    use crate::time::{WallNs, Window};
 
     const ASKED: MonoNs = MonoNs(1000);
 
@@ -144,5 +174,69 @@ mod tests {
     #[test]
     fn a_number_that_a_stranger_uses_again_does_not() {
         check(&[(1001, 11, 10), (1002, 11, 1), (1003, 10, 1)], &[]);
+    }
+
+    fn happened(time: u64, pid: u32, change: ProcessChange) -> ProcessEvent {
+        ProcessEvent { time: MonoNs(time), pid: Pid(pid), change }
+    }
+
+    fn executed(time: u64, pid: u32) -> ProcessEvent {
+        happened(time, pid, ProcessChange::Executed { comm: Comm::new(b"new"), cgroup: None })
+    }
+
+    fn mapped(time: u64, pid: u32, path: &str) -> ProcessEvent {
+        let (start, end) = (UserAddr(0x1000), UserAddr(0x2000));
+        let path = path.as_bytes().into();
+        let mapping = Mapping { start, end, file_offset: 0, path, build_id: None, module: None };
+        happened(time, pid, ProcessChange::Mapped(Box::new(mapping)))
+    }
+
+    /// In the kernel's code, as all are that are taken during an exec.
+    fn sample(time: u64, pid: u32) -> RawSample {
+        RawSample {
+            stack: None,
+            time: MonoNs(time),
+            cpu: Cpu(0),
+            task: Task { pid: Pid(pid), tid: Tid(pid), comm: Comm::new(b"thread") },
+            kernel: vec![KernelAddr(time)],
+            user: Vec::new(),
+            ended: End::NoUser,
+            weight: Weight(1),
+        }
+    }
+
+    /// Whose the samples of process 2 are that were taken at `times`. It is a child of process 1, which runs `/bin/old`.
+    #[track_caller]
+    fn check_services(after_the_fork: Vec<ProcessEvent>, times: &[u64], expected: &[&str]) {
+        let meters = Meters::default();
+        let tracker = Tracker::new(processes::Config::default(), Procfs::new("/nonexistent"), &meters);
+        let attributor = Attributor::new(&attribute::Config::default(), &meters);
+        let mut intake = Intake::new(tracker, attributor, None, &meters);
+        let mut events = VecDeque::from([
+            executed(1, 1),
+            mapped(2, 1, "/bin/old"),
+            happened(3, 2, ProcessChange::Forked { parent: Pid(1) }),
+        ]);
+        events.extend(after_the_fork);
+        let mut samples: VecDeque<_> = times.iter().map(|&time| sample(time, 2)).collect();
+        let _ = intake.take_until(MonoNs(u64::MAX), &mut events, &mut samples);
+        let window = Window { start: WallNs(0), duration_ns: 1 };
+        let batch = intake.attributor.take(window, SampleKind::CpuTime { period_ns: 1 }, Lost::default());
+        let services: Vec<_> =
+            batch.traces.iter().map(|trace| trace.labels.get("service_name").unwrap_or_default()).collect();
+        assert_eq!(services, expected);
+    }
+
+    #[test]
+    fn what_the_kernel_spends_on_an_exec_is_the_new_programs() {
+        let events =
+            vec![executed(10, 2), executed(15, 3), mapped(16, 3, "/bin/other"), mapped(20, 2, "/bin/new")];
+        check_services(events, &[5, 12, 22], &["old", "new", "new"]);
+    }
+
+    #[test]
+    fn an_exec_that_maps_nothing_leaves_the_old_name() {
+        let events = vec![executed(10, 2), happened(15, 2, ProcessChange::Exited), mapped(20, 2, "/bin/new")];
+        check_services(events, &[12], &["old"]);
     }
 }

@@ -9,6 +9,7 @@ mod books;
 mod budget;
 mod build;
 mod builder;
+mod handover;
 mod healing;
 mod intake;
 mod notify;
@@ -43,8 +44,8 @@ use crate::meters::Meters;
 /// Where the embedded server keeps history, in the data directory.
 pub const STORE: &str = "store";
 
-/// Windows between reader and workshop at most; then the reader waits, and the ring takes the slack.
-const BATCHES_WAITING_MAX: usize = 2;
+/// Windows in the queue from reader to workshop at most; one more waits before it, and then the next one is left open.
+const BATCHES_WAITING_MAX: usize = 1;
 
 /// Loads and attaches what `run` would, and takes it away again: whether that works is known by doing it.
 pub fn try_sampling() -> Result<(), Failure> {

@@ -1,7 +1,7 @@
 //! The reader thread: woken by the kernel, pins what is perishable, and never waits for a name.
 //!
-//! In: the attached kernel side. Out: one batch of traces per window, into q1. When q1 is full it waits, and the
-//! rings take the slack.
+//! In: the attached kernel side. Out: one batch of traces per window, to be handed over. While the workshop is late the window is left
+//! open; when that is full the reader waits, and the rings take the slack.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use rustc_hash::FxHashSet;
 use super::Failure;
 use super::books::{Books, Room};
 use super::builder::{Builder, Built};
+use super::handover::Handover;
 use super::healing::Healing;
 use super::intake::Intake;
 use super::steering::Steering;
@@ -91,6 +92,7 @@ struct ReaderMeters {
     records_malformed: Counter,
     processors_changed: Counter,
     wall_clock_set: Counter,
+    prolonged: Counter,
     no_kernel_stack: Counter,
 }
 
@@ -173,6 +175,10 @@ impl Reader {
                     "profiler_wall_clock_set",
                     "Windows in which the wall clock was set, or the machine was suspended",
                 ),
+                prolonged: meters.counter(
+                    "profiler_windows_prolonged",
+                    "Times a window was left open beyond its end, because the workshop had not taken those before it",
+                ),
                 no_kernel_stack: meters.counter(
                     "profiler_samples_without_kernel_stack",
                     "Samples in the kernel whose stack the kernel could not walk",
@@ -207,6 +213,7 @@ impl Reader {
     /// Reads until the stop descriptor becomes readable or the plan ends, then hands over what is left. Ends early
     /// when nobody takes batches any more.
     pub(super) fn run(mut self, plan: &Plan, q1: &SyncSender<TraceBatch>) -> Result<(), Failure> {
+        let mut handover = Handover::by(q1);
         let start = self.kernel.since();
         let stop_at = plan.total.map(|total| start.plus(total));
         let mut opened = start;
@@ -272,7 +279,8 @@ impl Reader {
                     if is_full {
                         // Too many distinct stacks for one batch: what there is goes ahead as a window of its own.
                         let end = self.samples.front().map_or(before, |sample| sample.time).max(opened);
-                        self.close(opened, end, q1)?;
+                        handover.wait()?;
+                        self.close(opened, end, &mut handover)?;
                         opened = end;
                     } else {
                         break;
@@ -280,12 +288,16 @@ impl Reader {
                 }
                 if stop {
                     self.walk_last();
-                    return self.finish(opened, before, q1);
+                    return self.finish(opened, before, handover);
                 }
                 if settled >= closes {
-                    self.close(opened, closes, q1)?;
+                    if handover.is_free()? {
+                        self.close(opened, closes, &mut handover)?;
+                        opened = closes;
+                    } else {
+                        self.meters.prolonged.inc();
+                    }
                     self.meters.processors_changed.inc_by(self.kernel.follow_processors() as u64);
-                    opened = closes;
                     closes = closes.plus(plan.cadence.interval());
                     if closes < settled {
                         closes = settled.plus(plan.cadence.interval()); // we were kept from running for a whole window
@@ -452,8 +464,13 @@ impl Reader {
         taken.full
     }
 
-    /// Hands the window from `opened` to `closed` to the workshop.
-    fn close(&mut self, opened: MonoNs, closed: MonoNs, q1: &SyncSender<TraceBatch>) -> Result<(), Failure> {
+    /// Hands the window from `opened` to `closed` over.
+    fn close(
+        &mut self,
+        opened: MonoNs,
+        closed: MonoNs,
+        handover: &mut Handover<'_, TraceBatch>,
+    ) -> Result<(), Failure> {
         let window = self.clock.window(opened, closed, Anchor::now());
         if let Some(ahead_ns) = self.clock.take_set_ns() {
             self.meters.wall_clock_set.inc();
@@ -484,16 +501,18 @@ impl Reader {
         let weight: Weight = batch.traces.iter().map(|trace| trace.weight).sum();
         self.books.pass(Room::Reader, Some(Room::Workshop), weight);
         self.heartbeat.beat();
-        q1.send(batch).map_err(|_| Failure::Other {
-            what: "handing a window over".to_owned(),
-            error: "the workshop has ended".to_owned(),
-        })?;
-        self.heartbeat.beat();
-        Ok(())
+        handover.give(batch)
     }
 
-    fn finish(mut self, opened: MonoNs, closed: MonoNs, q1: &SyncSender<TraceBatch>) -> Result<(), Failure> {
-        self.close(opened, closed, q1)?;
+    fn finish(
+        mut self,
+        opened: MonoNs,
+        closed: MonoNs,
+        mut handover: Handover<'_, TraceBatch>,
+    ) -> Result<(), Failure> {
+        handover.wait()?;
+        self.close(opened, closed, &mut handover)?;
+        handover.wait()?;
         match self.recording {
             Some(recorder) => Ok(recorder.writer.finish()?),
             None => Ok(()),

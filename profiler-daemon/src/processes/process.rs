@@ -29,7 +29,7 @@ pub struct Process {
     pub(super) mappings: Arc<Mappings>,
     /// What it wrote down about the code that it made, as far as that was met.
     pub(super) perf_map: Option<Arc<Module>>,
-    /// True from an exec to the first file it maps, which is its executable.
+    /// True from an exec until the first file that it maps is known, which is its executable.
     pub(super) executing: bool,
     /// False if we first heard of it in the middle of its life.
     pub(super) start_known: bool,

@@ -152,6 +152,19 @@ fn an_exec_clears_the_mappings_and_the_first_file_is_the_executable() {
 }
 
 #[test]
+fn what_an_exec_is_about_to_map_is_the_executable_before_it_is_mapped() {
+    let mut r = replay(Config::default());
+    r.find(1, 0, &[("/a", 0, 10)]).exec(1, "new", None);
+    let (anonymous, file) = (r.mapping("//anon", 0, 10), r.mapping("/bin/new", 0, 10));
+    r.tracker.begins(Pid(1), &anonymous);
+    assert_eq!(r.process(1).executable.as_deref(), Some(&b"/bin/found"[..]));
+    r.tracker.begins(Pid(1), &file);
+    assert_eq!(r.process(1).executable.as_deref(), Some(&b"/bin/new"[..]));
+    r.check(1, 5, Reason::NoMapping.as_str()).map(1, "/lib/ld.so", 0, 10);
+    assert_eq!(r.process(1).executable.as_deref(), Some(&b"/bin/new"[..]));
+}
+
+#[test]
 fn a_cgroup_that_could_not_be_read_is_that_of_the_parent() {
     let mut r = replay(Config::default());
     r.find(1, 0, &[]).fork(1, 2).exec(2, "new", None);

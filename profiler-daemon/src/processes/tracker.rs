@@ -201,6 +201,14 @@ impl Tracker {
         self.show_processes();
     }
 
+    /// The process, which has just executed a program, is to map `mapping` first: whose program it is is known before.
+    pub fn begins(&mut self, pid: Pid, mapping: &Mapping) {
+        if let Some(mut process) = self.processes.remove(&pid) {
+            self.maybe_begun(&mut process, mapping);
+            self.insert(process);
+        }
+    }
+
     /// The process that has this pid now, or had it last.
     pub fn process(&self, pid: Pid) -> Option<&Process> {
         self.processes.get(&pid)
@@ -351,7 +359,7 @@ impl Tracker {
         process.mappings = Arc::new(Mappings::new(&self.total));
         process.perf_map = None;
         // All that it runs from here on will be seen, and first of all its executable. Until then it is known by
-        // the old one: the kernel is still busy with the exec.
+        // the old one, unless it is known what it is about to map ([`Self::begins`]).
         process.start_known = true;
         process.executing = true;
         self.number_facts(&mut process);
@@ -372,13 +380,18 @@ impl Tracker {
 
     fn mapped(&mut self, time: MonoNs, pid: Pid, mapping: &Mapping) {
         let mut process = self.take(time, pid);
+        self.maybe_begun(&mut process, mapping);
+        self.add(&mut process, mapping);
+        self.insert(process);
+    }
+
+    /// After an exec, the first file that is mapped is the executable.
+    fn maybe_begun(&mut self, process: &mut Process, mapping: &Mapping) {
         if process.executing && is_file(&mapping.path) {
             process.executing = false;
             process.executable = Some(Arc::clone(&mapping.path));
-            self.number_facts(&mut process);
+            self.number_facts(process);
         }
-        self.add(&mut process, mapping);
-        self.insert(process);
     }
 
     fn exited(&mut self, time: MonoNs, pid: Pid) {

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri};
 
 use super::meters::ServerMeters;
 use super::store::{self, Store};
-use super::{Config, connect, ingest, push, query};
+use super::{Config, connect, ingest, push, query, selector};
 use crate::meters::Meters;
 use crate::time::WallNs;
 
@@ -63,7 +63,7 @@ pub fn ingest(parameters: &str, content_type: &str, body: &[u8]) -> Option<u16> 
 
 /// A selector: whether it is one, and whether it takes a series that has none of its labels.
 pub fn selector(text: &str) -> Option<bool> {
-    let matchers = query::selector(text).ok()?;
+    let matchers = selector::parse(text).ok()?;
     Some(matchers.iter().all(|matcher| matcher.takes("")))
 }
 

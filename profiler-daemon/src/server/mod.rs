@@ -17,6 +17,7 @@ mod push;
 mod query;
 mod refusal;
 mod routes;
+mod selector;
 mod store;
 mod web;
 pub mod wire;

@@ -14,7 +14,6 @@ use serde::de::DeserializeOwned;
 
 use super::dot::{FUNCTIONS, dot};
 use super::merged::{ByName, pprof};
-use super::selector::{Matcher, parse};
 use super::{MS, RANGE_MAX, pprof_json, span_of};
 use crate::querier::{
     DOT, DiffRequest, DiffResponse, LabelNamesRequest, LabelPair, LabelSet, LabelValuesRequest,
@@ -24,6 +23,7 @@ use crate::querier::{
 };
 use crate::server::connect::Codec;
 use crate::server::refusal::{Code, Refusal};
+use crate::server::selector::{Matcher, parse};
 use crate::server::store::{Selection, Series, Store, Tree};
 use crate::server::web::{Answer, json, text};
 use crate::time::WallNs;

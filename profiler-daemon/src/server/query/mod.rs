@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::refusal::Refusal;
+use super::selector::{self, Matcher};
 use super::store::{ProfileType, Selection, Store, end};
 use crate::time::{WallNs, Window};
 
@@ -22,11 +23,9 @@ mod looked;
 mod merged;
 mod pprof_json;
 pub(super) mod render;
-mod selector;
 mod shape;
 
 pub(super) use flamegraph::flamegraph;
-pub(super) use selector::{Matcher, parse as selector};
 use shape::{Shape, View};
 
 /// What a question may ask for.

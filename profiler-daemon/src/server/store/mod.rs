@@ -36,7 +36,7 @@ pub(super) use segment::{FunctionId, ROOT, Segment, StackId};
 pub(super) use series::{Labels, ProfileType, Series, Written};
 pub(super) use tree::{Tree, TreeFunction, TreeNode};
 
-use super::query::Matcher;
+use super::selector::Matcher;
 use crate::time::{WallNs, Window};
 
 /// What a profile is known by: a hash of its labels, time and bytes that nobody can make collide.

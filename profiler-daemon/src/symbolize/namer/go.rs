@@ -8,8 +8,8 @@ use std::io;
 
 use super::super::protocol::{Found, INLINED_MAX, Place};
 use super::elf::Reader;
-use super::modules::Writer;
 use super::pclntab::Pclntab;
+use super::writer::Writer;
 
 /// A Go program.
 pub(super) struct GoNames(Pclntab);

@@ -14,6 +14,7 @@ mod packed;
 mod pclntab;
 mod perf_map;
 mod rows;
+mod writer;
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -26,9 +27,10 @@ use rustix::time::{ClockId, clock_gettime};
 
 pub use self::go::go_names_of;
 use self::kallsyms::Kallsyms;
-use self::modules::{Modules, Writer, is_still};
+use self::modules::{Modules, is_still};
 pub use self::perf_map::perf_map_names_of;
 pub(super) use self::rows::{Builder as TableBuilder, TABLE_WORDS_MAX, TABLES_VERSION, keeps_frames};
+use self::writer::Writer;
 use super::protocol::{
     ADDRESSES_MAX, ANSWER_BYTES_MAX, Answer, Found, Names, Outcome, Place, REQUEST_BYTES_MAX, Refusal,
     Request, Rows, Subject, TalkError, receive, send,

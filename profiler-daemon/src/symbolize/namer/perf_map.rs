@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 
 use super::super::protocol::{Found, NAME_BYTES_MAX, Names, Refusal};
 use super::lines::{each_line, hexadecimal};
-use super::modules::Writer;
+use super::writer::Writer;
 
 /// No line says anything of this address.
 const NOWHERE: u64 = u64::MAX;

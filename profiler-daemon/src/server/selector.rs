@@ -5,7 +5,7 @@
 
 use regex_lite::{Regex, RegexBuilder};
 
-use crate::server::refusal::Refusal;
+use super::refusal::Refusal;
 
 /// Conditions of one selector.
 const CONDITIONS_MAX: usize = 100;
@@ -16,7 +16,7 @@ const REGEX_BYTES_MAX: usize = 1 << 20;
 
 /// A condition on one label.
 #[derive(Clone, Debug)]
-pub(in crate::server) struct Matcher {
+pub(super) struct Matcher {
     name: String,
     wanted: Wanted,
     /// The condition is that it does not match.
@@ -31,12 +31,12 @@ enum Wanted {
 
 impl Matcher {
     /// Its label.
-    pub(in crate::server) fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         &self.name
     }
 
     /// True if it is fulfilled by `value`, empty where there is none.
-    pub(in crate::server) fn takes(&self, value: &str) -> bool {
+    pub(super) fn takes(&self, value: &str) -> bool {
         let matches = match &self.wanted {
             Wanted::Text(text) => text == value,
             Wanted::Pattern(pattern) => pattern.is_match(value),
@@ -46,7 +46,7 @@ impl Matcher {
 }
 
 /// Reads a selector; what stands before its braces is not looked at.
-pub(in crate::server) fn parse(text: &str) -> Result<Vec<Matcher>, Refusal> {
+pub(super) fn parse(text: &str) -> Result<Vec<Matcher>, Refusal> {
     let quoted: String = text.chars().take(100).collect();
     let refuse = |why: &str| {
         Refusal::invalid("selector", format!("parsing label selector {quoted:?}: parse error: {why}"))
