@@ -229,16 +229,38 @@ fn what_was_too_thin_to_be_sent_is_said_and_seen_from_near() {
     };
     let start = now_ns() - 10 * SECOND;
     server.push("wide", start, 10 * SECOND, &leaves("big", 3_000, 100_000));
-    server.push("wide", start, 10 * SECOND, &leaves("small", 3_000, 5_000));
-    server.push("wide", start, 10 * SECOND, &leaves("dust", 15_000, 1));
+    server.push("wide", start, 10 * SECOND, &leaves("small", 2_000, 5_000));
+    server.push("wide", start, 10 * SECOND, &leaves("dust", 16_000, 1));
     browser.window(1440, 900, "dark");
-    browser.open(&format!("http://{}/", server.address));
+    let (from, until) = (start / 1_000_000 - 60_000, start / 1_000_000 + 20_000);
+    browser.open(&format!("http://{}/#from={from}&until={until}", server.address));
     browser.wait("window.__state?.frames.some((f) => f.name === 'small')");
     browser.wait("__state.hidden.includes('too thin to draw')");
+    // What stands still is the same from near: of the table nothing is made anew.
+    browser.wait("(document.querySelector('#functions tbody tr').seen = true)");
     let small = frame(&mut browser, "small").expect("small");
     browser.click(small.x + small.width / 2.0, small.y);
     browser.wait("__state.zoomed === 'small'");
-    browser.wait("__state.hidden === ''");
+    browser.wait(
+        "__state.hidden === '' && __state.frames.filter((f) => f.name.startsWith('small')).length === 2001",
+    );
+    check(&mut browser, "document.querySelector('#functions tbody tr').seen === true", "true");
+
+    // A question about all, whose place a zoom takes, is asked again: its answer is not lost.
+    browser.press("Escape");
+    browser.wait("__state.zoomed === 'all' && __state.hidden.includes('too thin to draw')");
+    browser.wait(
+        "(window.held = 0, window.asks = fetch, window.fetch = (url, options) => !url.startsWith('api/services') || held++ > 0 ? asks(url, options) : \
+         new Promise((_, fail) => options.signal.addEventListener('abort', () => fail(options.signal.reason))), true)",
+    );
+    server.push("late", start, 10 * SECOND, &[("main@/opt/late".to_owned(), 1)]);
+    browser.press("l");
+    browser.wait("held === 1");
+    let dust = frame(&mut browser, "dust").expect("dust");
+    browser.click(dust.x + dust.width / 2.0, dust.y);
+    browser.wait("__state.zoomed === 'dust'");
+    check(&mut browser, "held > 1", "true");
+    browser.wait("__state.services.some(({ name }) => name === 'late')");
     check(
         &mut browser,
         "performance.getEntriesByType('resource').filter((e) => e.name.includes('below=')).length > 0",

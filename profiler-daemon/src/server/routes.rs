@@ -193,12 +193,19 @@ impl Server {
             "/api/v1/status/buildinfo" => json(StatusCode::OK, build_info()),
             "/api/services" => {
                 let answer = async {
-                    self.ask(&head, |asked, now, store| query::services(asked, now, &self.host, store))
+                    self.ask(&head, |asked, now, store| {
+                        json(StatusCode::OK, query::services(asked, now, &self.host, store))
+                    })
                 };
                 self.in_turn(answer).await
             }
             "/api/flamegraph" => {
-                let answer = async { self.ask(&head, |asked, _, store| query::flamegraph(asked, store)) };
+                let answer = async {
+                    self.ask(&head, |asked, _, store| {
+                        let (content_type, body) = query::flamegraph(asked, store);
+                        web::text(StatusCode::OK, content_type, body)
+                    })
+                };
                 self.in_turn(answer).await
             }
             path => {
@@ -281,7 +288,7 @@ impl Server {
     fn ask(
         &self,
         head: &http::request::Parts,
-        answer: impl Fn(&Resolved, WallNs, &Store) -> String,
+        answer: impl Fn(&Resolved, WallNs, &Store) -> Answer,
     ) -> Answer {
         let now = WallNs::now();
         let store = &mut self.store.borrow_mut();
@@ -296,7 +303,7 @@ impl Server {
             Ok(asked) => {
                 let tag = asked.tag(self.boot, store);
                 web::unchanged(&head.headers, &tag)
-                    .unwrap_or_else(|| web::tagged(json(StatusCode::OK, answer(&asked, now, store)), &tag))
+                    .unwrap_or_else(|| web::tagged(answer(&asked, now, store), &tag))
             }
         }
     }

@@ -26,7 +26,14 @@ export interface Services {
   others: { services: number; total: number; points: number[] };
 }
 
-/** One merged tree in columns. */
+export type Column = ArrayLike<number>;
+
+/** Texts by number. */
+export interface Texts {
+  at(index: number): string | undefined;
+}
+
+/** One merged tree in columns: in arrays, or in what `columns.ts` makes of an answer. */
 export interface FlameJson {
   from_ms: number;
   until_ms: number;
@@ -40,10 +47,10 @@ export interface FlameJson {
   /** Profiles that were merged, and series that they are of. */
   profiles: number;
   series: number;
-  texts: string[];
-  functions: { name: number[]; file: number[]; module: number[]; line: number[] };
-  nodes: { parent: number[]; function: number[]; total: number[]; self: number[]; base_total?: number[]; base_self?: number[] };
-  rows: { function: number[]; self: number[]; total: number[]; base_total?: number[]; base_self?: number[] };
+  texts: Texts;
+  functions: { name: Column; file: Column; module: Column; line: Column };
+  nodes: { parent: Column; function: Column; total: Column; self: Column; base_total?: Column; base_self?: Column };
+  rows: { function: Column; self: Column; total: Column; base_total?: Column; base_self?: Column };
   hidden: { nodes: number; value: number; rows: number };
 }
 
@@ -60,6 +67,8 @@ export type Parameters = Record<string, string | number | null>;
 export interface Answer<T> {
   changed: boolean;
   value: T;
+  /** The same for all that is answered from the same data. */
+  tag: string | null;
 }
 
 /** Longer than the server takes for anything; a server that hangs is a server that is gone. */
@@ -69,6 +78,9 @@ const TIMEOUT_MS = 15_000;
 export class Question<T> {
   private known: { url: string; tag: string | null; value: T } | null = null;
   private asking: AbortController | null = null;
+
+  /** `read` makes of an answer what it tells; unless said otherwise that is JSON. */
+  constructor(private readonly read: (answer: Response) => Promise<T> = (answer) => answer.json() as Promise<T>) {}
 
   async ask(path: string, parameters: Parameters): Promise<Answer<T>> {
     const query = new URLSearchParams();
@@ -84,11 +96,11 @@ export class Question<T> {
     if (known?.tag != null) headers["If-None-Match"] = known.tag;
     const signal = AbortSignal.any([asking.signal, AbortSignal.timeout(TIMEOUT_MS)]);
     const answer = await fetch(url, { headers, cache: "no-store", signal });
-    if (answer.status === 304 && known !== null) return { changed: false, value: known.value };
+    if (answer.status === 304 && known !== null) return { changed: false, value: known.value, tag: known.tag };
     if (!answer.ok) throw new Error(await words(answer));
-    const value = (await answer.json()) as T;
+    const value = await this.read(answer);
     this.known = { url, tag: answer.headers.get("ETag"), value };
-    return { changed: true, value };
+    return { changed: true, value, tag: this.known.tag };
   }
 
   /** Forgets the last answer. */

@@ -53,21 +53,36 @@ export function oklch(lightness: number, chroma: number, hue: number): string {
   return `#${linear.map(hex).join("")}`;
 }
 
+/** Shades of one hue: neighbours of one group differ a little, so that their borders can be seen. */
+const SHADES = 7;
+/** The shade in the middle. */
+const PLAIN = SHADES / 2;
+const UNKNOWN: Record<Theme, string> = { dark: oklch(0.34, 0.005, 260), light: oklch(0.87, 0.005, 260) };
+
+/** Of each hue the shades that were made: there are few, and thousands of frames are painted with them. */
+const shades: Record<Theme, Map<number, string>> = { dark: new Map(), light: new Map() };
+
 /** The colour of a frame; one that is not known is drawn hatched too. */
 export function frameColor(fn: Fn, by: ColorBy, theme: Theme): string {
-  // Neighbours of one group differ a little, so that their borders can be seen.
-  return shaded(fn, by, theme, ((hash(fn.name) >>> 8) % 7) / 7 - 0.5);
+  return shaded(fn, by, theme, (hash(fn.name) >>> 8) % SHADES);
 }
 
 function shaded(fn: Fn, by: ColorBy, theme: Theme, shade: number): string {
-  if (fn.kind === "missing") return theme === "dark" ? oklch(0.34, 0.005, 260) : oklch(0.87, 0.005, 260);
+  if (fn.kind === "missing") return UNKNOWN[theme];
   const hue = hueOf(fn, by);
-  return theme === "dark" ? oklch(0.505 + shade * 0.07, 0.092, hue) : oklch(0.845 + shade * 0.06, 0.085, hue);
+  const key = hue * SHADES + shade;
+  let color = shades[theme].get(key);
+  if (color === undefined) {
+    const by = shade / SHADES - 0.5;
+    color = theme === "dark" ? oklch(0.505 + by * 0.07, 0.092, hue) : oklch(0.845 + by * 0.06, 0.085, hue);
+    shades[theme].set(key, color);
+  }
+  return color;
 }
 
 /** The colour of a group in the legend. */
 export function swatch(fn: Fn, by: ColorBy, theme: Theme): string {
-  return shaded(fn, by, theme, 0);
+  return shaded(fn, by, theme, PLAIN);
 }
 
 /** Less is blue, more is orange, which most people tell apart; what changed by less than a twentieth is neither. */

@@ -17,6 +17,16 @@ export function el<K extends keyof HTMLElementTagNameMap>(
   return element;
 }
 
+const filled = new WeakMap<Element, string>();
+
+/** Fills `place` anew if `content`, which says all that is to be seen and done there, is another than last time: what stays as it is costs no layout. */
+export function fill(place: Element, content: unknown, make: () => Child[]): void {
+  const said = JSON.stringify(content);
+  if (filled.get(place) === said) return;
+  filled.set(place, said);
+  place.replaceChildren(...make().filter((child) => child !== null));
+}
+
 /** The element of that id, which the page has. */
 export function byId<T extends HTMLElement = HTMLElement>(id: string): T {
   const element = document.getElementById(id);

@@ -58,6 +58,8 @@ export class FlameGraph {
   private matched: Uint8Array | null = null;
   private highlighted: string | null = null;
   private hovered = -1;
+  /** Where the pointer came to since the last frame. */
+  private pointed: MouseEvent | null = null;
   /** Chosen by the keyboard. */
   private cursor = -1;
   private theme: Theme = "dark";
@@ -67,19 +69,35 @@ export class FlameGraph {
   private charWidth = 7.2;
   /** Of all rows, in pixels. */
   private height = 0;
-  /** Of the graph, in pixels; zero before it is seen. */
+  /** Of the graph, in pixels; zero before it is seen. These three are kept: asking for them lays the page out. */
   width = 0;
-  private readonly colors = new Map<number, string>();
+  private seen = 0;
+  private scrolled = 0;
+  private colors: string[] = [];
   private readonly labels = new Map<number, string[]>();
   private readonly hatches = new Map<Theme, CanvasPattern | null>();
-  private readonly redraw = onceAFrame(() => this.draw());
+  private isStale = false;
+  /** What was seen before a zoom that is not drawn yet, and where its first row was. */
+  private left: { view: View; top: number } | null = null;
+  private readonly nextFrame = onceAFrame(() => this.frame());
 
   constructor(private readonly options: FlameOptions) {
     const { scroller, canvas } = options;
     new ResizeObserver(() => this.resized()).observe(scroller);
-    scroller.addEventListener("scroll", this.redraw, { passive: true });
-    canvas.addEventListener("pointermove", (event) => this.hover(this.nodeAt(event), event));
-    canvas.addEventListener("pointerleave", () => this.hover(-1, null));
+    const onScroll = () => {
+      this.scrolled = scroller.scrollTop;
+      this.redraw();
+    };
+    scroller.addEventListener("scroll", onScroll, { passive: true });
+    canvas.addEventListener("pointermove", (event) => {
+      this.pointed = event;
+      this.nextFrame();
+    });
+    canvas.addEventListener("pointerleave", () => {
+      this.pointed = null;
+      this.hover(-1, null);
+      this.nextFrame();
+    });
     canvas.addEventListener("click", (event) => {
       const node = this.nodeAt(event);
       if (node >= 0) options.onZoom(node);
@@ -91,6 +109,7 @@ export class FlameGraph {
       if (node < 0) return;
       event.preventDefault();
       const place = byKey ? this.placeOf(node) : { x: event.clientX, y: event.clientY };
+      this.pointed = null;
       options.tooltip.hide();
       options.onMenu(node, place.x, place.y);
     });
@@ -106,12 +125,27 @@ export class FlameGraph {
     return this.zoom;
   }
 
+  /** Draws with the next frame. */
+  private readonly redraw = (): void => {
+    this.isStale = true;
+    this.nextFrame();
+  };
+
+  /** All that comes of what happened since the last frame. */
+  private frame(): void {
+    const { pointed, left } = this;
+    this.pointed = this.left = null;
+    if (pointed !== null) this.hover(this.nodeAt(pointed), pointed);
+    if (this.isStale) this.draw();
+    if (left !== null) this.moveFrom(left.view, left.top);
+  }
+
   /** Shows another tree at once: what it shows is the same place, at another time. A movement goes on. */
   show(tree: Tree, zoom: number, unit: Unit, rangeMs: number): void {
     this.tree = tree;
     this.unit = unit;
     this.rangeMs = rangeMs;
-    this.colors.clear();
+    this.colors = [];
     this.labels.clear();
     this.hovered = this.cursor = -1;
     this.zoom = zoom;
@@ -125,23 +159,26 @@ export class FlameGraph {
     if (this.tree === null || node === this.zoom) return;
     this.zoom = node;
     this.cursor = -1;
-    const from = this.view;
-    const scrolled = this.top(from.depth);
+    this.left ??= { view: this.view, top: this.top(this.view.depth) };
     this.view = this.viewOf(node);
     this.resize();
-    const { scroller, flipped } = this.options;
-    scroller.scrollTop = flipped === true ? scroller.scrollHeight : 0;
-    this.draw();
-    this.moveFrom(from, scrolled);
+    if (this.options.flipped === true) this.scrollTo(this.height);
+    else if (this.scrolled > 0) this.scrollTo(0);
+    this.redraw();
+  }
+
+  private scrollTo(top: number): void {
+    this.options.scroller.scrollTop = top;
+    this.scrolled = this.options.scroller.scrollTop;
   }
 
   /** Lets what is drawn come from where it was when `from` was seen and its first row was at `top`. */
   private moveFrom(from: View, top: number): void {
     if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
-    const { canvas, scroller, flipped } = this.options;
+    const { canvas, flipped } = this.options;
     const { start, width, depth } = this.view;
     const stretch = Math.min(Math.max(width / from.width, 1 / STRETCH_MAX), STRETCH_MAX);
-    const left = ((start - from.start) / from.width) * scroller.clientWidth;
+    const left = ((start - from.start) / from.width) * this.width;
     const rows = (depth - from.depth) * ROW * (flipped === true ? -1 : 1);
     const before = `translate(${left}px, ${top + rows - this.top(depth)}px) scaleX(${stretch})`;
     for (const movement of canvas.getAnimations()) movement.cancel();
@@ -164,7 +201,7 @@ export class FlameGraph {
   paint(theme: Theme, color: ColorBy): void {
     this.theme = theme;
     this.color = color;
-    this.colors.clear();
+    this.colors = [];
     this.redraw();
   }
 
@@ -176,20 +213,21 @@ export class FlameGraph {
   /** Makes room for all rows in which something is drawn: below them there is nothing to scroll to. */
   private resize(): void {
     const tree = this.tree!;
-    const { flipped, scroller, spacer } = this.options;
+    const { flipped, spacer } = this.options;
     const rows = tree.deepest(this.zoom, this.thinnest) - tree.depth[this.zoom]! + 1;
     const before = this.height;
     this.height = rows * ROW;
     spacer.style.height = `${this.height}px`;
-    // The root stays in sight.
-    if (flipped === true && before !== this.height) scroller.scrollTop = scroller.scrollHeight;
+    if (before === this.height) return;
+    // The root stays in sight; of fewer rows less can be scrolled away.
+    if (flipped === true) this.scrollTo(this.height);
+    else if (this.scrolled > 0) this.scrollTo(this.scrolled);
   }
 
   /** Draws at once what has room now, so that no frame shows a strip of nothing; rows may come and go with the next. */
   private resized(): void {
     const isDrawn = this.width > 0;
-    // Here it is known: at other times asking for it lays the page out.
-    this.width = this.options.scroller.clientWidth;
+    ({ clientWidth: this.width, clientHeight: this.seen, scrollTop: this.scrolled } = this.options.scroller);
     if (isDrawn) this.draw();
     requestAnimationFrame(() => {
       if (this.tree !== null) this.resize();
@@ -204,24 +242,22 @@ export class FlameGraph {
 
   /** Where the row of that depth begins, from the top of what is seen. */
   private top(depth: number): number {
-    const { flipped, scroller } = this.options;
     const row = (depth - this.view.depth) * ROW;
-    return (flipped === true ? Math.max(this.height, scroller.clientHeight) - ROW - row : row) - scroller.scrollTop;
+    return (this.options.flipped === true ? Math.max(this.height, this.seen) - ROW - row : row) - this.scrolled;
   }
 
   /** Where a frame is in the window. */
   private placeOf(node: number): { x: number; y: number } {
     const tree = this.tree!;
-    const { scroller, canvas } = this.options;
-    const box = canvas.getBoundingClientRect();
-    const x = ((tree.start[node]! - this.view.start) / this.view.width) * scroller.clientWidth;
+    const box = this.options.canvas.getBoundingClientRect();
+    const x = ((tree.start[node]! - this.view.start) / this.view.width) * this.width;
     return { x: box.left + Math.max(0, x), y: box.top + this.top(tree.depth[node]!) + ROW / 2 };
   }
 
   /** Calls `visit` for each frame that is seen, in depth-first order. */
   private visit(visit: (node: number, x: number, y: number, w: number) => void): void {
     const tree = this.tree!;
-    const { clientWidth: width, clientHeight: height } = this.options.scroller;
+    const { width, seen: height } = this;
     const flipped = this.options.flipped === true;
     const scale = width / this.view.width;
     const thinnest = this.thinnest;
@@ -246,11 +282,10 @@ export class FlameGraph {
   }
 
   private draw(): void {
-    const { canvas, scroller } = this.options;
-    const [width, height] = [scroller.clientWidth, scroller.clientHeight];
+    const { width, seen: height } = this;
     if (width === 0 || height === 0) return;
-    this.width = width;
-    const context = sharp(canvas, width, height);
+    const context = sharp(this.options.canvas, width, height);
+    this.isStale = false;
     if (this.tree === null) return;
     const tree = this.tree;
     const ink = INK[this.theme];
@@ -265,7 +300,7 @@ export class FlameGraph {
       if (w < 1 && x + w < covered[depth]! + 0.5) return;
       covered[depth] = x + Math.max(w, 1);
       const index = tree.fn[node]!;
-      const fn = tree.functions[index]!;
+      const fn = tree.functionAt(index);
       const dimmed = this.matched !== null && this.matched[index] === 0;
       const drawn = Math.max(w - 1, Math.min(w, 0.7));
       context.globalAlpha = dimmed ? 0.28 : 1;
@@ -304,9 +339,8 @@ export class FlameGraph {
 
   /** Where rows go on above or below they fade out: the edge is not their end. */
   private fade(context: CanvasRenderingContext2D, width: number, height: number): void {
-    const { scrollTop } = this.options.scroller;
     context.globalCompositeOperation = "destination-out";
-    for (const [hidden, from, to] of [[scrollTop, ROW, 0], [this.height - height - scrollTop, height - ROW, height]] as const) {
+    for (const [hidden, from, to] of [[this.scrolled, ROW, 0], [this.height - height - this.scrolled, height - ROW, height]] as const) {
       // The place may lie between two pixels.
       if (hidden < 1) continue;
       const gradient = context.createLinearGradient(0, from, 0, to);
@@ -331,12 +365,7 @@ export class FlameGraph {
   }
 
   private colorOf(index: number): string {
-    let color = this.colors.get(index);
-    if (color === undefined) {
-      color = frameColor(this.tree!.functions[index]!, this.color, this.theme);
-      this.colors.set(index, color);
-    }
-    return color;
+    return (this.colors[index] ??= frameColor(this.tree!.functionAt(index), this.color, this.theme));
   }
 
   private hatch(context: CanvasRenderingContext2D): CanvasPattern | null {
@@ -360,7 +389,7 @@ export class FlameGraph {
   private labelsOf(index: number): string[] {
     let labels = this.labels.get(index);
     if (labels === undefined) {
-      labels = shorter(this.tree!.functions[index]!.name);
+      labels = shorter(this.tree!.functionAt(index).name);
       this.labels.set(index, labels);
     }
     return labels;
@@ -392,7 +421,7 @@ export class FlameGraph {
       this.hovered = node;
       this.options.canvas.style.cursor = node >= 0 ? "pointer" : "default";
       this.options.onHover(node > 0 ? this.tree!.functionOf(node) : null);
-      this.redraw();
+      this.isStale = true;
     }
     if (node >= 0 && event !== null) this.options.tooltip.show(event.clientX, event.clientY, ...this.describe(node));
     else this.options.tooltip.hide();
@@ -465,10 +494,10 @@ export class FlameGraph {
     event.preventDefault();
     event.stopPropagation();
     this.cursor = next;
-    const { scroller, canvas } = this.options;
+    const { canvas } = this.options;
     const y = this.top(tree.depth[next]!);
-    if (y < 0) scroller.scrollTop += y;
-    if (y + ROW > scroller.clientHeight) scroller.scrollTop += y + ROW - scroller.clientHeight;
+    if (y < 0) this.scrollTo(this.scrolled + y);
+    if (y + ROW > this.seen) this.scrollTo(this.scrolled + y + ROW - this.seen);
     const place = this.placeOf(next);
     this.options.tooltip.show(place.x, place.y, ...this.describe(next));
     const fn = tree.functionOf(next);

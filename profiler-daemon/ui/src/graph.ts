@@ -4,7 +4,7 @@
 import type { FlameJson } from "./api.js";
 import { changeColor, groupOf, meet, swatch } from "./colors.js";
 import type { Context } from "./context.js";
-import { byId, el } from "./dom.js";
+import { byId, el, fill } from "./dom.js";
 import { FlameGraph, WIDTH_MIN } from "./flame.js";
 import { amount, basename, isCpu, nounOf, percent, unitOf } from "./format.js";
 import type { Item } from "./menu.js";
@@ -64,12 +64,12 @@ export class GraphView {
     return [this.flame, this.sandwich.callers, this.sandwich.callees];
   }
 
-  /** Takes what the server answered; `callers` if it is a sandwich. */
-  show(json: FlameJson, callers: FlameJson | null): void {
+  /** Takes what the server answered; `callers` if it is a sandwich. Of what `isKnown` it tells another part: the table stays. */
+  show(json: FlameJson, callers: FlameJson | null, isKnown: boolean): void {
     const base = this.context.state.against ?? "before";
     const tree = (this.tree = new Tree(json, base));
     this.callers = callers === null ? null : new Tree(callers, base);
-    meet(tree.groups(0, (fn) => groupOf(fn, this.context.state.color)), this.context.state.color);
+    if (!isKnown) meet(tree.groups(0, (fn) => groupOf(fn, this.context.state.color)), this.context.state.color);
     const unit = unitOf(json.type);
     const ms = isCpu(json.type) ? this.context.measuredMs : 0;
     byId("sandwich").hidden = callers === null;
@@ -81,7 +81,7 @@ export class GraphView {
       this.sandwich.callers.show(this.callers, first(this.callers), unit, ms);
       this.sandwich.callees.show(tree, first(tree), unit, ms);
     }
-    this.table.show(tree, unit);
+    if (!isKnown) this.table.show(tree, unit);
     this.showMatches();
     this.showPlace();
   }
@@ -109,9 +109,9 @@ export class GraphView {
     this.showLegend();
   }
 
-  /** Parts of half the width that can be drawn here: of large graphs nothing thinner is asked for. Before there is one it is as wide as the window. */
+  /** Parts of the width that can be drawn here: of large graphs nothing thinner is asked for. Before there is one it is as wide as the window. */
   get parts(): number {
-    return Math.ceil(((this.flame.width || window.innerWidth) / WIDTH_MIN) * 2);
+    return Math.ceil((this.flame.width || window.innerWidth) / WIDTH_MIN);
   }
 
   /** The node that fills the graph. */
@@ -184,25 +184,35 @@ export class GraphView {
     const { tree } = this;
     if (tree === null) return;
     const { state, choose } = this.context;
-    const unit = unitOf(tree.json.type);
     const { zoomed } = this;
-    const share = (value: number) => el("span", { class: "faint" }, `${amount(value, unit)} ${nounOf(tree.json.type)}`.trimEnd(), `, ${percent(value, tree.all)}`);
+    const weight = this.callers === null ? tree.totals[zoomed]! : tree.total;
+    const share = `${amount(weight, unitOf(tree.json.type))} ${nounOf(tree.json.type)}`.trimEnd() + `, ${percent(weight, tree.all)}`;
+    const between = () => el("span", { class: "faint", "aria-hidden": "true" }, "›");
+    const place = byId("crumbs");
     if (this.callers !== null) {
-      const leave = el("button", { type: "button", class: "crumb" }, "all");
-      leave.addEventListener("click", () => choose({ view: "calls", function: null, zoom: [] }));
-      byId("crumbs").replaceChildren(leave, el("span", { class: "faint", "aria-hidden": "true" }, "›"), el("span", { class: "crumb", "aria-current": "location", title: state.function ?? "" }, state.function ?? ""), share(tree.total));
+      fill(place, [state.function, share], () => {
+        const leave = el("button", { type: "button", class: "crumb" }, "all");
+        leave.addEventListener("click", () => choose({ view: "calls", function: null, zoom: [] }));
+        const here = el("span", { class: "crumb", "aria-current": "location", title: state.function ?? "" }, state.function ?? "");
+        return [leave, between(), here, el("span", { class: "faint" }, share)];
+      });
     } else {
       const path = tree.path(zoomed);
-      const crumb = (node: number): HTMLElement => {
-        const name = node === 0 ? "all" : tree.functionOf(node).name;
-        if (node === zoomed) return el("span", { class: "crumb", "aria-current": "location", title: name }, name);
-        const button = el("button", { type: "button", class: "crumb", title: name }, name);
-        button.addEventListener("click", () => choose({ zoom: tree.keys(node) }));
-        return button;
-      };
-      // Of a long way the ends are shown.
-      const crumbs = path.length <= 6 ? path.map(crumb) : [...path.slice(0, 2).map(crumb), el("span", { class: "faint", title: `${path.length - 5} more` }, "…"), ...path.slice(-3).map(crumb)];
-      byId("crumbs").replaceChildren(...crumbs.flatMap((item, i) => (i === 0 ? [item] : [el("span", { class: "faint", "aria-hidden": "true" }, "›"), item])), share(tree.totals[zoomed]!));
+      const nameOf = (node: number) => (node === 0 ? "all" : tree.functionOf(node).name);
+      const keys = tree.keys(zoomed);
+      fill(place, [path.map(nameOf), keys, share], () => {
+        const crumb = (node: number, step: number): HTMLElement => {
+          const name = nameOf(node);
+          if (node === zoomed) return el("span", { class: "crumb", "aria-current": "location", title: name }, name);
+          const button = el("button", { type: "button", class: "crumb", title: name }, name);
+          button.addEventListener("click", () => choose({ zoom: keys.slice(0, step) }));
+          return button;
+        };
+        // Of a long way the ends are shown.
+        const left = path.length <= 6 ? 0 : path.length - 5;
+        const crumbs = left === 0 ? path.map(crumb) : [...path.slice(0, 2).map(crumb), el("span", { class: "faint", title: `${left} more` }, "…"), ...path.slice(-3).map((node, i) => crumb(node, left + 2 + i))];
+        return [...crumbs.flatMap((item, i) => (i === 0 ? [item] : [between(), item])), el("span", { class: "faint" }, share)];
+      });
     }
     if (state.query !== "") this.showMatches();
     this.showLegend();
@@ -214,7 +224,7 @@ export class GraphView {
   /** What is left out, each with a way to have it back. */
   private showWithout(): void {
     const { state, choose } = this.context;
-    const chips = (["only", "hide"] as const).flatMap((what) =>
+    const chips = () => (["only", "hide"] as const).flatMap((what) =>
       state[what].map((text) => {
         const known = PRESETS.find(({ pattern }) => pattern === text);
         const said = `${what === "only" ? "only" : "without"} ${known?.title ?? text}`;
@@ -223,33 +233,40 @@ export class GraphView {
         return chip;
       }),
     );
-    byId("without").replaceChildren(...chips);
+    fill(byId("without"), [state.only, state.hide], chips);
   }
 
   private showLegend(): void {
     const { tree, zoomed } = this;
     if (tree === null) return;
     const { state, theme } = this.context;
+    const place = byId("legend");
     if (tree.base !== null) {
-      const steps = [-1, -0.6, -0.3, 0, 0.3, 0.6, 1].map((step) => {
-        const box = el("span", { class: "ramp" });
-        box.style.background = changeColor(step, theme);
-        return box;
+      fill(place, [theme, state.against], () => {
+        const steps = [-1, -0.6, -0.3, 0, 0.3, 0.6, 1].map((step) => {
+          const box = el("span", { class: "ramp" });
+          box.style.background = changeColor(step, theme);
+          return box;
+        });
+        const less = state.against === null ? "less than before" : `less than in ${state.against}`;
+        return [el("span", { class: "key" }, less, el("span", { class: "ramps" }, ...steps), "more"), el("span", { class: "key faint" }, "shares of each side are compared; as wide as both together")];
       });
-      byId("legend").replaceChildren(el("span", { class: "key" }, state.against === null ? "less than before" : `less than in ${state.against}`, el("span", { class: "ramps" }, ...steps), "more"), el("span", { class: "key faint" }, "shares of each side are compared; as wide as both together"));
       return;
     }
     const all = tree.groups(zoomed, (fn) => groupOf(fn, state.color));
     const total = tree.totals[zoomed]!;
-    const shown = all.slice(0, NAMED).map(({ name, fn, value }) => {
-      const dot = el("span", { class: fn.kind === "missing" ? "dot missing" : "dot" });
-      dot.style.background = swatch(fn, state.color, theme);
-      return el("span", { class: "key", title: `self time in ${name}` }, dot, el("span", { class: "key-name" }, basename(name)), el("span", { class: "faint" }, percent(value, total)));
-    });
+    const shown = all.slice(0, NAMED).map(({ name, fn, value }) => ({ name, isMissing: fn.kind === "missing", color: swatch(fn, state.color, theme), part: percent(value, total) }));
     // What is too thin to be told apart is among them.
     const rest = total - all.slice(0, NAMED).reduce((sum, { value }) => sum + value, 0);
-    const others = all.length > NAMED ? `${all.length - NAMED} more` : "others";
-    byId("legend").replaceChildren(...shown, ...(rest > total / 1e4 ? [el("span", { class: "key faint" }, `${others} ${percent(rest, total)}`)] : []));
+    const others = rest > total / 1e4 ? `${all.length > NAMED ? `${all.length - NAMED} more` : "others"} ${percent(rest, total)}` : null;
+    fill(place, [shown, others], () => {
+      const keys = shown.map(({ name, isMissing, color, part }) => {
+        const dot = el("span", { class: isMissing ? "dot missing" : "dot" });
+        dot.style.background = color;
+        return el("span", { class: "key", title: `self time in ${name}` }, dot, el("span", { class: "key-name" }, basename(name)), el("span", { class: "faint" }, part));
+      });
+      return [...keys, others === null ? null : el("span", { class: "key faint" }, others)];
+    });
   }
 }
 

@@ -3,6 +3,7 @@
 import { Question, type FlameJson, type Parameters, type Services } from "./api.js";
 import { Chart } from "./chart.js";
 import type { Theme } from "./colors.js";
+import { columns } from "./columns.js";
 import type { Context } from "./context.js";
 import { byId, Tooltip } from "./dom.js";
 import { Earlier } from "./earlier.js";
@@ -41,10 +42,14 @@ let looked = 0;
 let looking = false;
 /** The stack below which lighter ones were asked for. */
 let near: string[] = state.zoom;
+/** A question about more than the graph is under way, or came to nothing. */
+let unanswered = false;
+/** Which data the graph is of. */
+let shownTag: string | null = null;
 
 const servicesQuestion = new Question<Services>();
-const flameQuestion = new Question<FlameJson>();
-const callersQuestion = new Question<FlameJson>();
+const flameQuestion = new Question<FlameJson>(columns);
+const callersQuestion = new Question<FlameJson>(columns);
 const search = byId<HTMLInputElement>("search");
 const help = byId<HTMLDialogElement>("help");
 
@@ -120,7 +125,7 @@ function follow(before: State): void {
   const comesNear = before.zoom.join() !== state.zoom.join() && graph.hides(state.zoom);
   if (comesNear || isNew) {
     near = state.zoom;
-    void refresh();
+    void refresh(isNew);
   }
   if (isNew) showServices();
   showControls();
@@ -154,6 +159,7 @@ function lines(texts: readonly string[]): string | null {
 function parameters(): Parameters {
   const { base, against, group, filters } = state;
   return {
+    form: "columns",
     ...range(state.selected ?? state.fixed),
     where: whose(state),
     type: state.type,
@@ -169,20 +175,25 @@ function parameters(): Parameters {
   };
 }
 
-async function refresh(): Promise<void> {
+/** Asks for what is shown; unless for the `whole` of it, for the graph alone. */
+async function refresh(whole = true): Promise<void> {
   clearTimeout(timer);
+  // What a question that this one takes the place of was about is asked again.
+  whole ||= unanswered || data === null;
+  unanswered = whole;
   const wanted = state;
   try {
     const asked = parameters();
     const told = { where: state.filters.length === 0 ? null : selector(state.filters), group: state.group, type: state.type, only: lines(state.only) };
     const [services, flame, callers] = await Promise.all([
-      servicesQuestion.ask("api/services", { ...range(state.fixed), ...told, points: 120 }),
+      whole ? servicesQuestion.ask("api/services", { ...range(state.fixed), ...told, points: 120 }) : null,
       flameQuestion.ask("api/flamegraph", asked),
       state.view === "sandwich" ? callersQuestion.ask("api/flamegraph", { ...asked, view: "callers" }) : null,
     ]);
+    unanswered = false;
     failures = 0;
     trouble = null;
-    if (services.changed) {
+    if (services?.changed === true) {
       if (data === null) void filters.learn();
       data = levelled(services.value);
       skew = data.now_ms - Date.now();
@@ -192,14 +203,18 @@ async function refresh(): Promise<void> {
       showServices();
     }
     if (flame.changed || callers?.changed === true || (callers === null) !== graph.isWhole) {
-      graph.show(flame.value, callers?.value ?? null);
-      header.showQuality(graph.tree);
+      // Whoever zooms is told more of the same.
+      const isKnown = !whole && flame.tag !== null && flame.tag === shownTag;
+      shownTag = flame.tag;
+      graph.show(flame.value, callers?.value ?? null, isKnown);
+      if (!isKnown) header.showQuality(graph.tree);
     }
     const shown = shownRange();
-    if (shown !== null && !document.hidden) void earlier.ask(shown, told).then(showServices, () => {});
+    if (whole && shown !== null && !document.hidden) void earlier.ask(shown, told).then(showServices, () => {});
   } catch (error) {
     // A newer question took this one's place.
     if (wanted !== state || (error instanceof DOMException && error.name === "AbortError")) return;
+    unanswered = true;
     failures++;
     trouble = error instanceof TypeError ? "the server does not answer" : error instanceof Error ? error.message : String(error);
     for (const question of [servicesQuestion, flameQuestion, callersQuestion]) question.forget();

@@ -53,11 +53,11 @@ export function qualityOf(tree: Tree): Quality {
     if (fn.kind === "missing") cut.push({ reason: fn.name, value: tree.totals[root]!, ...mostIn(tree, root) });
   }
   // A stack counts once, at its outermost frame without a name; the reason at its root stands for what is not there.
-  const nameless = tree.functions.map((fn) => fn.kind === "missing" || isBare(fn));
+  const isNameless = (fn: Fn) => fn.kind === "missing" || isBare(fn);
   let unnamed = 0;
   for (let i = 1; i < tree.count; ) {
     const isReason = tree.parent[i] === 0 && tree.functionOf(i).kind === "missing";
-    if (nameless[tree.fn[i]!]! && !isReason) {
+    if (!isReason && isNameless(tree.functionOf(i))) {
       unnamed += tree.totals[i]!;
       i = tree.end[i]!;
     } else i++;

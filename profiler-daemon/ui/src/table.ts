@@ -68,19 +68,15 @@ export class FunctionTable {
   }
 
   show(tree: Tree, unit: Unit): void {
-    const { rows } = tree.json;
-    const compared = tree.base !== null;
-    const made = rows.function.map((fn, i) => {
-      const total = rows.total[i]! * tree.scale;
-      const change = compared ? share(total, tree.all) - share(rows.base_total![i]!, tree.base!.all) : 0;
-      return { fn: tree.functions[fn]!, self: rows.self[i]! * tree.scale, total, change };
-    });
-    // Whoever zooms is told more of the graph; the table stays as it is.
-    const stays = this.tree !== null && this.tree.all === tree.all && this.tree.json.hidden.rows === tree.json.hidden.rows && this.unit === unit && compared === this.compared && isSame(made, this.rows);
     this.tree = tree;
     this.unit = unit;
-    if (stays) return;
-    this.rows = made;
+    const compared = tree.base !== null;
+    const { rows } = tree.json;
+    this.rows = Array.from(rows.function, (fn, i) => {
+      const total = rows.total[i]! * tree.scale;
+      const change = compared ? share(total, tree.all) - share(rows.base_total![i]!, tree.base!.all) : 0;
+      return { fn: tree.functionAt(fn), self: rows.self[i]! * tree.scale, total, change };
+    });
     // What changed most is what a comparison is made for.
     if (this.options.table.classList.toggle("compared", compared) !== this.compared) this.by = { column: compared ? "change" : "self", down: true };
     this.compared = compared;
@@ -160,8 +156,4 @@ export class FunctionTable {
     options.note.textContent =
       fitting.length === 0 && matches !== null ? "No function matches the search." : hidden.rows > 0 ? `${hidden.rows} functions with the least time are not listed.` : "";
   }
-}
-
-function isSame(a: readonly Row[], b: readonly Row[]): boolean {
-  return a.length === b.length && a.every(({ fn, self, total, change }, i) => self === b[i]!.self && total === b[i]!.total && change === b[i]!.change && fn.name === b[i]!.fn.name && fn.module === b[i]!.fn.module);
 }

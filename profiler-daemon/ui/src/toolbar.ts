@@ -1,5 +1,6 @@
 // The buttons above the flame graph: from which end it is read, what is left out, colours, files.
 
+import { columns } from "./columns.js";
 import { Question, pprof, type FlameJson, type Parameters } from "./api.js";
 import { frameColor } from "./colors.js";
 import type { Context } from "./context.js";
@@ -90,7 +91,7 @@ export class Toolbar {
   /** What is shown, with what was too light to be sent to a screen; asked for in another way where `other` says so. */
   private async exported(other: Parameters): Promise<Exported> {
     const { state } = this.context;
-    const { value } = await new Question<FlameJson>().ask("api/flamegraph", { ...this.parameters(), nodes: EXPORT_NODES, parts: null, below: null, ...other });
+    const { value } = await new Question<FlameJson>(columns).ask("api/flamegraph", { ...this.parameters(), nodes: EXPORT_NODES, parts: null, below: null, ...other });
     const tree = new Tree(value);
     const unit = unitOf(tree.json.type);
     return {

@@ -1,6 +1,6 @@
 // The merged tree, ready to be drawn: flat arrays, no objects per node, no recursion.
 
-import type { FlameJson } from "./api.js";
+import type { Column, FlameJson } from "./api.js";
 import { isLevel } from "./format.js";
 import { packageOf } from "./packages.js";
 
@@ -70,7 +70,7 @@ export class Tree {
   readonly all: number;
   /** What the server's values were multiplied with. */
   readonly scale: number;
-  readonly functions: Fn[];
+  private readonly made: Fn[];
   readonly parent: Uint32Array;
   readonly fn: Uint32Array;
   readonly depth: Uint16Array;
@@ -91,13 +91,13 @@ export class Tree {
     readonly json: FlameJson,
     readonly baseName = "before",
   ) {
-    const { texts, functions, nodes } = json;
-    this.functions = functions.name.map((name, i) => new Fn(texts[name]!, texts[functions.file[i]!]!, texts[functions.module[i]!]!, functions.line[i]!));
+    const { functions, nodes } = json;
+    this.made = new Array<Fn>(functions.name.length);
     const count = (this.count = nodes.parent.length);
     const scale = (this.scale = scaleOf(json));
     this.total = json.total * scale;
     this.all = json.all * scale;
-    const scaled = (values: number[]) => {
+    const scaled = (values: Column) => {
       const all = new Float64Array(values);
       if (scale !== 1) for (let i = 0; i < all.length; i++) all[i]! *= scale;
       return all;
@@ -133,7 +133,23 @@ export class Tree {
   }
 
   functionOf(node: number): Fn {
-    return this.functions[this.fn[node]!]!;
+    return this.functionAt(this.fn[node]!);
+  }
+
+  /** The function of that number: most of many are never asked for. */
+  functionAt(index: number): Fn {
+    let fn = this.made[index];
+    if (fn === undefined) {
+      const { texts, functions } = this.json;
+      const { name, file, module, line } = functions;
+      fn = this.made[index] = new Fn(texts.at(name[index]!)!, texts.at(file[index]!)!, texts.at(module[index]!)!, line[index]!);
+    }
+    return fn;
+  }
+
+  /** All functions, of nodes and of the table. */
+  get functions(): Fn[] {
+    return Array.from(this.json.functions.name, (_, i) => this.functionAt(i));
   }
 
   /** How the share of a node changed; 0 where nothing is compared. */
@@ -187,10 +203,7 @@ export class Tree {
 
   /** Which functions match, and what of the width of `within` is spent in or below them. */
   match(matches: (name: string) => boolean, within: number): { functions: Uint8Array; value: number } {
-    const functions = new Uint8Array(this.functions.length);
-    this.functions.forEach((fn, i) => {
-      functions[i] = matches(fn.name) || matches(fn.module) ? 1 : 0;
-    });
+    const functions = Uint8Array.from(this.functions, (fn) => (matches(fn.name) || matches(fn.module) ? 1 : 0));
     let value = 0;
     for (let i = within; i < this.end[within]!; ) {
       // Below a match all is counted already. The root has no name.
@@ -212,18 +225,20 @@ export class Tree {
 
   /** What each group of functions weighs alone below `node`, heaviest first. */
   groups(node: number, groupOf: (fn: Fn) => string): { name: string; fn: Fn; value: number }[] {
-    const sums = new Map<string, { name: string; fn: Fn; value: number }>();
-    const add = (fn: Fn, self: number) => {
-      if (self === 0) return;
-      const name = groupOf(fn);
-      const sum = sums.get(name);
-      if (sum === undefined) sums.set(name, { name, fn, value: self });
-      else sum.value += self;
-    };
+    const selfs = new Float64Array(this.made.length);
     const { rows } = this.json;
     // The table has what was too thin to be sent, but only of all stacks; the functions that it leaves out weigh least.
-    if (node === 0 && this.total === this.all) rows.function.forEach((fn, i) => add(this.functions[fn]!, rows.self[i]! * this.scale));
-    else for (let i = node; i < this.end[node]!; i++) add(this.functionOf(i), this.selfs[i]!);
+    if (node === 0 && this.total === this.all) for (let i = 0; i < rows.function.length; i++) selfs[rows.function[i]!]! += rows.self[i]! * this.scale;
+    else for (let i = node; i < this.end[node]!; i++) selfs[this.fn[i]!]! += this.selfs[i]!;
+    const sums = new Map<string, { name: string; fn: Fn; value: number }>();
+    for (let i = 0; i < selfs.length; i++) {
+      if (selfs[i] === 0) continue;
+      const fn = this.functionAt(i);
+      const name = groupOf(fn);
+      const sum = sums.get(name);
+      if (sum === undefined) sums.set(name, { name, fn, value: selfs[i]! });
+      else sum.value += selfs[i]!;
+    }
     return [...sums.values()].sort((a, b) => b.value - a.value);
   }
 }

@@ -65,12 +65,12 @@ test("a colour is that of the screen", () => {
 });
 
 test("colours mean module, package or kind", () => {
-  const fn = treeOf({ "tokio::run@/opt/app": 1 }).functions[1]!;
+  const fn = treeOf({ "tokio::run@/opt/app": 1 }).functionAt(1);
   assert.deepEqual(
     (["module", "package", "kind"] as const).map((by) => groupOf(fn, by)),
     ["/opt/app", "tokio", "user"],
   );
-  assert.equal(groupOf(treeOf({ "[no mapping]": 1 }).functions[1]!, "module"), "not known");
+  assert.equal(groupOf(treeOf({ "[no mapping]": 1 }).functionAt(1), "module"), "not known");
 });
 
 test("of a level the mean is shown, not the sum", () => {

@@ -7,7 +7,7 @@ import { Tree } from "../src/tree.js";
 export function treeOf(stacks: Record<string, number>, change: Partial<FlameJson> = {}): Tree {
   const texts = [""];
   const text = (value: string) => (texts.includes(value) ? texts.indexOf(value) : texts.push(value) - 1);
-  const functions: FlameJson["functions"] = { name: [0], file: [0], module: [0], line: [0] };
+  const functions: Record<keyof FlameJson["functions"], number[]> = { name: [0], file: [0], module: [0], line: [0] };
   const known = [""];
   interface Node {
     frame: number;
@@ -33,7 +33,7 @@ export function treeOf(stacks: Record<string, number>, change: Partial<FlameJson
     }
     at.self += value;
   }
-  const nodes: FlameJson["nodes"] = { parent: [], function: [], total: [], self: [] };
+  const nodes: Record<"parent" | "function" | "total" | "self", number[]> = { parent: [], function: [], total: [], self: [] };
   const put = (node: Node, parent: number): number => {
     const index = nodes.parent.push(parent) - 1;
     nodes.function.push(node.frame);

@@ -17,6 +17,7 @@ use super::store::{ProfileType, Selection, Store, end};
 use crate::time::{WallNs, Window};
 
 pub(super) mod api;
+mod columns;
 mod dot;
 mod flamegraph;
 mod looked;
@@ -25,6 +26,7 @@ mod pprof_json;
 pub(super) mod render;
 mod shape;
 
+use flamegraph::Form;
 pub(super) use flamegraph::flamegraph;
 use shape::{Shape, View};
 
@@ -52,6 +54,8 @@ pub(super) struct Question {
     nodes: Option<usize>,
     /// Of more nodes than that none that is thinner than this part of the graph.
     parts: Option<u32>,
+    /// How a flame graph is written.
+    form: Option<Form>,
     /// Frames that are left out: patterns, one a line.
     hide: Option<String>,
     /// Patterns that a stack must meet, one a line.

@@ -69,6 +69,6 @@ fn five_minutes_of_a_busy_machine() {
     let bytes = query::services(&asked(), WallNs::now(), &Host::this(false), &store).len();
     println!("services: {:?}, {} kB", cpu() - began, bytes / 1000);
     let began = cpu();
-    let bytes = query::flamegraph(&asked(), &store).len();
+    let bytes = query::flamegraph(&asked(), &store).1.len();
     println!("flamegraph: {:?}, {} kB", cpu() - began, bytes / 1000);
 }

@@ -111,6 +111,51 @@ fn what_is_too_light_to_be_drawn_is_said() {
     assert_eq!(rows(&answer).len(), 3, "the table stays whole");
 }
 
+/// What an answer in columns says, as JSON would have said it.
+fn read_columns(bytes: &[u8]) -> Value {
+    let length = u32::from_le_bytes(bytes[..4].try_into().unwrap()) as usize;
+    let mut answer: Value = serde_json::from_slice(&bytes[4..4 + length]).unwrap();
+    let fields = answer.as_object_mut().unwrap();
+    let [columns, texts] = ["columns", "texts"].map(|name| fields.remove(name).unwrap());
+    let mut at = 4 + length;
+    for column in columns.as_array().unwrap() {
+        let [group, name] = [0, 1].map(|at| column[at].as_str().unwrap());
+        let [size, count] = [2, 3].map(|at| index(&column[at]));
+        assert_eq!(at % 8, 0, "{group}.{name} begins where a typed array may");
+        let numbers = bytes[at..at + size * count].chunks_exact(size).map(|number| match size {
+            4 => u64::from(u32::from_le_bytes(number.try_into().unwrap())),
+            _ => f64::from_le_bytes(number.try_into().unwrap()).to_string().parse().unwrap(),
+        });
+        fields.entry(group).or_insert_with(|| serde_json::json!({}))[name] = numbers.collect();
+        at = (at + size * count).next_multiple_of(8);
+    }
+    let all: Vec<u16> = std::str::from_utf8(&bytes[at..]).unwrap().encode_utf16().collect();
+    assert_eq!(index(&texts), bytes.len() - at);
+    let ends = fields["texts"]["end"].as_array().unwrap().iter().map(index);
+    let texts = ends
+        .scan(0, |begin, end| Some(String::from_utf16(&all[std::mem::replace(begin, end)..end]).unwrap()));
+    fields["texts"] = texts.collect();
+    answer
+}
+
+#[test]
+fn columns_say_what_json_says() {
+    let server = Running::start(Config::default());
+    server.push(&request("a", &[bytes(&[("main;größe;𝕏::run", 90), ("main;small", 1 << 52)])]));
+    server.push(&request("b", &[bytes(&[("main;größe", 7)])]));
+    let now = WallNs::now().0 / 1_000_000;
+    let range = format!("from={}&until={}&nodes=3", now - 60_000, now + 60_000);
+    let b = "base_where=%7Bservice_name%3D%22b%22%7D";
+    for question in ["service=a&", &format!("service=a&{b}&"), "service=nobody&"] {
+        let path = format!("/api/flamegraph?{question}{range}");
+        let (status, body) = server.connect().send_bytes("GET", &format!("{path}&form=columns"), &[], b"");
+        assert_eq!(status, 200);
+        assert_eq!(read_columns(&body), server.ask(&path));
+    }
+    let (status, _) = server.connect().send_bytes("GET", "/api/flamegraph?form=stones", &[], b"");
+    assert_eq!(status, 400);
+}
+
 #[test]
 fn a_location_without_a_name_is_called_by_its_address() {
     let server = Running::start(Config::default());

@@ -1,0 +1,43 @@
+// A merged tree as the server writes it for the page: numbers that are ready to be used where they lie, and one long text.
+//
+// In: four bytes that say how long the head is, the head in JSON, then one column after the other, each from a multiple of
+// eight bytes on, all numbers little-endian. Out: the same as from JSON, but nothing of it is read before it is needed.
+
+import type { FlameJson, Texts } from "./api.js";
+
+/** What of a tree is not in columns, and where the columns are. */
+interface Head {
+  /** Group, name, bytes of one number (of four a whole number, of eight a float), count. */
+  columns: [string, string, 4 | 8, number][];
+  /** Bytes of all texts. */
+  texts: number;
+}
+
+/** Texts that are cut out of a long one when they are asked for. */
+class Cut implements Texts {
+  constructor(
+    private readonly text: string,
+    /** Where each ends, UTF-16 units. */
+    private readonly ends: Uint32Array,
+  ) {}
+
+  at(index: number): string {
+    return this.text.slice(index === 0 ? 0 : this.ends[index - 1]!, this.ends[index]!);
+  }
+}
+
+/** Reads an answer to `form=columns`. */
+export async function columns(answer: Response): Promise<FlameJson> {
+  const bytes = await answer.arrayBuffer();
+  const text = (at: number, length: number) => new TextDecoder().decode(new Uint8Array(bytes, at, length));
+  const length = new DataView(bytes).getUint32(0, true);
+  const { columns, texts, ...head } = JSON.parse(text(4, length)) as Head & Omit<FlameJson, "texts">;
+  const groups: Record<string, Record<string, Uint32Array | Float64Array>> = {};
+  let at = 4 + length;
+  const aligned = () => (at = Math.ceil(at / 8) * 8);
+  for (const [group, name, size, count] of columns) {
+    (groups[group] ??= {})[name] = size === 4 ? new Uint32Array(bytes, aligned(), count) : new Float64Array(bytes, aligned(), count);
+    at += size * count;
+  }
+  return { ...head, ...groups, texts: new Cut(text(aligned(), texts), groups["texts"]!["end"] as Uint32Array) } as FlameJson;
+}
