@@ -15,8 +15,9 @@ use profiler_common::unwind::table::{SLAB_WORDS, Slab};
 
 use crate::capture::sys::{self, Words};
 
-/// Slabs that stay mapped between two writes: lists of processes come again and again, and into few slabs.
-const WRITTEN_MAX: usize = 2;
+/// Slabs that stay mapped to be written. Blocks go where they fit best, so that a table of many goes back and forth between slabs; to
+/// map one takes as long as to write a few thousand words.
+const WRITTEN_MAX: usize = 8;
 
 /// All slabs. Whoever writes holds them exclusively, so that nobody reads meanwhile but the kernel.
 #[derive(Debug)]
@@ -64,10 +65,13 @@ impl Memory {
         }
     }
 
-    /// Lets go of what was read.
+    /// Lets go of what was read and written.
     pub(super) fn rest(&mut self) {
         match self {
-            Self::Kernel(maps) => maps.slabs.iter_mut().for_each(|slab| _ = slab.read.take()),
+            Self::Kernel(maps) => {
+                maps.written.clear();
+                maps.slabs.iter_mut().for_each(|slab| _ = slab.read.take());
+            }
             Self::Own(_) => {}
         }
     }

@@ -19,8 +19,8 @@ use std::time::Duration;
 use aya::maps::MapData;
 use profiler_common::limits::SLABS_MAX;
 use profiler_common::unwind::table::{
-    COMING, KEEPS_FRAMES, MAPPING_WORDS, MAPPINGS_MAX, Mapping, MappingList, SLAB_WORDS, TABLE_PAGES_MAX,
-    WANTED,
+    COMING, KEEPS_FRAMES, MAPPING_WORDS, MAPPINGS_MAX, Mapping, MappingList, SLAB_WORDS, Slab,
+    TABLE_PAGES_MAX, WANTED,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -71,6 +71,8 @@ struct Placed {
 /// See the head of this file.
 pub struct Tables {
     memory: Memory,
+    /// Where a walk of ours writes the list of its process: kept from walk to walk.
+    list: Option<Box<Slab>>,
     /// `None` without a kernel.
     processes: Option<Processes>,
     shelf: Shelf,
@@ -105,6 +107,7 @@ impl Tables {
     fn with(memory: Memory, processes: Option<Processes>, slabs_max: usize, meters: &Meters) -> Self {
         Self {
             memory,
+            list: None,
             processes,
             version: 0,
             shelf: Shelf::new(u32::try_from(slabs_max).unwrap_or(u32::MAX)),
@@ -248,6 +251,7 @@ impl Tables {
     pub fn used(&mut self, modules: impl Iterator<Item = u32>) {
         let now = MonoNs::now();
         self.memory.rest();
+        self.list = None;
         modules.for_each(|module| self.shelf.used(module, now));
         self.make_room(0, now);
         // What could not be had may be tried again.

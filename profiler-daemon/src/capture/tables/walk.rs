@@ -39,9 +39,10 @@ pub enum Walked {
 
 impl Tables {
     /// Walks `stack`, of a process with these mappings.
-    pub fn walk(&self, mappings: &Mappings, stack: &RawStack) -> Walked {
+    pub fn walk(&mut self, mappings: &Mappings, stack: &RawStack) -> Walked {
         let now = MonoNs::now();
-        let mut list = blank();
+        // A walk takes less time than a slab to be made. What an earlier one left behind this list is not read.
+        let mut list = self.list.take().unwrap_or_else(blank);
         let mut listed = 0;
         for (mapped, words) in mappings.iter().take(MAPPINGS_MAX).zip(list.chunks_exact_mut(MAPPING_WORDS)) {
             let mut line = self.mapping(&mapped, now);
@@ -55,11 +56,12 @@ impl Tables {
         // One walk has nothing to remember.
         walk.restart(stack.regs, MappingList { address: LIST << 16, mappings: listed, version: 0 });
         let slab = |number: u32| if number == LIST { Some(&*list) } else { self.memory.slab(number) };
-        self.walk_on(&mut walk, mappings, stack, &slab)
+        let walked = Self::walk_on(&mut walk, mappings, stack, &slab);
+        self.list = Some(list);
+        walked
     }
 
     fn walk_on<'a>(
-        &self,
         walk: &mut Walk,
         mappings: &Mappings,
         stack: &RawStack,

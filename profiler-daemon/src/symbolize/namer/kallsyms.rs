@@ -73,10 +73,12 @@ impl Kallsyms {
 
     /// `ffffffff81000000 T name [module]`
     fn line(&mut self, line: &[u8]) {
-        let mut fields = line.split(|byte| byte.is_ascii_whitespace());
-        let (Some(address), Some(&[kind]), Some(name)) = (fields.next(), fields.next(), fields.next()) else {
+        let Some((address, [b' ', kind, b' ', name @ ..])) =
+            memchr::memchr(b' ', line).map(|at| line.split_at(at))
+        else {
             return;
         };
+        let name = memchr::memchr(b'\t', name).map_or(name, |end| &name[..end]);
         let Some(address) = hexadecimal(address) else { return };
         if address == 0 || name.is_empty() {
             return;

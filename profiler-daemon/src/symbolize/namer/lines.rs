@@ -47,8 +47,26 @@ pub(super) fn hexadecimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || digits.len() > 16 {
         return None;
     }
-    digits.iter().try_fold(0, |value, &digit| Some(value << 4 | u64::from(char::from(digit).to_digit(16)?)))
+    let (mut value, mut highest) = (0, 0);
+    for &digit in digits {
+        let digit = DIGITS[usize::from(digit)];
+        highest |= digit;
+        value = value << 4 | u64::from(digit);
+    }
+    (highest < 16).then_some(value)
 }
+
+/// What each byte says as a hexadecimal digit; all bits where it is none. The kernel's symbols are two million digits.
+const DIGITS: [u8; 256] = {
+    let mut digits = [0xff; 256];
+    let mut value = 0;
+    while value < 16 {
+        digits[b"0123456789abcdef"[value as usize] as usize] = value;
+        digits[b"0123456789ABCDEF"[value as usize] as usize] = value;
+        value += 1;
+    }
+    digits
+};
 
 #[cfg(test)]
 mod tests {
@@ -73,6 +91,15 @@ mod tests {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
             let most = buffer.len().min(self.1);
             self.0.read(&mut buffer[..most])
+        }
+    }
+
+    #[test]
+    fn digits_of_either_case_are_a_number_and_nothing_else_is() {
+        assert_eq!(hexadecimal(b"ffffffff81000aBc"), Some(0xffff_ffff_8100_0abc));
+        assert_eq!(hexadecimal(b"0"), Some(0));
+        for none in [&b""[..], b"g", b"1x2", b"-1", b"12345678901234567", b"\xff"] {
+            assert_eq!(hexadecimal(none), None);
         }
     }
 

@@ -146,7 +146,8 @@ impl Builder {
         if functions.is_empty() {
             return Err(Refusal::NoTable);
         }
-        functions.sort_unstable_by_key(|function| (function.offset, function.source, function.number));
+        // Linkers leave them sorted but for a few places, and this sort sees that.
+        functions.sort_by_key(|function| (function.offset, function.source, function.number));
         let program = reader.is_fixed().unwrap_or(false)
             || segments.iter().any(|segment| segment.kind == Segment::INTERPRETER);
         Ok(Self {
