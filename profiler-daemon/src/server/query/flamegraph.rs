@@ -156,7 +156,10 @@ pub(in crate::server) fn flamegraph(asked: &Resolved, store: &Store) -> (&'stati
     let Looked { functions, nodes, rows, all, base } = &looked;
     let widths = looked.widths();
     let bounds = Bounds { nodes_max, parts: asked.question.parts };
-    let shown = bounds.shown(nodes, &widths, asked.shape.below(functions, nodes));
+    let below = asked.shape.below(functions, nodes);
+    let alone = asked.question.only_below && below.is_some();
+    let shown = bounds.shown(nodes, &widths, below, alone);
+    let rows = if alone { &[][..] } else { rows };
 
     let mut names = Names::default();
     let mut sent = Nodes::default();
@@ -219,13 +222,16 @@ struct Bounds {
 }
 
 impl Bounds {
-    /// Which nodes are sent: the heaviest, and if a node is asked for the way to it and the heaviest below it.
-    fn shown(&self, nodes: &[TreeNode], widths: &[u64], below: Option<u32>) -> Vec<bool> {
-        let mut shown = vec![nodes.len() <= self.nodes_max; nodes.len()];
+    /// Which nodes are sent: the heaviest, unless what is below a node is asked for `alone`, and if a node is asked for
+    /// the way to it and the heaviest below it.
+    fn shown(&self, nodes: &[TreeNode], widths: &[u64], below: Option<u32>, alone: bool) -> Vec<bool> {
+        let mut shown = vec![nodes.len() <= self.nodes_max && !alone; nodes.len()];
         if shown[0] {
             return shown;
         }
-        self.show_heaviest(widths, (0..nodes.len()).collect(), &mut shown);
+        if !alone {
+            self.show_heaviest(widths, (0..nodes.len()).collect(), &mut shown);
+        }
         if let Some(below) = below {
             let below = below as usize;
             let mut step = below;

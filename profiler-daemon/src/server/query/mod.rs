@@ -72,6 +72,8 @@ pub(super) struct Question {
     base_where: Option<String>,
     /// Keys of functions, with dots between them: the stack below which lighter nodes are asked for too.
     below: Option<String>,
+    /// Nothing but the way to `below` and what is below it, and no table: who asks has the rest already.
+    only_below: bool,
 }
 
 /// A question whose range is known.

@@ -266,6 +266,11 @@ fn what_was_too_light_is_sent_to_who_comes_near() {
     let sent = |path: &str| folded(&server.ask(path)).into_iter().map(|(stack, _)| stack).collect::<Vec<_>>();
     assert_eq!(sent("/api/flamegraph?nodes=3"), [";big"]);
     assert_eq!(sent(&format!("/api/flamegraph?nodes=3&below={below}")), [";big", ";small;one", ";small;two"]);
+    // Who has the rest already is sent no more than that, of few nodes too; all of it is weighed.
+    let alone = server.ask(&format!("/api/flamegraph?only_below=true&below={below}"));
+    assert_eq!(folded(&alone), [(";small;one".to_owned(), 9), (";small;two".to_owned(), 2)]);
+    assert_eq!((&alone["total"], rows(&alone).len()), (&100.into(), 0));
+    assert_eq!(rows(&server.ask("/api/flamegraph?only_below=true")).len(), 5, "below nothing is everything");
 }
 
 #[test]
