@@ -182,12 +182,12 @@ async function cpu(session) {
   return metrics.find(({ name }) => name === "TaskDuration").value * 1000;
 }
 
-/** Waits until the main thread has rested for a while. */
-async function rest(session) {
+/** Waits until the main thread has rested for a while and awaits no answer: a busy machine answers later than it rests. */
+async function rest(session, awaits) {
   for (let before = await cpu(session); ; ) {
     await sleep(400);
     const now = await cpu(session);
-    if (now - before < 2) return now;
+    if (now - before < 2 && awaits.size === 0) return now;
     before = now;
   }
 }
@@ -196,19 +196,22 @@ async function measure(browser, viewer, profile, range) {
   const page = await browser.newPage({ viewport: { width: 1440, height: 900 } });
   const session = await page.context().newCDPSession(page);
   await session.send("Performance.enable", { timeDomain: "threadTicks" });
+  const awaits = new Set();
+  page.on("request", (request) => awaits.add(request));
+  for (const end of ["requestfinished", "requestfailed"]) page.on(end, (request) => awaits.delete(request));
   await page.goto(viewer.blank);
-  const idle = await rest(session);
+  const idle = await rest(session, awaits);
   // Asked without playwright's helpers, which every page would have to load.
   const evaluate = async (expression) => (await session.send("Runtime.evaluate", { expression, returnByValue: true })).result.value;
   await page.goto(viewer.address(profile, range));
   for (const began = Date.now(); !(await evaluate(viewer.ready)); await sleep(100)) {
     if (Date.now() - began > PATIENCE_MS) throw new Error(`not ready after ${PATIENCE_MS / 1000} s`);
   }
-  const loaded = await rest(session);
+  const loaded = await rest(session, awaits);
   const click = await viewer.zoom(page, evaluate);
-  const before = await rest(session);
+  const before = await rest(session, awaits);
   await click();
-  const after = await rest(session);
+  const after = await rest(session, awaits);
   await page.close();
   return { load: loaded - idle, zoom: after - before };
 }
