@@ -245,6 +245,13 @@ fn what_was_too_thin_to_be_sent_is_said_and_seen_from_near() {
         "__state.hidden === '' && __state.frames.filter((f) => f.name.startsWith('small')).length === 2001",
     );
     check(&mut browser, "document.querySelector('#functions tbody tr').seen === true", "true");
+    // No more was sent than that, and what was there before is there again for who goes elsewhere.
+    browser.wait("performance.getEntriesByType('resource').some((e) => e.name.includes('only_below=true'))");
+    browser.press("Backspace");
+    browser.wait("__state.zoomed === 'main' && __state.frames.some((f) => f.name === 'dust')");
+    browser.wait(
+        "__state.frames.some((f) => f.name === 'small') && __state.hidden.includes('too thin to draw')",
+    );
 
     // A question about all, whose place a zoom takes, is asked again: its answer is not lost.
     browser.press("Escape");
@@ -268,6 +275,33 @@ fn what_was_too_thin_to_be_sent_is_said_and_seen_from_near() {
     );
     browser.press("Escape");
     browser.wait("__state.zoomed === 'all' && __state.frames.some((f) => f.name === 'big')");
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
+#[test]
+fn rows_of_the_table_are_there_when_one_comes_to_them() {
+    let Some(mut browser) = Browser::start() else { return };
+    let server = Server::start("127.0.0.1:0");
+    let stacks: Vec<_> =
+        (1..=50).map(|leaf| (format!("leaf{leaf}@/opt/many"), leaf * SECOND / 200)).collect();
+    server.push("many", now_ns() - 10 * SECOND, 10 * SECOND, &stacks);
+    browser.window(1280, 800, "dark");
+    browser.open(&format!("http://{}/", server.address));
+    browser.wait("window.__state?.frames.length === 51");
+    // Below the graph a few are seen, and a few more are made.
+    let rows = "document.querySelectorAll('#functions tbody tr').length";
+    browser.wait(&format!("{rows} >= 12"));
+    check(&mut browser, &format!("{rows} < 30"), "true");
+    let scroll = "document.querySelector('#table-scroller').scrollTop = 1e6";
+    browser.wait(&format!("({scroll}, {rows} === 30)"));
+    check(&mut browser, "document.querySelector('#more').textContent", "Show more (20 left)");
+    browser.click_on("#more");
+    browser.wait(&format!("({scroll}, {rows} === 50)"));
+    check(&mut browser, "document.querySelector('#functions tbody').lastChild.dataset.name", "leaf1");
+    // A search begins from above again.
+    browser.press("/");
+    browser.write("leaf");
+    browser.wait(&format!("{rows} < 30"));
     assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
 }
 

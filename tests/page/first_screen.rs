@@ -117,6 +117,13 @@ fn pointing_at_a_frame_says_what_it_is_and_why_it_is_not_known() {
     let read = frame(&mut browser, "sys_read").expect("sys_read");
     browser.point(read.x + read.width / 2.0, read.y);
     browser.wait("__state.tooltip?.includes('60.0 s') && __state.tooltip.includes('25.0 %') && __state.tooltip.includes('kernel')");
+    browser.wait(&format!(
+        "(() => {{ const {{ x, y, width, height }} = document.querySelector('#flame-spacer .outline').getBoundingClientRect(); \
+         return Math.abs(x + width / 2 - {}) < 2 && Math.abs(y + height / 2 - {}) < 2 && Math.abs(width - {}) < 3; }})()",
+        read.x + read.width / 2.0,
+        read.y,
+        read.width
+    ));
     let missing = frame(&mut browser, "[no frame pointer]").expect("a missing frame");
     browser.point(missing.x + missing.width / 2.0, missing.y);
     browser.wait("__state.tooltip?.includes('keeps no frame pointers')");

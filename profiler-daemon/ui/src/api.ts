@@ -31,6 +31,8 @@ export type Column = ArrayLike<number>;
 /** Texts by number. */
 export interface Texts {
   at(index: number): string | undefined;
+  /** Whether it begins so: told without cutting it out. */
+  begins(index: number, start: string): boolean;
 }
 
 /** One merged tree in columns: in arrays, or in what `columns.ts` makes of an answer. */

@@ -141,8 +141,8 @@ export class Chart {
 
   private draw(): void {
     const { canvas, holder } = this.options;
-    const context = sharp(canvas, holder.clientWidth, holder.clientHeight);
     if (this.data === null) return;
+    const context = sharp(canvas, holder.clientWidth, holder.clientHeight);
     const ink = INK[this.theme];
     const { left, width, top, height } = this.inner;
     context.font = '11px system-ui, "Segoe UI", Roboto, sans-serif';

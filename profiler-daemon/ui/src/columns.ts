@@ -15,14 +15,28 @@ interface Head {
 
 /** Texts that are cut out of a long one when they are asked for. */
 class Cut implements Texts {
+  /** Those that were asked for: of files and modules there are few, and many functions are theirs. */
+  private readonly cut: string[];
+
   constructor(
     private readonly text: string,
     /** Where each ends, UTF-16 units. */
     private readonly ends: Uint32Array,
-  ) {}
+  ) {
+    this.cut = new Array<string>(ends.length);
+  }
 
   at(index: number): string {
-    return this.text.slice(index === 0 ? 0 : this.ends[index - 1]!, this.ends[index]!);
+    return (this.cut[index] ??= this.text.slice(this.from(index), this.ends[index]!));
+  }
+
+  begins(index: number, start: string): boolean {
+    const from = this.from(index);
+    return from + start.length <= this.ends[index]! && this.text.startsWith(start, from);
+  }
+
+  private from(index: number): number {
+    return index === 0 ? 0 : this.ends[index - 1]!;
   }
 }
 

@@ -17,6 +17,11 @@ export function el<K extends keyof HTMLElementTagNameMap>(
   return element;
 }
 
+/** Lets `place` say `text`: what it says already costs no layout. */
+export function say(place: Element, text: string): void {
+  if (place.textContent !== text) place.textContent = text;
+}
+
 const filled = new WeakMap<Element, string>();
 
 /** Fills `place` anew if `content`, which says all that is to be seen and done there, is another than last time: what stays as it is costs no layout. */

@@ -60,6 +60,8 @@ export class FlameGraph {
   private hovered = -1;
   /** Where the pointer came to since the last frame. */
   private pointed: MouseEvent | null = null;
+  /** Where the pointer has rested since it clicked. */
+  private clicked: MouseEvent | null = null;
   /** Chosen by the keyboard. */
   private cursor = -1;
   private theme: Theme = "dark";
@@ -77,12 +79,15 @@ export class FlameGraph {
   private readonly labels = new Map<number, string[]>();
   private readonly hatches = new Map<Theme, CanvasPattern | null>();
   private isStale = false;
+  /** Around what is pointed at. Not on the canvas: the pointer comes over hundreds of frames, and none of them is drawn anew. */
+  private readonly outline = el("div", { class: "outline", "aria-hidden": "true", hidden: true });
   /** What was seen before a zoom that is not drawn yet, and where its first row was. */
   private left: { view: View; top: number } | null = null;
   private readonly nextFrame = onceAFrame(() => this.frame());
 
   constructor(private readonly options: FlameOptions) {
-    const { scroller, canvas } = options;
+    const { scroller, canvas, spacer } = options;
+    spacer.append(this.outline);
     new ResizeObserver(() => this.resized()).observe(scroller);
     const onScroll = () => {
       this.scrolled = scroller.scrollTop;
@@ -90,6 +95,10 @@ export class FlameGraph {
     };
     scroller.addEventListener("scroll", onScroll, { passive: true });
     canvas.addEventListener("pointermove", (event) => {
+      // Browsers tell of a pointer that rests, too, when what is below it changes.
+      const { clicked } = this;
+      if (clicked !== null && Math.abs(event.clientX - clicked.clientX) < 1 && Math.abs(event.clientY - clicked.clientY) < 1) return;
+      this.clicked = null;
       this.pointed = event;
       this.nextFrame();
     });
@@ -100,7 +109,12 @@ export class FlameGraph {
     });
     canvas.addEventListener("click", (event) => {
       const node = this.nodeAt(event);
-      if (node >= 0) options.onZoom(node);
+      if (node < 0) return;
+      // What was pointed at is about to go away, and what comes is looked at.
+      this.pointed = null;
+      this.clicked = event;
+      this.hover(-1, null);
+      options.onZoom(node);
     });
     canvas.addEventListener("contextmenu", (event) => {
       // By the keyboard it comes from the frame that was walked to, wherever the pointer is.
@@ -283,11 +297,10 @@ export class FlameGraph {
 
   private draw(): void {
     const { width, seen: height } = this;
-    if (width === 0 || height === 0) return;
+    const { tree } = this;
+    if (width === 0 || height === 0 || tree === null) return;
     const context = sharp(this.options.canvas, width, height);
     this.isStale = false;
-    if (this.tree === null) return;
-    const tree = this.tree;
     const ink = INK[this.theme];
     context.font = FONT;
     context.textBaseline = "middle";
@@ -300,16 +313,15 @@ export class FlameGraph {
       if (w < 1 && x + w < covered[depth]! + 0.5) return;
       covered[depth] = x + Math.max(w, 1);
       const index = tree.fn[node]!;
-      const fn = tree.functionAt(index);
       const dimmed = this.matched !== null && this.matched[index] === 0;
       const drawn = Math.max(w - 1, Math.min(w, 0.7));
-      context.globalAlpha = dimmed ? 0.28 : 1;
-      context.fillStyle = node === 0 ? INK[this.theme].root : tree.base === null ? this.colorOf(index) : changeColor(tree.changeOf(node), this.theme);
+      if (dimmed) context.globalAlpha = 0.28;
+      context.fillStyle = node === 0 ? ink.root : tree.base === null ? this.colorOf(index) : changeColor(tree.changeOf(node), this.theme);
       if (drawn > 6) {
         context.beginPath();
         context.roundRect(x, y + 1, drawn, ROW - 2, 2.5);
         context.fill();
-        if (fn.kind === "missing" && node !== 0 && hatch !== null) {
+        if (node !== 0 && hatch !== null && tree.functionAt(index).kind === "missing") {
           context.fillStyle = hatch;
           context.fill();
         }
@@ -317,24 +329,39 @@ export class FlameGraph {
       if (drawn > 22) {
         const label = node === 0 ? this.fit(["all"], drawn) : this.fit(this.labelsOf(index), drawn);
         if (label !== "") {
-          context.globalAlpha = dimmed ? 0.5 : 1;
-          context.fillStyle = node === 0 || fn.kind === "missing" ? ink.text : ink.frameText;
+          if (dimmed) context.globalAlpha = 0.5;
+          context.fillStyle = node === 0 || tree.functionAt(index).kind === "missing" ? ink.text : ink.frameText;
           context.fillText(label, x + 5, y + ROW / 2 + 0.5);
         }
       }
-      context.globalAlpha = 1;
-      const outlined = node === this.hovered || node === this.cursor;
-      const same = this.highlighted !== null && fn.key === this.highlighted && node !== 0;
+      if (dimmed) context.globalAlpha = 1;
+      const outlined = node === this.cursor;
+      const same = this.highlighted !== null && node !== 0 && tree.functionAt(index).key === this.highlighted;
       const match = this.matched !== null && !dimmed && drawn > 3;
       if (outlined || same || match) {
         context.strokeStyle = match && !outlined && !same ? ink.match : this.theme === "dark" ? "#ffffff" : "#0b1220";
-        context.lineWidth = node === this.cursor ? 2 : 1.25;
+        context.lineWidth = outlined ? 2 : 1.25;
         context.beginPath();
         context.roundRect(x + 0.6, y + 1.6, Math.max(drawn - 1.2, 0.8), ROW - 3.2, 2.5);
         context.stroke();
       }
     });
     this.fade(context, width, height);
+    this.surround();
+  }
+
+  /** Puts the outline around what is pointed at. */
+  private surround(): void {
+    const { outline, hovered: node, tree, width } = this;
+    outline.hidden = true;
+    if (node < 0 || tree === null) return;
+    const scale = width / this.view.width;
+    const left = Math.max(0, (tree.start[node]! - this.view.start) * scale);
+    const right = Math.min(width, (tree.start[node]! + tree.widths[node]! - this.view.start) * scale);
+    if (right <= left) return;
+    outline.hidden = false;
+    outline.style.width = `${Math.max(right - left - 1, 1)}px`;
+    outline.style.transform = `translate(${left}px, ${this.top(tree.depth[node]!) + this.scrolled + 1}px)`;
   }
 
   /** Where rows go on above or below they fade out: the edge is not their end. */
@@ -421,7 +448,7 @@ export class FlameGraph {
       this.hovered = node;
       this.options.canvas.style.cursor = node >= 0 ? "pointer" : "default";
       this.options.onHover(node > 0 ? this.tree!.functionOf(node) : null);
-      this.isStale = true;
+      this.surround();
     }
     if (node >= 0 && event !== null) this.options.tooltip.show(event.clientX, event.clientY, ...this.describe(node));
     else this.options.tooltip.hide();

@@ -4,12 +4,12 @@
 import type { FlameJson } from "./api.js";
 import { changeColor, groupOf, meet, swatch } from "./colors.js";
 import type { Context } from "./context.js";
-import { byId, el, fill } from "./dom.js";
+import { byId, el, fill, say } from "./dom.js";
 import { FlameGraph, WIDTH_MIN } from "./flame.js";
 import { amount, basename, isCpu, nounOf, percent, unitOf } from "./format.js";
 import type { Item } from "./menu.js";
 import { PRESETS } from "./presets.js";
-import { matcher, type State } from "./state.js";
+import { matcher, type ColorBy, type State } from "./state.js";
 import { FunctionTable } from "./table.js";
 import { Tree, type Fn } from "./tree.js";
 
@@ -17,9 +17,14 @@ import { Tree, type Fn } from "./tree.js";
 const NAMED = 6;
 
 export class GraphView {
-  /** What the graph shows; of a sandwich, the callees. */
+  /** What the graph shows: all that was sent, or what is below one node only; of a sandwich, the callees. */
   tree: Tree | null = null;
+  /** All that was sent: what the table and the legend of everything are of. */
+  whole: Tree | null = null;
+  /** Where what is shown begins to be all that can be drawn, if it is not the whole. */
+  private near: readonly string[] = [];
   private callers: Tree | null = null;
+  private known: { tree: Tree; node: number; color: ColorBy; groups: ReturnType<Tree["groups"]> } | null = null;
   readonly flame: FlameGraph;
   private readonly sandwich: { callers: FlameGraph; callees: FlameGraph };
   private readonly table: FunctionTable;
@@ -46,6 +51,7 @@ export class GraphView {
     this.sandwich = { callers: half("callers", () => this.callers, true), callees: half("callees", () => this.tree, false) };
     this.table = new FunctionTable({
       table: byId<HTMLTableElement>("functions"),
+      scroller: byId("table-scroller"),
       more: byId<HTMLButtonElement>("more"),
       note: byId("table-note"),
       onHover: (fn) => this.graphs.forEach((graph) => graph.highlight(fn?.key ?? null)),
@@ -64,26 +70,45 @@ export class GraphView {
     return [this.flame, this.sandwich.callers, this.sandwich.callees];
   }
 
-  /** Takes what the server answered; `callers` if it is a sandwich. Of what `isKnown` it tells another part: the table stays. */
-  show(json: FlameJson, callers: FlameJson | null, isKnown: boolean): void {
+  /** Takes what the server answered; `callers` if it is a sandwich. */
+  show(json: FlameJson, callers: FlameJson | null): void {
     const base = this.context.state.against ?? "before";
-    const tree = (this.tree = new Tree(json, base));
+    const tree = (this.tree = this.whole = new Tree(json, base));
     this.callers = callers === null ? null : new Tree(callers, base);
-    if (!isKnown) meet(tree.groups(0, (fn) => groupOf(fn, this.context.state.color)), this.context.state.color);
+    meet(this.groups(tree, 0), this.context.state.color);
     const unit = unitOf(json.type);
     const ms = isCpu(json.type) ? this.context.measuredMs : 0;
     byId("sandwich").hidden = callers === null;
     byId("flame-scroller").hidden = callers !== null;
-    if (this.callers === null) this.flame.show(tree, tree.find(this.context.state.zoom), unit, ms);
+    if (this.callers === null) this.look(tree, this.context.state.zoom);
     else {
       // The function itself is the first below the root, if it is there at all.
       const first = (tree: Tree) => Math.min(1, tree.count - 1);
       this.sandwich.callers.show(this.callers, first(this.callers), unit, ms);
       this.sandwich.callees.show(tree, first(tree), unit, ms);
     }
-    if (!isKnown) this.table.show(tree, unit);
+    this.table.show(tree, unit);
     this.showMatches();
     this.showPlace();
+  }
+
+  /** Shows what is below `near` and was too light to be sent before. False if it is not of the data that are shown. */
+  approach(json: FlameJson, near: readonly string[]): boolean {
+    const tree = new Tree(json, this.whole?.baseName);
+    // The data of one range only grow or go: what weighs the same is the same.
+    if (tree.all !== this.whole?.all || tree.base?.all !== this.whole.base?.all) return false;
+    this.look(tree, this.context.state.zoom);
+    this.near = near;
+    this.showMatches();
+    this.showPlace();
+    return true;
+  }
+
+  /** Lets the one graph show `tree`, from where `zoom` leads. */
+  private look(tree: Tree, zoom: readonly string[]): void {
+    this.tree = tree;
+    const { type } = tree.json;
+    this.flame.show(tree, tree.find(zoom), unitOf(type), isCpu(type) ? this.context.measuredMs : 0);
   }
 
   /** Follows a choice that asks for nothing new. */
@@ -95,6 +120,9 @@ export class GraphView {
       this.showMatches();
     }
     if (this.tree !== null && this.callers === null && before.zoom.join() !== state.zoom.join()) {
+      // Who leaves what is near sees the whole again: from the same place, so that the movement begins there.
+      const stays = this.near.every((key, step) => key === state.zoom[step]);
+      if (this.tree !== this.whole && !stays) this.look(this.whole!, before.zoom);
       this.flame.zoomTo(this.tree.find(state.zoom));
       this.showPlace();
     }
@@ -103,15 +131,15 @@ export class GraphView {
 
   paint(): void {
     const { theme, state } = this.context;
-    if (this.tree !== null) meet(this.tree.groups(0, (fn) => groupOf(fn, state.color)), state.color);
+    if (this.whole !== null) meet(this.groups(this.whole, 0), state.color);
     this.graphs.forEach((graph) => graph.paint(theme, state.color));
     this.table.paint(theme, state.color);
     this.showLegend();
   }
 
-  /** Parts of the width that can be drawn here: of large graphs nothing thinner is asked for. Before there is one it is as wide as the window. */
+  /** Parts of the width that can be drawn here: of large graphs nothing thinner is asked for. Before there is one it is as wide as the window, whose inner width would lay the page out. */
   get parts(): number {
-    return Math.ceil((this.flame.width || window.innerWidth) / WIDTH_MIN);
+    return Math.ceil((this.flame.width || window.outerWidth || screen.width) / WIDTH_MIN);
   }
 
   /** The node that fills the graph. */
@@ -121,7 +149,7 @@ export class GraphView {
 
   /** True if something at that place was too light to be sent: who comes near may ask for it. */
   hides(zoom: readonly string[]): boolean {
-    return this.tree !== null && this.tree.json.hidden.value > 0 && this.tree.hiddenBelow(this.tree.find(zoom)) > 0;
+    return this.tree !== null && this.isWhole && this.tree.json.hidden.value > 0 && this.tree.hiddenBelow(this.tree.find(zoom)) > 0;
   }
 
   /** Frames as they are drawn, for tests. */
@@ -218,7 +246,7 @@ export class GraphView {
     this.showLegend();
     this.showWithout();
     const hidden = tree.hiddenBelow(zoomed);
-    byId("hidden").textContent = hidden === 0 ? "" : `${percent(hidden, tree.totals[zoomed]!)} in stacks too thin to draw: zoom in`;
+    say(byId("hidden"), hidden === 0 ? "" : `${percent(hidden, tree.totals[zoomed]!)} in stacks too thin to draw: zoom in`);
   }
 
   /** What is left out, each with a way to have it back. */
@@ -234,6 +262,16 @@ export class GraphView {
       }),
     );
     fill(byId("without"), [state.only, state.hide], chips);
+  }
+
+  /** What each colour weighs below a node; twice in a row it is asked for the same. */
+  private groups(tree: Tree, node: number): ReturnType<Tree["groups"]> {
+    const { color } = this.context.state;
+    const { known } = this;
+    if (known === null || known.tree !== tree || known.node !== node || known.color !== color) {
+      this.known = { tree, node, color, groups: tree.groups(node, (fn) => groupOf(fn, color), color !== "package") };
+    }
+    return this.known!.groups;
   }
 
   private showLegend(): void {
@@ -253,7 +291,7 @@ export class GraphView {
       });
       return;
     }
-    const all = tree.groups(zoomed, (fn) => groupOf(fn, state.color));
+    const all = this.groups(tree, zoomed);
     const total = tree.totals[zoomed]!;
     const shown = all.slice(0, NAMED).map(({ name, fn, value }) => ({ name, isMissing: fn.kind === "missing", color: swatch(fn, state.color, theme), part: percent(value, total) }));
     // What is too thin to be told apart is among them.

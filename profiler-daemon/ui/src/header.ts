@@ -2,7 +2,7 @@
 
 import type { Services } from "./api.js";
 import type { Context } from "./context.js";
-import { byId, el } from "./dom.js";
+import { byId, el, say } from "./dom.js";
 import { clock, span, typeName } from "./format.js";
 import { describe, figure, gradeOf, qualityOf, type Quality } from "./quality.js";
 import { RANGES } from "./state.js";
@@ -46,7 +46,7 @@ export class Header {
     const [mode, text] = this.mode(situation);
     const live = byId("live");
     live.dataset["mode"] = mode;
-    byId("live-text").textContent = text;
+    say(byId("live-text"), text);
     live.setAttribute("aria-pressed", String(state.fixed === null));
     document.querySelectorAll<HTMLElement>("#ranges button").forEach((button) => {
       button.setAttribute("aria-pressed", String(state.fixed === null && button.dataset["last"] === String(state.last)));
@@ -54,7 +54,7 @@ export class Header {
     const clear = byId("clear-range");
     clear.hidden = state.fixed === null;
     const part = state.selected ?? state.fixed;
-    if (part !== null) clear.textContent = `${clock(part.from)} – ${clock(part.until)}  ×  back to live`;
+    if (part !== null) say(clear, `${clock(part.from)} – ${clock(part.until)}  ×  back to live`);
     this.showTypes(situation.data?.types ?? []);
     document.title = state.service === null ? "profiler-daemon" : `${state.service} · profiler-daemon`;
   }
@@ -67,7 +67,7 @@ export class Header {
     const place = byId("quality");
     place.hidden = this.quality === null;
     if (this.quality !== null) {
-      place.textContent = figure(this.quality);
+      say(place, figure(this.quality));
       place.dataset["grade"] = gradeOf(this.quality);
     }
   }

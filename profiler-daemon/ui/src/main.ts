@@ -5,7 +5,7 @@ import { Chart } from "./chart.js";
 import type { Theme } from "./colors.js";
 import { columns } from "./columns.js";
 import type { Context } from "./context.js";
-import { byId, Tooltip } from "./dom.js";
+import { byId, say, Tooltip } from "./dom.js";
 import { Earlier } from "./earlier.js";
 import { emptiness } from "./empty.js";
 import { Filters } from "./filters.js";
@@ -42,13 +42,12 @@ let looked = 0;
 let looking = false;
 /** The stack below which lighter ones were asked for. */
 let near: string[] = state.zoom;
-/** A question about more than the graph is under way, or came to nothing. */
+/** The question for all that is shown is under way, or came to nothing. */
 let unanswered = false;
-/** Which data the graph is of. */
-let shownTag: string | null = null;
 
 const servicesQuestion = new Question<Services>();
 const flameQuestion = new Question<FlameJson>(columns);
+const nearQuestion = new Question<FlameJson>(columns);
 const callersQuestion = new Question<FlameJson>(columns);
 const search = byId<HTMLInputElement>("search");
 const help = byId<HTMLDialogElement>("help");
@@ -125,10 +124,12 @@ function follow(before: State): void {
   const comesNear = before.zoom.join() !== state.zoom.join() && graph.hides(state.zoom);
   if (comesNear || isNew) {
     near = state.zoom;
-    void refresh(isNew);
+    // An answer that is awaited would show less than this one.
+    void (isNew || unanswered ? refresh() : approach());
   }
   if (isNew) showServices();
-  showControls();
+  // Of a zoom and of a search they do not tell.
+  if (isNew || before.color !== state.color) showControls();
 }
 
 window.addEventListener("popstate", () => {
@@ -175,25 +176,23 @@ function parameters(): Parameters {
   };
 }
 
-/** Asks for what is shown; unless for the `whole` of it, for the graph alone. */
-async function refresh(whole = true): Promise<void> {
+/** Asks for what is shown. */
+async function refresh(): Promise<void> {
   clearTimeout(timer);
-  // What a question that this one takes the place of was about is asked again.
-  whole ||= unanswered || data === null;
-  unanswered = whole;
+  unanswered = true;
   const wanted = state;
   try {
     const asked = parameters();
     const told = { where: state.filters.length === 0 ? null : selector(state.filters), group: state.group, type: state.type, only: lines(state.only) };
     const [services, flame, callers] = await Promise.all([
-      whole ? servicesQuestion.ask("api/services", { ...range(state.fixed), ...told, points: 120 }) : null,
+      servicesQuestion.ask("api/services", { ...range(state.fixed), ...told, points: 120 }),
       flameQuestion.ask("api/flamegraph", asked),
       state.view === "sandwich" ? callersQuestion.ask("api/flamegraph", { ...asked, view: "callers" }) : null,
     ]);
     unanswered = false;
     failures = 0;
     trouble = null;
-    if (services?.changed === true) {
+    if (services.changed) {
       if (data === null) void filters.learn();
       data = levelled(services.value);
       skew = data.now_ms - Date.now();
@@ -203,14 +202,11 @@ async function refresh(whole = true): Promise<void> {
       showServices();
     }
     if (flame.changed || callers?.changed === true || (callers === null) !== graph.isWhole) {
-      // Whoever zooms is told more of the same.
-      const isKnown = !whole && flame.tag !== null && flame.tag === shownTag;
-      shownTag = flame.tag;
-      graph.show(flame.value, callers?.value ?? null, isKnown);
-      if (!isKnown) header.showQuality(graph.tree);
+      graph.show(flame.value, callers?.value ?? null);
+      header.showQuality(graph.tree);
     }
     const shown = shownRange();
-    if (whole && shown !== null && !document.hidden) void earlier.ask(shown, told).then(showServices, () => {});
+    if (shown !== null && !document.hidden) void earlier.ask(shown, told).then(showShares, () => {});
   } catch (error) {
     // A newer question took this one's place.
     if (wanted !== state || (error instanceof DOMException && error.name === "AbortError")) return;
@@ -222,6 +218,23 @@ async function refresh(whole = true): Promise<void> {
   showControls();
   showEmptiness();
   schedule();
+}
+
+/** Asks for what is below `near` and was too light to be sent: for more of the same, and for nothing else. */
+async function approach(): Promise<void> {
+  const { whole } = graph;
+  if (whole === null) return;
+  const wanted = near;
+  try {
+    const { from_ms, until_ms } = whole.json;
+    const { value } = await nearQuestion.ask("api/flamegraph", { ...parameters(), last: null, from: from_ms, until: until_ms, only_below: "true" });
+    // Meanwhile one may have gone on, or all of it may have come anew.
+    if (wanted.join() !== state.zoom.join() || whole !== graph.whole) return;
+    if (!graph.approach(value, wanted)) void refresh();
+  } catch (error) {
+    // A newer question took this one's place; or there is trouble, which the other question tells.
+    if (!(error instanceof DOMException && error.name === "AbortError")) void refresh();
+  }
 }
 
 /** The next question comes when there is something new, and not while nobody sees the page. */
@@ -271,13 +284,19 @@ function theme(): Theme {
 
 function showServices(): void {
   if (data === null) return;
-  const { type } = context;
   chart.show(data, state.service, state.selected, state.base);
+  showShares();
+}
+
+/** Who used how much, and how much more than before. */
+function showShares(): void {
+  if (data === null) return;
+  const { type } = context;
   const part = within(data, state.selected);
   list.show(part);
   const shown = state.service === null ? part.total : (part.services.find(({ name }) => name === state.service)?.total ?? 0);
   const ms = context.measuredMs;
-  byId("chart-title").textContent = isCpu(type) ? "CPU over time" : `${typeName(type)} over time`;
+  say(byId("chart-title"), isCpu(type) ? "CPU over time" : `${typeName(type)} over time`);
   const name = state.service ?? (state.group === "service_name" ? "all services" : "all");
   const said = `${amount(shown, unitOf(type))} ${nounOf(type)}`.trimEnd();
   const told = isCpu(type) ? `${cores(shown / 1e6 / ms)} on average in ${span(ms)}` : `${said} ${isLevel(type) ? "on average over" : "in"} ${span(ms)}`;
@@ -285,7 +304,8 @@ function showServices(): void {
   const was = before === null ? 0 : state.service === null ? before.total : (before.services.find(({ name }) => name === state.service)?.total ?? 0);
   const change = changed(shown, was);
   const summary = byId("summary");
-  summary.textContent = summary.title = shown === 0 ? "" : `${name}: ${told}${change === null ? "" : `, ${change}`}`;
+  summary.title = shown === 0 ? "" : `${name}: ${told}${change === null ? "" : `, ${change}`}`;
+  say(summary, summary.title);
   showComparison();
 }
 
@@ -294,7 +314,7 @@ function showComparison(): void {
   const button = byId("compare");
   const { against, base } = state;
   button.hidden = against === null && base === null && context.before === null && state.selected === null;
-  button.textContent = against !== null ? `against ${against}  ×` : base !== null ? `against ${clock(base.from)} – ${clock(base.until)}  ×` : "What changed?";
+  say(button, against !== null ? `against ${against}  ×` : base !== null ? `against ${clock(base.from)} – ${clock(base.until)}  ×` : "What changed?");
   button.title = against !== null || base !== null ? "end the comparison (d)" : "compare with as much time before (d)";
 }
 

@@ -10,8 +10,8 @@ export interface Quality {
   whole: number;
   /** Why stacks were cut, heaviest first, and the file in whose code most of them were. */
   cut: { reason: string; value: number; module: string; share: number }[];
-  /** Stacks in which a frame has no name, whole or cut. */
-  unnamed: number;
+  /** Stacks in which a frame has no name, whole or cut; counted when it is asked for. */
+  readonly unnamed: number;
 }
 
 /** True for a frame that shows its file and an address, because no name was found for it: `libc.so.6+0x1234`. */
@@ -52,7 +52,17 @@ export function qualityOf(tree: Tree): Quality {
     const fn = tree.functionOf(root);
     if (fn.kind === "missing") cut.push({ reason: fn.name, value: tree.totals[root]!, ...mostIn(tree, root) });
   }
-  // A stack counts once, at its outermost frame without a name; the reason at its root stands for what is not there.
+  const missing = cut.reduce((sum, { value }) => sum + value, 0);
+  return {
+    ...{ total: tree.total, whole: tree.total - missing, cut },
+    get unnamed() {
+      return unnamedIn(tree);
+    },
+  };
+}
+
+/** A stack counts once, at its outermost frame without a name; the reason at its root stands for what is not there. */
+function unnamedIn(tree: Tree): number {
   const isNameless = (fn: Fn) => fn.kind === "missing" || isBare(fn);
   let unnamed = 0;
   for (let i = 1; i < tree.count; ) {
@@ -62,8 +72,7 @@ export function qualityOf(tree: Tree): Quality {
       i = tree.end[i]!;
     } else i++;
   }
-  const missing = cut.reduce((sum, { value }) => sum + value, 0);
-  return { total: tree.total, whole: tree.total - missing, cut, unnamed };
+  return unnamed;
 }
 
 /** A part of all stacks; what is not all of them is not called so. */

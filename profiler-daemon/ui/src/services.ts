@@ -3,7 +3,7 @@
 import type { Service, Services } from "./api.js";
 import { serviceColor } from "./colors.js";
 import type { Context } from "./context.js";
-import { el, sharp } from "./dom.js";
+import { el, say, sharp } from "./dom.js";
 import { amount, changed, cores, isCpu, nounOf, percent, unitOf } from "./format.js";
 import type { Item } from "./menu.js";
 import { GROUP } from "./state.js";
@@ -77,6 +77,7 @@ export class ServiceList {
     const value = el("span", { class: "service-value" });
     const bar = el("span", { class: "bar" });
     const spark = el("canvas", { "aria-hidden": "true" });
+    let sparked = "";
     const button = el("button", { class: "service", type: "button" }, dot, title, share, el("span", { class: "service-spark" }, spark), value, el("span", { class: "track" }, bar));
     button.addEventListener("click", () => context.choose({ service: name, against: null, zoom: [] }));
     button.addEventListener("contextmenu", (event) => {
@@ -90,7 +91,7 @@ export class ServiceList {
       button,
       update: (service, data, all) => {
         const { theme, state } = context;
-        if (all) title.textContent = state.group === GROUP ? "All services" : `All, by ${state.group}`;
+        if (all) say(title, state.group === GROUP ? "All services" : `All, by ${state.group}`);
         const color = all ? (theme === "dark" ? "#aab4c4" : "#5b6678") : serviceColor(service.name, theme);
         const seconds = context.measuredMs / 1000;
         const unit = unitOf(data.type);
@@ -99,13 +100,15 @@ export class ServiceList {
         const was = all ? context.before?.total : context.before?.services.find(({ name }) => name === service.name)?.total;
         dot.style.background = bar.style.background = color;
         bar.style.width = `${data.total > 0 ? Math.max(0.5, (service.total / data.total) * 100) : 0}%`;
-        part.textContent = all ? (isCpu(data.type) && data.cpus !== null ? `of ${data.cpus} CPUs` : "") : of;
+        say(part, all ? (isCpu(data.type) && data.cpus !== null ? `of ${data.cpus} CPUs` : "") : of);
         showChange(change, service.total, was ?? 0, data.total);
-        value.textContent = said;
+        say(value, said);
         button.title = `${title.textContent}: ${amount(service.total, unit)} ${nounOf(data.type)}, ${of}`;
         button.dataset["service"] = service.name;
         button.dataset["total"] = String(service.total);
-        drawSpark(spark, service.points, color);
+        const drawn = [color, window.devicePixelRatio, ...service.points].join();
+        if (drawn !== sparked) drawSpark(spark, service.points, color);
+        sparked = drawn;
       },
     };
   }
@@ -127,7 +130,7 @@ function showChange(place: HTMLElement, now: number, before: number, all: number
   const change = before > 0 ? now / before - 1 : 0;
   const isSeen = Math.abs(change) >= 0.1 && Math.abs(now - before) >= all / 100;
   place.className = `service-change ${change > 0 ? "more" : "less"}`;
-  place.textContent = isSeen ? `${change > 0 ? "▲" : "▼"} ${change >= 1 ? `× ${(change + 1).toFixed(change < 9 ? 1 : 0)}` : `${Math.round(Math.abs(change) * 100)} %`}` : "";
+  say(place, isSeen ? `${change > 0 ? "▲" : "▼"} ${change >= 1 ? `× ${(change + 1).toFixed(change < 9 ? 1 : 0)}` : `${Math.round(Math.abs(change) * 100)} %`}` : "");
   place.title = changed(now, before) ?? "";
 }
 

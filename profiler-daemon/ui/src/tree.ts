@@ -102,33 +102,31 @@ export class Tree {
       if (scale !== 1) for (let i = 0; i < all.length; i++) all[i]! *= scale;
       return all;
     };
-    this.parent = new Uint32Array(nodes.parent);
+    const parents = (this.parent = new Uint32Array(nodes.parent));
     this.fn = new Uint32Array(nodes.function);
     this.totals = scaled(nodes.total);
     this.selfs = scaled(nodes.self);
     this.base =
       nodes.base_total === undefined || nodes.base_self === undefined ? null : { all: json.base_all ?? 0, totals: new Float64Array(nodes.base_total), selfs: new Float64Array(nodes.base_self) };
-    this.widths = this.base === null ? this.totals : this.totals.map((_, i) => share(this.totals[i]!, this.all) + share(this.base!.totals[i]!, this.base!.all));
-    this.depth = new Uint16Array(count);
-    this.start = new Float64Array(count);
-    this.end = new Uint32Array(count);
+    const widths = (this.widths = this.base === null ? this.totals : this.totals.map((_, i) => share(this.totals[i]!, this.all) + share(this.base!.totals[i]!, this.base!.all)));
+    const depths = (this.depth = new Uint16Array(count));
+    const starts = (this.start = new Float64Array(count));
+    const ends = (this.end = new Uint32Array(count));
     // Children lie side by side from the left; what a node weighs alone is the gap at its right.
     const next = new Float64Array(count);
     let depthMax = 0;
     for (let i = 1; i < count; i++) {
-      const parent = this.parent[i]!;
-      const depth = (this.depth[i] = this.depth[parent]! + 1);
+      const parent = parents[i]!;
+      const depth = (depths[i] = depths[parent]! + 1);
       if (depth > depthMax) depthMax = depth;
-      this.start[i] = next[i] = next[parent]!;
-      next[parent] = next[parent]! + this.widths[i]!;
+      const start = (starts[i] = next[i] = next[parent]!);
+      next[parent] = start + widths[i]!;
     }
     this.depthMax = depthMax;
     for (let i = count - 1; i >= 0; i--) {
-      if (this.end[i]! < i + 1) this.end[i] = i + 1;
-      if (i > 0) {
-        const parent = this.parent[i]!;
-        if (this.end[parent]! < this.end[i]!) this.end[parent] = this.end[i]!;
-      }
+      // The last of its children has told already; a leaf ends with itself.
+      const end = (ends[i] ||= i + 1);
+      ends[parents[i]!] ||= end;
     }
   }
 
@@ -145,6 +143,13 @@ export class Tree {
       fn = this.made[index] = new Fn(texts.at(name[index]!)!, texts.at(file[index]!)!, texts.at(module[index]!)!, line[index]!);
     }
     return fn;
+  }
+
+  /** The number of its module; `null` for what is missing, which has none. */
+  private moduleAt(index: number): number | null {
+    const { texts, functions } = this.json;
+    const module = functions.module[index]!;
+    return texts.at(module) === "" && texts.begins(functions.name[index]!, "[") ? null : module;
   }
 
   /** All functions, of nodes and of the table. */
@@ -223,21 +228,29 @@ export class Tree {
     return hidden > this.totals[node]! * 1e-9 ? hidden : 0;
   }
 
-  /** What each group of functions weighs alone below `node`, heaviest first. */
-  groups(node: number, groupOf: (fn: Fn) => string): { name: string; fn: Fn; value: number }[] {
+  /** What each group of functions weighs alone below `node`, heaviest first; `ofModules` if all of a module and kind are of one group. */
+  groups(node: number, groupOf: (fn: Fn) => string, ofModules: boolean): { name: string; fn: Fn; value: number }[] {
     const selfs = new Float64Array(this.made.length);
     const { rows } = this.json;
     // The table has what was too thin to be sent, but only of all stacks; the functions that it leaves out weigh least.
     if (node === 0 && this.total === this.all) for (let i = 0; i < rows.function.length; i++) selfs[rows.function[i]!]! += rows.self[i]! * this.scale;
     else for (let i = node; i < this.end[node]!; i++) selfs[this.fn[i]!]! += this.selfs[i]!;
     const sums = new Map<string, { name: string; fn: Fn; value: number }>();
+    // Of thousands of functions one of each module is looked at.
+    const known = new Map<number, { value: number }>();
     for (let i = 0; i < selfs.length; i++) {
       if (selfs[i] === 0) continue;
-      const fn = this.functionAt(i);
-      const name = groupOf(fn);
-      const sum = sums.get(name);
-      if (sum === undefined) sums.set(name, { name, fn, value: selfs[i]! });
-      else sum.value += selfs[i]!;
+      const module = ofModules ? this.moduleAt(i) : null;
+      let sum = module === null ? undefined : known.get(module);
+      if (sum === undefined) {
+        const fn = this.functionAt(i);
+        const name = groupOf(fn);
+        const named = sums.get(name) ?? { name, fn, value: 0 };
+        sums.set(name, named);
+        if (module !== null) known.set(module, named);
+        sum = named;
+      }
+      sum.value += selfs[i]!;
     }
     return [...sums.values()].sort((a, b) => b.value - a.value);
   }

@@ -45,7 +45,7 @@ export function treeOf(stacks: Record<string, number>, change: Partial<FlameJson
   const total = put(root, 0);
   return new Tree({
     ...{ from_ms: 0, until_ms: 1000, service: null, type: "process_cpu:cpu:nanoseconds:cpu:nanoseconds", total, all: total, profiles: 0, series: 0 },
-    ...{ texts, functions, nodes, rows: { function: [], self: [], total: [] }, hidden: { nodes: 0, value: 0, rows: 0 } },
+    ...{ texts: { at: (index: number) => texts[index], begins: (index: number, start: string) => texts[index]!.startsWith(start) }, functions, nodes, rows: { function: [], self: [], total: [] }, hidden: { nodes: 0, value: 0, rows: 0 } },
     ...change,
   });
 }
