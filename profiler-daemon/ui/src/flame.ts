@@ -3,11 +3,11 @@
 
 import { changeColor, frameColor, INK, type Theme } from "./colors.js";
 import { el, onceAFrame, sharp, type Child, type Tooltip } from "./dom.js";
-import { amount, basename, cores, percent, signed, type Unit } from "./format.js";
+import { basename, percent, type Unit } from "./format.js";
 import { longest, shorter } from "./names.js";
-import { explain } from "./reasons.js";
 import type { ColorBy } from "./state.js";
-import { share, type Fn, type Tree } from "./tree.js";
+import { describe } from "./tip.js";
+import type { Fn, Tree } from "./tree.js";
 
 const ROW = 21;
 const FONT = '12px ui-monospace, "SF Mono", "Cascadia Mono", "JetBrains Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace';
@@ -456,45 +456,8 @@ export class FlameGraph {
 
   /** What there is to say about a frame. */
   private describe(node: number): Child[] {
-    const tree = this.tree!;
-    const fn = tree.functionOf(node);
-    const [self, total] = [tree.selfs[node]!, tree.totals[node]!];
-    const zoomed = tree.totals[this.zoom]!;
-    const row = (title: string, value: number) =>
-      el(
-        "tr",
-        {},
-        el("th", {}, title),
-        el("td", {}, amount(value, this.unit)),
-        el("td", {}, percent(value, tree.all)),
-        this.zoom === 0 ? null : el("td", {}, percent(value, zoomed)),
-      );
-    const where = node === 0 ? "" : fn.file === "" ? "" : fn.line > 0 ? `${fn.file}:${fn.line}` : fn.file;
-    return [
-      el("div", { class: "tip-name" }, node === 0 ? "all" : fn.name),
-      fn.module === "" ? null : el("div", { class: "tip-where" }, fn.kind === "kernel" ? "kernel" : fn.module),
-      where === "" ? null : el("div", { class: "tip-where" }, where),
-      el(
-        "table",
-        {},
-        el("tr", {}, el("th"), el("th"), el("th", {}, "of all"), this.zoom === 0 ? null : el("th", {}, `of ${this.options.part}`)),
-        row("total", total),
-        row("self", self),
-        ...this.compared(node),
-      ),
-      this.unit === "time" && this.rangeMs > 0 ? el("div", { class: "tip-note" }, `${cores(total / 1e6 / this.rangeMs)} on average`) : null,
-      fn.kind === "missing" && node !== 0 ? el("div", { class: "tip-reason" }, explain(fn.name)) : null,
-    ];
-  }
-
-  /** What there is to say about a frame beside what it was. */
-  private compared(node: number): Child[] {
-    const { base, totals, all } = this.tree!;
-    if (base === null) return [];
-    const points = share(totals[node]!, all) - share(base.totals[node]!, base.all);
-    const row = (title: string, value: string, part: string) => el("tr", {}, el("th", {}, title), el("td", {}, value), el("td", {}, part));
-    const before = this.tree!.scale === 1 ? amount(base.totals[node]!, this.unit) : "";
-    return [row(`total, ${this.tree!.baseName}`, before, percent(base.totals[node]!, base.all)), row("change", "", signed(points))];
+    const { zoom, unit, rangeMs } = this;
+    return describe(this.tree!, node, { zoom, unit, rangeMs, part: this.options.part });
   }
 
   private key(event: KeyboardEvent): void {
