@@ -7,8 +7,10 @@
 mod lines;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
@@ -20,7 +22,7 @@ use crate::model::RawBatch;
 /// The version this daemon writes and reads. It changes with the lines below.
 pub const VERSION: u32 = 2;
 
-/// Bytes of one line at most: a window of a large machine is a few megabytes.
+/// Bytes of one line at most: a window of a large machine is a few megabytes, and what `record` keeps for one has a quarter of this.
 const LINE_BYTES_MAX: u64 = 256 << 20;
 
 /// Why a recording cannot be read or written.
@@ -32,7 +34,7 @@ pub enum RecordingError {
         /// Which.
         path: PathBuf,
         /// Why.
-        error: std::io::Error,
+        error: io::Error,
     },
     /// A line that is not one of a recording.
     #[error("{path}, line {line}: {what}: not a recording of this daemon, or cut off")]
@@ -52,6 +54,25 @@ pub enum RecordingError {
         /// Its version.
         found: u32,
     },
+    /// It was written slower than samples came, and holds those before that.
+    #[error(
+        "{path} ends early: it was written slower than samples came, and {left_out} of them are missing in it; \
+         a faster disk, .jsonl.gz or a lower -F helps"
+    )]
+    Early {
+        /// Which file.
+        path: PathBuf,
+        /// Weight that came after its end.
+        left_out: u64,
+    },
+    /// It takes nothing any more.
+    #[error("{path} is cut off: what it is written to has taken nothing for {waited:?}")]
+    Stuck {
+        /// Which file.
+        path: PathBuf,
+        /// For so long.
+        waited: std::time::Duration,
+    },
 }
 
 /// Writes a recording.
@@ -59,19 +80,59 @@ pub enum RecordingError {
 pub struct Writer {
     path: PathBuf,
     out: Out,
+    taken: Taken,
+}
+
+/// Bytes that a recording's file has taken, for who asks whether it still takes any. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Taken(Arc<AtomicU64>);
+
+impl Taken {
+    /// So many by now.
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A file that counts what it takes.
+#[derive(Debug)]
+struct Counted {
+    file: File,
+    taken: Taken,
+}
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = self.file.write(bytes)?;
+        self.taken.0.fetch_add(taken as u64, Ordering::Relaxed);
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 #[derive(Debug)]
 enum Out {
-    Plain(BufWriter<File>),
-    Gzip(Box<GzEncoder<BufWriter<File>>>),
+    Plain(BufWriter<Counted>),
+    Gzip(BufWriter<GzEncoder<Counted>>),
 }
 
 impl Out {
-    fn line(&mut self, line: &str) -> std::io::Result<()> {
+    fn line(&mut self, line: &impl Serialize) -> io::Result<()> {
+        let out: &mut dyn Write = match self {
+            Self::Plain(out) => out,
+            Self::Gzip(out) => out,
+        };
+        serde_json::to_writer(&mut *out, line)?;
+        out.write_all(b"\n")
+    }
+
+    fn finish(self) -> io::Result<()> {
         match self {
-            Self::Plain(out) => writeln!(out, "{line}"),
-            Self::Gzip(out) => writeln!(out, "{line}"),
+            Self::Plain(mut out) => out.flush(),
+            Self::Gzip(out) => out.into_inner().map_err(io::IntoInnerError::into_error)?.finish().map(drop),
         }
     }
 }
@@ -79,16 +140,28 @@ impl Out {
 impl Writer {
     /// A new recording at `path`, compressed if that ends in `.gz`.
     pub fn create(path: &Path) -> Result<Self, RecordingError> {
-        let file = |error| RecordingError::File { path: path.to_owned(), error };
-        let out = BufWriter::new(File::create(path).map_err(file)?);
+        let file = File::create(path);
+        let file = file.map_err(|error| RecordingError::File { path: path.to_owned(), error })?;
+        let taken = Taken::default();
+        let file = Counted { file, taken: taken.clone() };
         let out = if path.extension().is_some_and(|end| end == "gz") {
-            Out::Gzip(Box::new(GzEncoder::new(out, flate2::Compression::fast())))
+            Out::Gzip(BufWriter::new(GzEncoder::new(file, flate2::Compression::fast())))
         } else {
-            Out::Plain(out)
+            Out::Plain(BufWriter::new(file))
         };
-        let mut writer = Self { path: path.to_owned(), out };
+        let mut writer = Self { path: path.to_owned(), out, taken };
         writer.line(&HeaderLine { profiler_recording: VERSION })?;
         Ok(writer)
+    }
+
+    /// Where it writes to.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What has reached the file, also while this writes.
+    pub fn taken(&self) -> Taken {
+        self.taken.clone()
     }
 
     /// Appends a batch.
@@ -98,17 +171,12 @@ impl Writer {
 
     /// Makes sure that all of it is in the file.
     pub fn finish(self) -> Result<(), RecordingError> {
-        let Self { path, out } = self;
-        let finished = match out {
-            Out::Plain(mut out) => out.flush(),
-            Out::Gzip(out) => out.finish().and_then(|mut out| out.flush()),
-        };
-        finished.map_err(|error| RecordingError::File { path, error })
+        let Self { path, out, taken: _ } = self;
+        out.finish().map_err(|error| RecordingError::File { path, error })
     }
 
     fn line(&mut self, line: &impl Serialize) -> Result<(), RecordingError> {
-        let text = serde_json::to_string(line).expect("numbers and texts only");
-        self.out.line(&text).map_err(|error| RecordingError::File { path: self.path.clone(), error })
+        self.out.line(line).map_err(|error| RecordingError::File { path: self.path.clone(), error })
     }
 }
 
