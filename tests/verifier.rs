@@ -1,9 +1,13 @@
 //! Tier 5: every program of the object through this kernel's verifier, within its instruction budget.
 
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use profiler_daemon::capture::{AttachError, Config, bench};
+use profiler_daemon::capture::{AttachError, Config, Kernel, bench, bench_names};
+use profiler_daemon::meters::Meters;
 use profiler_tests::harness::gate;
 use profiler_tests::need;
 
@@ -72,4 +76,56 @@ fn every_program_passes_the_verifier_and_runs() {
 fn the_sampler_passes_with_its_diagnostics_on() {
     need!(gate::bpf());
     check("cpu", &Config { frequency_hz: 99, log_level: 5, ..Config::default() });
+}
+
+/// Functions of the kernel with all their names, by address: of every so many one.
+fn functions() -> BTreeMap<u64, Vec<String>> {
+    const EVERY: usize = 300;
+    let list = std::fs::read_to_string("/proc/kallsyms").expect("the list of symbols");
+    let mut functions = BTreeMap::<u64, Vec<String>>::new();
+    for line in list.lines() {
+        let mut words = line.split_ascii_whitespace();
+        if let (Some(address), Some("T" | "t" | "W" | "w"), Some(name)) =
+            (words.next(), words.next(), words.next())
+        {
+            let address = u64::from_str_radix(address, 16).expect("an address");
+            functions.entry(address).or_default().push(name.to_owned());
+        }
+    }
+    // What the kernel threw away after it had started has names, and is code no more.
+    functions.into_iter().filter(|(address, _)| *address != 0).step_by(EVERY).collect()
+}
+
+#[test]
+fn the_kernel_says_the_names_of_its_functions() {
+    need!(gate::bpf());
+    let functions = functions();
+    assert!(functions.len() > 100, "{} functions", functions.len());
+    let _alone = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
+    let (stop, _held) = UnixStream::pair().expect("a socket");
+    let mut kernel =
+        Kernel::open(Config::default(), stop.as_fd(), &Meters::default()).expect("a kernel to profile");
+    let mut names = kernel.names().expect("a kernel that can be asked");
+    let addresses: Vec<u64> = functions.keys().copied().chain([0x1000, u64::MAX]).collect();
+    let found = names.of(&addresses).expect("an answer");
+    let (known, strange) = found.split_at(functions.len());
+    assert_eq!(strange, [None, None]);
+    let wrong: Vec<_> = known
+        .iter()
+        .zip(&functions)
+        .filter(|(found, (_, names))| !found.as_ref().is_some_and(|found| names.contains(found)))
+        .collect();
+    // Code that was thrown away after the start is listed, and belongs to none.
+    assert!(wrong.len() * 20 <= functions.len(), "{} of {}: {wrong:?}", wrong.len(), functions.len());
+}
+
+#[test]
+fn the_program_that_names_passes_the_verifier() {
+    need!(gate::bpf());
+    let _alone = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
+    let addresses: Vec<u64> = functions().into_keys().take(32).collect();
+    let cost = bench_names(&Config::default(), &addresses, Duration::from_millis(200)).expect("it runs");
+    println!("kernel_names: {cost:?}");
+    assert!(cost.runs > 0 && cost.frames_per_run > 16.0, "{cost:?}");
+    check_noted("kernel_names", "loop", cost.verified_instructions);
 }

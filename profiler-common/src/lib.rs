@@ -10,6 +10,7 @@ extern crate std;
 
 #[macro_use]
 mod wire;
+pub mod kernel_names;
 pub mod knobs;
 pub mod limits;
 pub mod sample;

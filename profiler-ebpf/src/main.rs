@@ -6,12 +6,13 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
-use aya_ebpf::macros::perf_event;
-use aya_ebpf::programs::PerfEventContext;
+use aya_ebpf::macros::{perf_event, raw_tracepoint};
+use aya_ebpf::programs::{PerfEventContext, RawTracePointContext};
 
 mod bench;
 mod config;
 mod maps;
+mod names;
 mod regs;
 mod samplers;
 mod stack;
@@ -28,6 +29,13 @@ pub fn cpu(context: PerfEventContext) -> u32 {
 #[perf_event]
 pub fn cpu_on(context: PerfEventContext) -> u32 {
     samplers::cpu::walk_on(&context);
+    0
+}
+
+/// Names functions of the kernel. Runs when the daemon asks, and is attached to nothing.
+#[raw_tracepoint]
+pub fn kernel_names(_context: RawTracePointContext) -> i32 {
+    names::answer();
     0
 }
 

@@ -4,6 +4,7 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{LruHashMap, PerCpuArray, ProgramArray, RingBuf};
+use profiler_common::kernel_names::KernelNames;
 use profiler_common::knobs::{Counters, Knobs};
 use profiler_common::limits::{
     PROCESS_LINES, SAMPLE_RING_BYTES_MAX, SLABS_MAX, STACK_PROCESSES_MAX, STACK_WORDS_MAX,
@@ -43,6 +44,10 @@ pub static RECENT: PerCpuArray<Recent> = PerCpuArray::with_max_entries(1, 0);
 /// By process: the moment to which its samples with stacks have used up its share. Written and read by the samplers.
 #[map]
 pub static STACKS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(STACK_PROCESSES_MAX, 0);
+
+/// A question for names, and its answer. Written by the daemon and by the program that it runs for that.
+#[map]
+pub static NAMES: aya_ebpf::maps::Array<KernelNames> = aya_ebpf::maps::Array::with_max_entries(1, 0);
 
 /// The programs that walk on where `bpf_loop` is missing, by [`CHAIN_CPU`] and its like. Written by the daemon.
 #[map]

@@ -7,11 +7,12 @@ use std::time::Duration;
 use super::usage::Roll;
 use super::{Budget, Failure, Part};
 use crate::attribute::{self, Attributor, Relabel};
+use crate::capture::Kernel;
 use crate::children;
 use crate::meters::Meters;
 use crate::processes::{self, Tracker};
 use crate::procfs::Procfs;
-use crate::symbolize::{self, NamerProcess, Spawner, Symbolizer};
+use crate::symbolize::{self, KernelNamer, NamerProcess, Spawner, Symbolizer};
 
 /// Follows processes and says whose a stack is. `by_task` keeps tasks apart.
 pub(super) fn tracking(
@@ -86,6 +87,12 @@ pub(super) fn symbolizer(
         ..symbolize::Config::default()
     };
     Symbolizer::new(config, namer(budget, roll.clone()), meters)
+}
+
+/// Names the kernel's functions by asking `kernel`, where that can be asked.
+pub(super) fn kernel_namer(kernel: &mut Kernel) -> Option<KernelNamer> {
+    let mut names = kernel.names()?;
+    Some(Box::new(move |addresses| names.of(addresses)))
 }
 
 /// Another one, for unwind tables, which are kept below `data_dir`. Without them on disk they are made again after a start.

@@ -88,10 +88,11 @@ pub fn record(options: &Options) -> Result<ExitCode, Failure> {
         ..capture::Config::default()
     };
     let kind = SampleKind::CpuTime { period_ns: capture_config.period_ns() };
-    let kernel = Kernel::open(capture_config, signals.waker(), &meters)?;
+    let mut kernel = Kernel::open(capture_config, signals.waker(), &meters)?;
     let (roll, budget) = (Roll::default(), Budget::default());
     let (tracker, attributor) = build::tracking(None, true, Relabel::default(), &budget, &meters)?;
-    let symbolizer = build::symbolizer(options.inlines, Patience::Recording, &budget, &roll, &meters);
+    let mut symbolizer = build::symbolizer(options.inlines, Patience::Recording, &budget, &roll, &meters);
+    symbolizer.name_kernel_by(build::kernel_namer(&mut kernel));
 
     let mut files = Vec::new();
     let (mut recorder, mut recorded) = (None, None);

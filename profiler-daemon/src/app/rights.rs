@@ -6,14 +6,13 @@
 use rustix::thread::{CapabilitySet, capabilities};
 
 /// Each with what is missing in its absence.
-const WANTED: [(CapabilitySet, &str, &str); 4] = [
+const WANTED: [(CapabilitySet, &str, &str); 3] = [
     (CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE", "processes of other users have no files, so no names"),
     (
         CapabilitySet::DAC_READ_SEARCH,
         "CAP_DAC_READ_SEARCH",
         "programs that only their owners may read have no names",
     ),
-    (CapabilitySet::SYSLOG, "CAP_SYSLOG", "functions of the kernel have no names"),
     (
         CapabilitySet::CHECKPOINT_RESTORE,
         "CAP_CHECKPOINT_RESTORE",
@@ -39,7 +38,7 @@ fn missing(held: CapabilitySet) -> Vec<String> {
 
 /// True for a capability that was once a part of `CAP_SYS_ADMIN`, which still does for it.
 fn is_part(capability: CapabilitySet) -> bool {
-    capability == CapabilitySet::SYSLOG || capability == CapabilitySet::CHECKPOINT_RESTORE
+    capability == CapabilitySet::CHECKPOINT_RESTORE
 }
 
 #[cfg(test)]
@@ -61,8 +60,8 @@ mod tests {
     #[test]
     fn what_is_missing_is_named() {
         check(CapabilitySet::all() - CapabilitySet::SYS_PTRACE, &["CAP_SYS_PTRACE"]);
-        let held = CapabilitySet::all() - CapabilitySet::SYS_ADMIN - CapabilitySet::SYSLOG;
-        check(held, &["CAP_SYSLOG"]);
+        let held = CapabilitySet::all() - CapabilitySet::SYS_ADMIN - CapabilitySet::CHECKPOINT_RESTORE;
+        check(held, &["CAP_CHECKPOINT_RESTORE"]);
         check(CapabilitySet::empty(), &WANTED.map(|(_, name, _)| name));
     }
 

@@ -72,7 +72,7 @@ pub fn run(
     };
     let kind = SampleKind::CpuTime { period_ns: capture_config.period_ns() };
     // Before any thread runs that opens a file: see `capture::load`.
-    let kernel = Kernel::open(capture_config, signals.waker(), &meters)?;
+    let mut kernel = Kernel::open(capture_config, signals.waker(), &meters)?;
     rights::say_what_is_missing();
 
     let books = Books::new(&meters);
@@ -119,7 +119,8 @@ pub fn run(
     let uploader = deliver::start(&upload, &meters, books.lost_counters())
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let cadence = uploader.cadence();
-    let symbolizer = build::symbolizer(config.inlines, Patience::Window, &budget, &roll, &meters);
+    let mut symbolizer = build::symbolizer(config.inlines, Patience::Window, &budget, &roll, &meters);
+    symbolizer.name_kernel_by(build::kernel_namer(&mut kernel));
     let url = deliver::shown(&url);
     let pushes = format!("pushing every {} to {url}", humantime::format_duration(config.interval));
     let standing = uploader.standing();

@@ -4,13 +4,13 @@
 //! runs meanwhile.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::maps::{PerCpuArray, RingBuf};
 use profiler_common::knobs::Counters;
 use profiler_common::limits::SAMPLE_RING_BYTES_MIN;
 
-use super::{AttachError, Config, Tables, counters, load, online_cpus, samplers, sys};
+use super::{AttachError, Config, KernelNames, Tables, counters, load, online_cpus, samplers, sys};
 use crate::meters::Meters;
 
 /// How often what comes in is thrown away: the ring does not fill in that time.
@@ -78,6 +78,31 @@ pub fn bench<E: From<AttachError>>(
         runs,
         ns_per_run: ratio(ns, runs),
         frames_per_run: ratio(sum.sent, sum.runs),
+    })
+}
+
+/// The same for the program that names functions of the kernel: asked about `addresses` for `duration`, one question after the other.
+/// Its frames are names that it knew.
+pub fn bench_names(
+    config: &Config,
+    addresses: &[u64],
+    duration: Duration,
+) -> Result<ProgramCost, AttachError> {
+    let mut ebpf = load::object(config, load::settings(config, u64::MAX, 1), SAMPLE_RING_BYTES_MIN)?;
+    let mut names = KernelNames::open(&mut ebpf)?;
+    let _statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime).ok();
+    let (begun, mut asked, mut known) = (Instant::now(), 0, 0);
+    while begun.elapsed() < duration {
+        let answer = names.of(addresses).map_err(|error| AttachError::System { call: "bpf", error })?;
+        asked += 1;
+        known += answer.iter().flatten().count();
+    }
+    let (ns, runs) = names.run_statistics();
+    Ok(ProgramCost {
+        verified_instructions: names.verified_instructions(),
+        runs,
+        ns_per_run: ns as f64 / runs.max(1) as f64,
+        frames_per_run: known as f64 / f64::from(asked.max(1)),
     })
 }
 

@@ -21,7 +21,7 @@ pub enum AttachError {
     /// A privilege is missing.
     #[error(
         "not permitted to {what}, {missing} missing: profiling the whole system needs root, or the capabilities CAP_BPF and \
-         CAP_PERFMON (and CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH, CAP_SYSLOG, CAP_CHECKPOINT_RESTORE to name what is found): \
+         CAP_PERFMON (and CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH, CAP_CHECKPOINT_RESTORE to name what is found): \
          start it with sudo"
     )]
     Privilege {

@@ -27,6 +27,7 @@ use crate::time::MonoNs;
 mod bench;
 mod counters;
 mod decode;
+mod kernel_names;
 mod load;
 mod object;
 mod process_stream;
@@ -35,8 +36,9 @@ mod samplers;
 mod sys;
 mod tables;
 
-pub use bench::{LoadedProgram, ProgramCost, bench, loaded_programs};
+pub use bench::{LoadedProgram, ProgramCost, bench, bench_names, loaded_programs};
 pub use counters::Balance;
+pub use kernel_names::KernelNames;
 pub use load::AttachError;
 pub use process_stream::Drained;
 pub use tables::{Tables, Walked};
@@ -138,6 +140,7 @@ pub struct Kernel {
     scratch: Vec<u8>,
     logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
     tables: Tables,
+    names: Option<KernelNames>,
     _chain: Option<ProgramArray<MapData>>,
     ebpf: Ebpf,
 }
@@ -174,6 +177,13 @@ impl Kernel {
         let knobs =
             Array::try_from(load::map(&mut ebpf, "KNOBS")?).map_err(|error| AttachError::map(&error))?;
         let tables = load::tables(&mut ebpf, &config, meters)?;
+        let names = match KernelNames::open(&mut ebpf) {
+            Ok(names) => Some(names),
+            Err(error) => {
+                tracing::debug!("kernel functions are named from /proc/kallsyms: {error}");
+                None
+            }
+        };
         let epoll =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(AttachError::system("epoll_create1"))?;
         // Edge-triggered: a level would wake at every record, though the kernel side signals only a filling ring.
@@ -195,6 +205,7 @@ impl Kernel {
             scratch: Vec::new(),
             logger,
             tables,
+            names,
             _chain: chain,
             ebpf,
         };
@@ -269,6 +280,11 @@ impl Kernel {
     /// What the kernel side walks by; `None` if it was told to walk by frame pointer alone.
     pub fn tables(&mut self) -> Option<&mut Tables> {
         (self.config.unwind_bytes_max > 0).then_some(&mut self.tables)
+    }
+
+    /// Who knows the names of the kernel's functions, the first time; `None` if this kernel cannot be asked.
+    pub fn names(&mut self) -> Option<KernelNames> {
+        self.names.take()
     }
 
     /// Appends what happened to processes since the last call, in time order.

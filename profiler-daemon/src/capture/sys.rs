@@ -168,6 +168,7 @@ impl Drop for PerfRing {
 }
 
 const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 const MAP_TYPE_ARRAY: u32 = 2;
 const MAP_FLAG_MMAPABLE: u32 = 1 << 10;
@@ -205,6 +206,26 @@ fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long>
     // in the callers below.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// What bpf(2) takes to run a program once, as far as one is told nothing.
+#[repr(C)]
+#[derive(Default)]
+struct Run {
+    program: u32,
+    returned: u32,
+    data_bytes: [u32; 2],
+    data: [u64; 2],
+    repeat: u32,
+    took: u32,
+    context_bytes: [u32; 2],
+    context: [u64; 2],
+}
+
+/// Runs a program of raw tracepoints here and now.
+pub(super) fn run(program: BorrowedFd<'_>) -> io::Result<()> {
+    let program = u32::try_from(program.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    bpf(BPF_PROG_TEST_RUN, &mut Run { program, ..Run::default() }).map(drop)
 }
 
 /// A map of one value of `words` words, which can be mapped into memory.

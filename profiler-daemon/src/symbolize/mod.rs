@@ -98,10 +98,14 @@ impl Default for Config {
     }
 }
 
+/// Says what the kernel calls the functions at some addresses, in their order.
+pub type KernelNamer = Box<dyn FnMut(&[u64]) -> std::io::Result<Vec<Option<String>>> + Send>;
+
 /// Names batches, on the workshop's thread.
 pub struct Symbolizer {
     cache: Cache,
     client: Client,
+    kernel_namer: Option<KernelNamer>,
     vdso: Option<(File, FileIdentity)>,
     perf_maps: PerfMaps,
     empty: Arc<str>,
@@ -140,6 +144,7 @@ impl Symbolizer {
         Self {
             cache: Cache::new(config.names_bytes_max),
             client: Client::new(config, spawn, meters),
+            kernel_namer: None,
             vdso: None,
             perf_maps: PerfMaps::new(&map_meters),
             empty: Arc::from(""),
@@ -157,6 +162,7 @@ impl Symbolizer {
         let Self {
             cache: _,
             client,
+            kernel_namer: _,
             vdso: _,
             perf_maps: _,
             empty,
@@ -169,6 +175,7 @@ impl Symbolizer {
         Self {
             cache: Cache::new(client.config().names_bytes_max),
             client: client.beside(spawn),
+            kernel_namer: None,
             vdso: None,
             perf_maps: PerfMaps::new(map_meters),
             empty: Arc::clone(empty),
@@ -178,6 +185,11 @@ impl Symbolizer {
             map_meters: map_meters.clone(),
             shelf: None,
         }
+    }
+
+    /// Asks `namer` for the names of the kernel's functions, if there is one, instead of having `/proc/kallsyms` read.
+    pub fn name_kernel_by(&mut self, namer: Option<KernelNamer>) {
+        self.kernel_namer = namer;
     }
 
     /// Keeps unwind tables in `folder`, for the next start.
@@ -285,7 +297,7 @@ impl Symbolizer {
         for chunk in addresses.chunks(ADDRESSES_MAX) {
             let asked: Vec<u64> = chunk.iter().map(|&(address, _)| address).collect();
             let reply = match (&module, slot) {
-                (None, _) => self.client.ask(Asked::Kernel, &asked),
+                (None, _) => self.ask_kernel(&asked),
                 (Some(_), VDSO) => {
                     if self.vdso.is_none() {
                         self.vdso = vdso::image().ok();
@@ -314,6 +326,21 @@ impl Symbolizer {
             };
             self.meters.places.get_or_create(&label("names", counted)).inc_by(chunk.len() as u64);
             self.fill(slot, &module_name, chunk, &reply, book);
+        }
+    }
+
+    /// Asks the kernel, or the namer where the kernel cannot be asked.
+    fn ask_kernel(&mut self, addresses: &[u64]) -> Reply {
+        let Some(name) = &mut self.kernel_namer else { return self.client.ask(Asked::Kernel, addresses) };
+        match name(addresses) {
+            Ok(found) => Reply::Names { names: protocol::Names::without_places(found), settled: true },
+            Err(error) => {
+                tracing::debug!(
+                    "the kernel does not name its functions, /proc/kallsyms does from now on: {error}"
+                );
+                self.kernel_namer = None;
+                self.client.ask(Asked::Kernel, addresses)
+            }
         }
     }
 

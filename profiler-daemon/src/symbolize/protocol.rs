@@ -149,6 +149,24 @@ pub(super) struct Names {
     pub(super) sought: Option<Sought>,
 }
 
+impl Names {
+    /// One function for each address, if it is known, whose file and line are not.
+    pub(super) fn without_places(functions: Vec<Option<String>>) -> Self {
+        let mut names = Self { strings: vec![String::new()], ..Self::default() };
+        for function in functions {
+            names.found.push(match function {
+                Some(function) => {
+                    let name = u32::try_from(names.strings.len()).unwrap_or(u32::MAX);
+                    names.strings.push(function);
+                    Found::Named(vec![Place { name, file: 0, line: 0 }])
+                }
+                None => Found::Nothing,
+            });
+        }
+        names
+    }
+}
+
 /// What a file says of the one with its debug information.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Sought {

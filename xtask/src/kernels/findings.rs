@@ -18,7 +18,9 @@ pub(super) fn all(transcript: &Transcript) -> Vec<Finding> {
     let mut findings = Vec::new();
     let noted = Noted::read();
     let release = transcript.step("release").lines.join(" ");
-    for program in ["cpu", "cpu bounded", "bench_walk", "bench_walk bounded", "bench_get_stack"] {
+    for program in
+        ["cpu", "cpu bounded", "bench_walk", "bench_walk bounded", "bench_get_stack", "kernel_names"]
+    {
         let step = transcript.step(&format!("verify {program}"));
         findings.push(verified(program, &step, &release, &noted));
     }

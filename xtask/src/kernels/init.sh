@@ -53,7 +53,7 @@ walking() {
 }
 
 step release uname -r
-for program in cpu bench_walk bench_get_stack; do
+for program in cpu bench_walk bench_get_stack kernel_names; do
     step "verify $program" profiler-daemon bench-kernel --program $program -d 1s
 done
 for program in cpu bench_walk; do
