@@ -116,7 +116,7 @@ impl Write for Counted {
 #[derive(Debug)]
 enum Out {
     Plain(BufWriter<Counted>),
-    Gzip(BufWriter<GzEncoder<Counted>>),
+    Gzip(Box<BufWriter<GzEncoder<Counted>>>),
 }
 
 impl Out {
@@ -145,7 +145,7 @@ impl Writer {
         let taken = Taken::default();
         let file = Counted { file, taken: taken.clone() };
         let out = if path.extension().is_some_and(|end| end == "gz") {
-            Out::Gzip(BufWriter::new(GzEncoder::new(file, flate2::Compression::fast())))
+            Out::Gzip(Box::new(BufWriter::new(GzEncoder::new(file, flate2::Compression::fast()))))
         } else {
             Out::Plain(BufWriter::new(file))
         };
