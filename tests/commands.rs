@@ -11,6 +11,7 @@ use std::time::Duration;
 use profiler_tests::harness::agent::{Agent, Ended, Spoken, wait_until_gone};
 use profiler_tests::harness::daemon::binary;
 use profiler_tests::harness::gate;
+use profiler_tests::harness::profile::{self, Profile};
 use profiler_tests::harness::pyroscope::{Mood, Pyroscope};
 use profiler_tests::need;
 use rustix::process::Signal;
@@ -305,6 +306,47 @@ fn a_disk_that_is_full_is_said() {
     std::os::unix::fs::symlink("/dev/full", &output).expect("a link");
     let output = output.display().to_string();
     check(&["record", "-o", &output, "--", "true"], 1, &["x.pb.gz cannot be written: No space left"]);
+}
+
+/// Records a shell that is busy for a moment to `x.folded` and `name`; what it said, and what is in the former.
+#[track_caller]
+fn check_recorded(folder: &Path, name: &str, code: i32, words: &[&str]) -> (Ended, Profile) {
+    let (folded, recording) = (folder.join("x.folded"), folder.join(name));
+    let mut record = daemon(&["record", "-F", "199", "-o"]);
+    record.arg(&folded).arg("-o").arg(recording);
+    record.args(["--", "sh", "-c", "i=0; while [ $i -lt 300000 ]; do i=$((i + 1)); done"]);
+    let ended = check_command(&mut record, code, words);
+    let folded = profile::from_folded(&fs::read_to_string(folded).expect("the profile is written"));
+    assert!(folded.of("sh").samples() > 0, "{}", ended.said);
+    (ended, folded)
+}
+
+#[test]
+fn a_recording_replays_to_the_profile_that_was_written_beside_it() {
+    need!(gate::bpf());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (_, live) = check_recorded(folder.path(), "x.jsonl.gz", 0, &["captured"]);
+    let replayed = daemon(&["replay"]).arg(folder.path().join("x.jsonl.gz")).output().expect("it runs");
+    assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
+    let replayed = profile::from_folded(&String::from_utf8(replayed.stdout).expect("folded text is text"));
+    // It is of the whole system, in which other shells may run; and no table comes too late for it.
+    assert!(replayed.of("sh").samples() >= live.of("sh").samples());
+    let whole = live.of("sh").stacks.into_iter().filter(|stack| stack.cut().is_none());
+    for stack in whole {
+        let same = |other: &&profile::Stack| (&other.comm, &other.frames) == (&stack.comm, &stack.frames);
+        let same: u64 = replayed.stacks.iter().filter(same).map(|other| other.samples).sum();
+        assert!(same >= stack.samples, "{stack:?}: {same}");
+    }
+}
+
+#[test]
+fn a_recording_that_finds_no_room_costs_the_profile_nothing() {
+    need!(gate::bpf());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::os::unix::fs::symlink("/dev/full", folder.path().join("x.jsonl.gz")).expect("a link");
+    let (ended, live) = check_recorded(folder.path(), "x.jsonl.gz", 1, &["x.jsonl.gz: No space left"]);
+    let written = format!("= written {} + ", live.samples());
+    assert!(ended.said.contains(&written) && !ended.said.contains("ring full"), "{}", ended.said);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Three threads and two queues. The reader (the calling thread) takes up what the kernel saw and says whose it
 //! is; the workshop names, merges and encodes; the uploader carries out. Beside the reader, a builder makes what the kernel unwinds
-//! by.
+//! by, and where `record` writes a recording, a recorder does that.
 
 pub mod bench;
 mod books;
@@ -18,6 +18,7 @@ mod ports;
 mod quality;
 mod reader;
 pub mod record;
+mod recorder;
 mod reload;
 pub mod replay;
 mod rights;

@@ -1,7 +1,7 @@
 //! The reader thread: woken by the kernel, pins what is perishable, and never waits for a name.
 //!
 //! In: the attached kernel side. Out: one batch of traces per window, to be handed over. While the workshop is late the window is left
-//! open; when that is full the reader waits, and the rings take the slack.
+//! open; when that is full the reader waits, and the rings take the slack. A recording is written elsewhere (`recorder.rs`).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use super::builder::{Builder, Built};
 use super::handover::Handover;
 use super::healing::Healing;
 use super::intake::Intake;
+use super::recorder::Recorder;
 use super::steering::Steering;
 use crate::capture::Kernel;
-use crate::capture::recording::Writer;
 use crate::deliver::Cadence;
 use crate::meters::prometheus_client::metrics::counter::Counter;
 use crate::meters::{Counters, Meters, label};
-use crate::model::{Frame, Pid, ProcessEvent, RawBatch, RawSample, SampleKind, TraceBatch, Weight};
+use crate::model::{Frame, Pid, ProcessEvent, RawSample, SampleKind, TraceBatch, Weight};
 use crate::time::{Anchor, MonoNs, WindowClock};
 
 /// How long a record may take from its time stamp to its ring: what is younger waits for the next turn, so that
@@ -40,9 +40,6 @@ const HEAL_TURN: Duration = Duration::from_millis(50);
 
 /// How long the end waits for tables that samples with stacks wait for.
 const LAST_TABLES: Duration = Duration::from_secs(2);
-
-/// Words of stacks of one window that are kept for a recording, 32 MiB; samples beyond are recorded as they were walked.
-const RECORDED_STACK_WORDS_MAX: usize = 4 << 20;
 
 /// Events that wait for the next turn at most; more bring it on.
 const EVENTS_WAITING_MAX: usize = 1 << 12;
@@ -109,33 +106,11 @@ pub(super) struct Reader {
     books: Books,
     heartbeat: Heartbeat,
     meters: ReaderMeters,
-    recording: Option<Recorder>,
+    recorder: Option<Recorder>,
     events: VecDeque<ProcessEvent>,
     samples: VecDeque<RawSample>,
     fresh_events: Vec<ProcessEvent>,
     fresh_samples: Vec<RawSample>,
-}
-
-/// Keeps a window's raw batch for a recording.
-#[derive(Debug)]
-struct Recorder {
-    writer: Writer,
-    samples: Vec<RawSample>,
-    events: Vec<ProcessEvent>,
-}
-
-impl Recorder {
-    /// Samples beyond so many words of stacks are recorded without. How many had one and lose it.
-    fn drop_stacks_over(&mut self, words_max: usize) -> u64 {
-        let (mut words, mut dropped) = (0, 0);
-        for sample in &mut self.samples {
-            words += sample.stack.as_ref().map_or(0, |stack| stack.words.len());
-            if words > words_max && sample.stack.take().is_some() {
-                dropped += 1;
-            }
-        }
-        dropped
-    }
 }
 
 impl Reader {
@@ -145,7 +120,7 @@ impl Reader {
         kind: SampleKind,
         books: Books,
         heartbeat: Heartbeat,
-        recording: Option<Writer>,
+        recorder: Option<Recorder>,
         meters: &Meters,
     ) -> Self {
         let mut reader = Self {
@@ -184,7 +159,7 @@ impl Reader {
                     "Samples in the kernel whose stack the kernel could not walk",
                 ),
             },
-            recording: recording.map(|writer| Recorder { writer, samples: Vec::new(), events: Vec::new() }),
+            recorder,
             events: VecDeque::new(),
             samples: VecDeque::new(),
             fresh_events: Vec::new(),
@@ -442,24 +417,16 @@ impl Reader {
 
     /// True if the gatherer is full.
     fn take_until(&mut self, until: MonoNs) -> bool {
-        if let Some(recorder) = &mut self.recording {
-            recorder.samples.extend(self.samples.iter().take_while(|sample| sample.time <= until).cloned());
-            let dropped = recorder.drop_stacks_over(RECORDED_STACK_WORDS_MAX);
-            self.intake.stacks.count("not recorded", dropped);
-            recorder.events.extend(self.events.iter().take_while(|event| event.time <= until).cloned());
+        if let Some(recorder) = &mut self.recorder {
+            let without_stack = recorder.take(until, &self.events, &self.samples);
+            self.intake.stacks.count("not recorded", without_stack);
         }
         let taken = self.intake.take_until(until, &mut self.events, &mut self.samples);
         self.books.elsewhere(taken.elsewhere);
         if taken.full
-            && let Some(recorder) = &mut self.recording
+            && let Some(recorder) = &mut self.recorder
         {
-            // What was not taken after all will be recorded when it is.
-            recorder.samples.truncate(
-                recorder.samples.len() - self.samples.iter().take_while(|s| s.time <= until).count(),
-            );
-            recorder
-                .events
-                .truncate(recorder.events.len() - self.events.iter().take_while(|e| e.time <= until).count());
+            recorder.give_back(until, &self.events, &self.samples);
         }
         taken.full
     }
@@ -485,14 +452,8 @@ impl Reader {
         self.meters.no_kernel_stack.inc_by(balance.no_kernel_stack);
         self.intake.stacks.count("over rate", balance.stacks_over_rate);
         self.intake.stacks.count("ring filling", balance.stacks_no_room);
-        if let Some(recorder) = &mut self.recording {
-            recorder.writer.write(&RawBatch {
-                window,
-                kind: self.kind,
-                samples: std::mem::take(&mut recorder.samples),
-                events: std::mem::take(&mut recorder.events),
-                lost: balance.lost.clone(),
-            })?;
+        if let Some(recorder) = &mut self.recorder {
+            recorder.close(window, self.kind, balance.lost.clone());
         }
         let batch = self.intake.attributor.take(window, self.kind, balance.lost);
         if let Some(tables) = self.kernel.tables() {
@@ -512,11 +473,7 @@ impl Reader {
     ) -> Result<(), Failure> {
         handover.wait()?;
         self.close(opened, closed, &mut handover)?;
-        handover.wait()?;
-        match self.recording {
-            Some(recorder) => Ok(recorder.writer.finish()?),
-            None => Ok(()),
-        }
+        handover.wait()
     }
 }
 

@@ -17,6 +17,7 @@ use super::builder::Builder;
 use super::intake::{Family, Intake};
 use super::output::{FileFormat, Output, format_of};
 use super::reader::{Heartbeat, Plan, Reader};
+use super::recorder::{self, Recorded};
 use super::usage::Roll;
 use super::{Budget, Failure, Signals, build, quality};
 use crate::aggregate::{Grain, aggregate};
@@ -94,10 +95,13 @@ pub fn record(options: &Options) -> Result<ExitCode, Failure> {
     symbolizer.name_kernel_by(build::kernel_namer(&mut kernel));
 
     let mut files = Vec::new();
-    let mut writer = None;
+    let (mut recorder, mut recorded) = (None, None);
     for (path, format) in options.outputs.iter().zip(formats) {
         match format {
-            FileFormat::Recording => writer = Some(recording::Writer::create(path)?),
+            FileFormat::Recording => {
+                let (readers, ours) = recorder::start(recording::Writer::create(path)?)?;
+                (recorder, recorded) = (Some(readers), Some(ours));
+            }
             FileFormat::Pprof | FileFormat::Folded | FileFormat::Svg | FileFormat::Speedscope => {
                 files.push((format, Output::open(path)?))
             }
@@ -117,7 +121,8 @@ pub fn record(options: &Options) -> Result<ExitCode, Failure> {
         }
     };
     let progress = std::io::stderr().is_terminal();
-    let window = Duration::from_secs(if progress { 1 } else { 10 });
+    // What is recorded waits in memory for its window's end.
+    let window = Duration::from_secs(if progress || recorder.is_some() { 1 } else { 10 });
     let plan = Plan { first: window, cadence: Cadence::new(window), total: options.duration };
     let builder = Builder::start(build::unwinder(&symbolizer, None, &budget, &roll, &meters))?;
     let (q1, batches) = sync_channel(super::BATCHES_WAITING_MAX);
@@ -129,7 +134,7 @@ pub fn record(options: &Options) -> Result<ExitCode, Failure> {
             .map_err(Failure::other("starting a thread"))?
     };
     let intake = Intake::new(tracker, attributor, family, &meters);
-    let reader = Reader::new(kernel, intake, kind, books.clone(), Heartbeat::default(), writer, &meters);
+    let reader = Reader::new(kernel, intake, kind, books.clone(), Heartbeat::default(), recorder, &meters);
     let read = reader.with(builder)?.run(&plan, &q1);
     drop(q1);
     let collected = workshop.join().map_err(|_| Failure::Other {
@@ -140,9 +145,10 @@ pub fn record(options: &Options) -> Result<ExitCode, Failure> {
     let profiles = collected.profiles(kind);
     report(&collected, &profiles, &books, &options.outputs);
     let written = collected.write(&profiles, kind, files);
-    // Only now: a command that takes its time to end must not keep the profile from being written.
+    // Only now: a command or a disk that takes its time must not keep the profile from being written.
     let code = command.map(|command| command.end(&signals));
     written?;
+    recorded.map_or(Ok(()), Recorded::end)?;
     match code {
         Some(code) => Ok(code),
         None if collected.weight() == Weight(0) => Err(Failure::NothingSampled(

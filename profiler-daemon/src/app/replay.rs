@@ -17,6 +17,9 @@ use crate::model::{Lost, NamedBatch, SampleKind};
 use crate::symbolize::Symbolizer;
 use crate::time::MonoNs;
 
+/// Samples that are taken before those of them that bring a stack are walked: all of these have room to wait.
+const SAMPLES_AT_ONCE: usize = 64;
+
 /// Replays the recording at `path` and writes `outputs`, or folded text to standard output.
 pub fn replay(path: &Path, outputs: &[PathBuf]) -> Result<(), Failure> {
     let mut files = Vec::new();
@@ -63,13 +66,18 @@ fn named_each(
         let mut events = VecDeque::from(batch.events);
         let mut samples = VecDeque::from(batch.samples);
         loop {
-            let is_full = intake.take_until(MonoNs(u64::MAX), &mut events, &mut samples).full;
+            let some = samples.iter().take(SAMPLES_AT_ONCE).map(|sample| sample.time);
+            let until = some.max().filter(|_| samples.len() > SAMPLES_AT_ONCE).unwrap_or(MonoNs(u64::MAX));
+            let is_full = intake.take_until(until, &mut events, &mut samples).full;
             // Nothing waits behind us: a table that is wanted is made here and now.
             let walks = intake.stacks.walk(&mut tables, |module| Some(symbolizer.table(&module)));
             intake.gather(walks);
-            let lost = if is_full { Lost::default() } else { std::mem::take(&mut batch.lost) };
-            each(symbolizer.name(intake.attributor.take(batch.window, batch.kind, lost)));
-            if !is_full {
+            let is_last = samples.is_empty() && events.is_empty();
+            if is_full || is_last {
+                let lost = if is_last { std::mem::take(&mut batch.lost) } else { Lost::default() };
+                each(symbolizer.name(intake.attributor.take(batch.window, batch.kind, lost)));
+            }
+            if is_last {
                 break;
             }
         }

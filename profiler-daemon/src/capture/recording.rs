@@ -4,30 +4,25 @@
 //! recording can be read in review, cut by hand and written by hand; gzip if the file's name says so.
 //! Bytes that need not be text (names, paths) are strings with one character per byte.
 
-use std::collections::HashMap;
+mod lines;
+
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
-use profiler_common::limits::{COMM_BYTES, KERNEL_FRAMES_MAX, STACK_WORDS_MAX, USER_FRAMES_MAX};
-use profiler_common::unwind::{End, Regs};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use crate::model::{
-    BuildId, Comm, Cpu, FileIdentity, KernelAddr, Lost, Mapping, Module, ModuleKind, Pid, ProcessChange,
-    ProcessEvent, ProcessFacts, RawBatch, RawSample, RawStack, Reason, SampleKind, Task, Tid, UserAddr,
-    Weight,
-};
-use crate::time::{MonoNs, WallNs, Window};
+use self::lines::{BatchLine, HeaderLine, Modules};
+use crate::model::RawBatch;
 
 /// The version this daemon writes and reads. It changes with the lines below.
 pub const VERSION: u32 = 2;
 
-/// Bytes of one line at most: a window of a large machine is a few megabytes.
+/// Bytes of one line at most: a window of a large machine is a few megabytes, and what `record` keeps for one has a quarter of this.
 const LINE_BYTES_MAX: u64 = 256 << 20;
 
 /// Why a recording cannot be read or written.
@@ -39,7 +34,7 @@ pub enum RecordingError {
         /// Which.
         path: PathBuf,
         /// Why.
-        error: std::io::Error,
+        error: io::Error,
     },
     /// A line that is not one of a recording.
     #[error("{path}, line {line}: {what}: not a recording of this daemon, or cut off")]
@@ -59,363 +54,25 @@ pub enum RecordingError {
         /// Its version.
         found: u32,
     },
-}
-
-#[derive(Serialize, Deserialize)]
-struct HeaderLine {
-    profiler_recording: u32,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct BatchLine {
-    start: i64,
-    duration: u64,
-    period: u64,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    events: Vec<EventLine>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    samples: Vec<SampleLine>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    lost: Vec<(String, u64)>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SampleLine {
-    time: u64,
-    cpu: u16,
-    pid: u32,
-    tid: u32,
-    comm: String,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    kernel: Vec<u64>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    user: Vec<u64>,
-    ended: u16,
-    weight: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    stack: Option<StackLine>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct StackLine {
-    ip: u64,
-    sp: u64,
-    fp: u64,
-    words: Vec<u64>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct EventLine {
-    time: u64,
-    pid: u32,
-    #[serde(flatten)]
-    change: ChangeLine,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum ChangeLine {
-    Found {
-        started: u64,
-        comm: String,
-        cgroup: Option<String>,
-        executable: Option<String>,
-        kernel_thread: bool,
-        mappings: Vec<MappingLine>,
+    /// It was written slower than samples came, and holds those before that.
+    #[error(
+        "{path} ends early: it was written slower than samples came, and {left_out} of them are missing in it; \
+         a faster disk, .jsonl.gz or a lower -F helps"
+    )]
+    Early {
+        /// Which file.
+        path: PathBuf,
+        /// Weight that came after its end.
+        left_out: u64,
     },
-    Forked {
-        parent: u32,
+    /// It takes nothing any more.
+    #[error("{path} is cut off: what it is written to has taken nothing for {waited:?}")]
+    Stuck {
+        /// Which file.
+        path: PathBuf,
+        /// For so long.
+        waited: std::time::Duration,
     },
-    Executed {
-        comm: String,
-        cgroup: Option<String>,
-    },
-    Renamed {
-        tid: u32,
-        comm: String,
-    },
-    Mapped(MappingLine),
-    Exited {},
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct MappingLine {
-    start: u64,
-    end: u64,
-    offset: u64,
-    path: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    build_id: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    module: Option<ModuleLine>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ModuleLine {
-    id: u32,
-    path: String,
-    #[serde(default)]
-    vdso: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    build_id: Option<String>,
-    /// Device, inode, size, change time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    identity: Option<(u64, u64, u64, i64)>,
-}
-
-fn to_text(bytes: &[u8]) -> String {
-    bytes.iter().map(|&byte| char::from(byte)).collect()
-}
-
-fn to_bytes(text: &str) -> Result<Vec<u8>, String> {
-    text.chars()
-        .map(|c| u8::try_from(u32::from(c)).map_err(|_| format!("{c:?} is more than a byte")))
-        .collect()
-}
-
-fn to_comm(text: &str) -> Result<Comm, String> {
-    let bytes = to_bytes(text)?;
-    if bytes.len() >= COMM_BYTES {
-        Err("a task's name is too long".to_owned())
-    } else {
-        Ok(Comm::new(&bytes))
-    }
-}
-
-fn to_build_id(text: &str) -> Result<BuildId, String> {
-    let digits: Option<Vec<u8>> = text
-        .as_bytes()
-        .chunks(2)
-        .map(|pair| {
-            u8::from_str_radix(std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?, 16).ok()
-        })
-        .collect();
-    digits.and_then(|bytes| BuildId::new(&bytes)).ok_or_else(|| format!("{text:?} is no build id"))
-}
-
-/// Every reason a batch can lose weight for.
-const REASONS: [Reason; 4] = [Reason::RingFull, Reason::TickSkipped, Reason::NoScratch, Reason::Malformed];
-
-impl From<&RawBatch> for BatchLine {
-    fn from(batch: &RawBatch) -> Self {
-        let RawBatch { window, kind, samples, events, lost } = batch;
-        Self {
-            start: window.start.0,
-            duration: window.duration_ns,
-            period: kind.period_ns(),
-            events: events.iter().map(EventLine::from).collect(),
-            samples: samples.iter().map(SampleLine::from).collect(),
-            lost: lost.0.iter().map(|(reason, weight)| (reason.as_str().to_owned(), weight.0)).collect(),
-        }
-    }
-}
-
-impl From<&RawSample> for SampleLine {
-    fn from(sample: &RawSample) -> Self {
-        let RawSample { time, cpu, task, kernel, user, ended, stack, weight } = sample;
-        Self {
-            time: time.0,
-            cpu: cpu.0,
-            pid: task.pid.0,
-            tid: task.tid.0,
-            comm: to_text(task.comm.as_bytes()),
-            kernel: kernel.iter().map(|address| address.0).collect(),
-            user: user.iter().map(|address| address.0).collect(),
-            ended: *ended as u16,
-            weight: weight.0,
-            stack: stack.as_deref().map(StackLine::from),
-        }
-    }
-}
-
-impl From<&RawStack> for StackLine {
-    fn from(stack: &RawStack) -> Self {
-        let RawStack { regs: Regs { ip, sp, fp }, words } = stack;
-        Self { ip: *ip, sp: *sp, fp: *fp, words: words.clone() }
-    }
-}
-
-impl From<&ProcessEvent> for EventLine {
-    fn from(event: &ProcessEvent) -> Self {
-        let text = |text: &Option<Arc<str>>| text.as_deref().map(str::to_owned);
-        let change = match &event.change {
-            ProcessChange::Found(facts) => ChangeLine::Found {
-                started: facts.started.0,
-                comm: to_text(facts.comm.as_bytes()),
-                cgroup: text(&facts.cgroup),
-                executable: facts.executable.as_deref().map(to_text),
-                kernel_thread: facts.kernel_thread,
-                mappings: facts.mappings.iter().map(MappingLine::from).collect(),
-            },
-            ProcessChange::Forked { parent } => ChangeLine::Forked { parent: parent.0 },
-            ProcessChange::Executed { comm, cgroup } => {
-                ChangeLine::Executed { comm: to_text(comm.as_bytes()), cgroup: text(cgroup) }
-            }
-            ProcessChange::Renamed { tid, comm } => {
-                ChangeLine::Renamed { tid: tid.0, comm: to_text(comm.as_bytes()) }
-            }
-            ProcessChange::Mapped(mapping) => ChangeLine::Mapped(MappingLine::from(&**mapping)),
-            ProcessChange::Exited => ChangeLine::Exited {},
-        };
-        Self { time: event.time.0, pid: event.pid.0, change }
-    }
-}
-
-impl From<&Mapping> for MappingLine {
-    fn from(mapping: &Mapping) -> Self {
-        Self {
-            start: mapping.start.0,
-            end: mapping.end.0,
-            offset: mapping.file_offset,
-            path: to_text(&mapping.path),
-            build_id: mapping.build_id.map(|id| id.to_string()),
-            module: mapping.module.as_deref().map(|module| ModuleLine {
-                id: module.id,
-                path: to_text(&module.path),
-                vdso: module.kind == ModuleKind::Vdso,
-                build_id: module.build_id.map(|id| id.to_string()),
-                identity: module.identity.map(|file| (file.device, file.inode, file.size, file.ctime_ns)),
-            }),
-        }
-    }
-}
-
-/// Modules already met in this recording, by their number.
-type Modules = HashMap<u32, Arc<Module>>;
-
-impl BatchLine {
-    fn into_batch(self, modules: &mut Modules) -> Result<RawBatch, String> {
-        let mut lost = Lost::default();
-        for (text, weight) in self.lost {
-            let reason = REASONS.into_iter().find(|reason| reason.as_str() == text);
-            lost.add(reason.ok_or_else(|| format!("unknown reason {text:?}"))?, Weight(weight));
-        }
-        Ok(RawBatch {
-            window: Window { start: WallNs(self.start), duration_ns: self.duration },
-            kind: SampleKind::CpuTime { period_ns: self.period },
-            samples: self.samples.into_iter().map(SampleLine::into_sample).collect::<Result<_, _>>()?,
-            events: self
-                .events
-                .into_iter()
-                .map(|event| event.into_event(modules))
-                .collect::<Result<_, _>>()?,
-            lost,
-        })
-    }
-}
-
-impl SampleLine {
-    fn into_sample(self) -> Result<RawSample, String> {
-        if self.kernel.len() > KERNEL_FRAMES_MAX || self.user.len() > USER_FRAMES_MAX {
-            return Err("a stack is too deep".to_owned());
-        }
-        if self.stack.as_ref().is_some_and(|stack| stack.words.len() > STACK_WORDS_MAX) {
-            return Err("a stack is too long".to_owned());
-        }
-        let stack = self
-            .stack
-            .map(|StackLine { ip, sp, fp, words }| Arc::new(RawStack { regs: Regs { ip, sp, fp }, words }));
-        Ok(RawSample {
-            time: MonoNs(self.time),
-            cpu: Cpu(self.cpu),
-            task: Task { pid: Pid(self.pid), tid: Tid(self.tid), comm: to_comm(&self.comm)? },
-            kernel: self.kernel.into_iter().map(KernelAddr).collect(),
-            user: self.user.into_iter().map(UserAddr).collect(),
-            ended: End::from_wire(self.ended).ok_or_else(|| format!("unknown end {}", self.ended))?,
-            stack,
-            weight: Weight(self.weight),
-        })
-    }
-}
-
-impl EventLine {
-    fn into_event(self, modules: &mut Modules) -> Result<ProcessEvent, String> {
-        let change = match self.change {
-            ChangeLine::Found { started, comm, cgroup, executable, kernel_thread, mappings } => {
-                ProcessChange::Found(Box::new(ProcessFacts {
-                    started: MonoNs(started),
-                    comm: to_comm(&comm)?,
-                    cgroup: cgroup.map(Arc::from),
-                    executable: executable.map(|path| to_bytes(&path)).transpose()?.map(Arc::from),
-                    kernel_thread,
-                    mappings: mappings
-                        .into_iter()
-                        .map(|mapping| mapping.into_mapping(modules))
-                        .collect::<Result<_, _>>()?,
-                }))
-            }
-            ChangeLine::Forked { parent } => ProcessChange::Forked { parent: Pid(parent) },
-            ChangeLine::Executed { comm, cgroup } => {
-                ProcessChange::Executed { comm: to_comm(&comm)?, cgroup: cgroup.map(Arc::from) }
-            }
-            ChangeLine::Renamed { tid, comm } => {
-                ProcessChange::Renamed { tid: Tid(tid), comm: to_comm(&comm)? }
-            }
-            ChangeLine::Mapped(mapping) => ProcessChange::Mapped(Box::new(mapping.into_mapping(modules)?)),
-            ChangeLine::Exited {} => ProcessChange::Exited,
-        };
-        Ok(ProcessEvent { time: MonoNs(self.time), pid: Pid(self.pid), change })
-    }
-}
-
-impl MappingLine {
-    fn into_mapping(self, modules: &mut Modules) -> Result<Mapping, String> {
-        if self.end <= self.start {
-            return Err(format!("a mapping ends at {:#x}, before it starts", self.end));
-        }
-        Ok(Mapping {
-            start: UserAddr(self.start),
-            end: UserAddr(self.end),
-            file_offset: self.offset,
-            path: to_bytes(&self.path)?.into(),
-            build_id: self.build_id.as_deref().map(to_build_id).transpose()?,
-            module: self.module.map(|module| module.into_module(modules)).transpose()?,
-        })
-    }
-}
-
-impl ModuleLine {
-    fn into_module(self, modules: &mut Modules) -> Result<Arc<Module>, String> {
-        if let Some(module) = modules.get(&self.id) {
-            return Ok(Arc::clone(module));
-        }
-        let path = to_bytes(&self.path)?;
-        let identity = self.identity.map(|(device, inode, size, ctime_ns)| FileIdentity {
-            device,
-            inode,
-            size,
-            ctime_ns,
-        });
-        let module = Arc::new(Module {
-            id: self.id,
-            kind: if self.vdso { ModuleKind::Vdso } else { ModuleKind::File },
-            file: identity.and_then(|identity| same_file(&path, identity)).map(Into::into),
-            root: None,
-            path: path.into(),
-            build_id: self.build_id.as_deref().map(to_build_id).transpose()?,
-            identity,
-        });
-        modules.insert(self.id, Arc::clone(&module));
-        Ok(module)
-    }
-}
-
-/// The file at `path`, if it is the very one that was recorded: a replay on the same machine then has names.
-fn same_file(path: &[u8], identity: FileIdentity) -> Option<File> {
-    use std::os::unix::ffi::OsStrExt;
-    use std::os::unix::fs::OpenOptionsExt;
-    let path = Path::new(std::ffi::OsStr::from_bytes(path));
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).ok()?;
-    let stat = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
-    let ctime_ns = stat.ctime().checked_mul(1_000_000_000)?.checked_add(stat.ctime_nsec())?;
-    let found = FileIdentity { device: stat.dev(), inode: stat.ino(), size: stat.len(), ctime_ns };
-    (found == identity).then_some(file)
 }
 
 /// Writes a recording.
@@ -423,19 +80,59 @@ fn same_file(path: &[u8], identity: FileIdentity) -> Option<File> {
 pub struct Writer {
     path: PathBuf,
     out: Out,
+    taken: Taken,
+}
+
+/// Bytes that a recording's file has taken, for who asks whether it still takes any. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Taken(Arc<AtomicU64>);
+
+impl Taken {
+    /// So many by now.
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A file that counts what it takes.
+#[derive(Debug)]
+struct Counted {
+    file: File,
+    taken: Taken,
+}
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = self.file.write(bytes)?;
+        self.taken.0.fetch_add(taken as u64, Ordering::Relaxed);
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 #[derive(Debug)]
 enum Out {
-    Plain(BufWriter<File>),
-    Gzip(Box<GzEncoder<BufWriter<File>>>),
+    Plain(BufWriter<Counted>),
+    Gzip(Box<BufWriter<GzEncoder<Counted>>>),
 }
 
 impl Out {
-    fn line(&mut self, line: &str) -> std::io::Result<()> {
+    fn line(&mut self, line: &impl Serialize) -> io::Result<()> {
+        let out: &mut dyn Write = match self {
+            Self::Plain(out) => out,
+            Self::Gzip(out) => out,
+        };
+        serde_json::to_writer(&mut *out, line)?;
+        out.write_all(b"\n")
+    }
+
+    fn finish(self) -> io::Result<()> {
         match self {
-            Self::Plain(out) => writeln!(out, "{line}"),
-            Self::Gzip(out) => writeln!(out, "{line}"),
+            Self::Plain(mut out) => out.flush(),
+            Self::Gzip(out) => out.into_inner().map_err(io::IntoInnerError::into_error)?.finish().map(drop),
         }
     }
 }
@@ -443,16 +140,28 @@ impl Out {
 impl Writer {
     /// A new recording at `path`, compressed if that ends in `.gz`.
     pub fn create(path: &Path) -> Result<Self, RecordingError> {
-        let file = |error| RecordingError::File { path: path.to_owned(), error };
-        let out = BufWriter::new(File::create(path).map_err(file)?);
+        let file = File::create(path);
+        let file = file.map_err(|error| RecordingError::File { path: path.to_owned(), error })?;
+        let taken = Taken::default();
+        let file = Counted { file, taken: taken.clone() };
         let out = if path.extension().is_some_and(|end| end == "gz") {
-            Out::Gzip(Box::new(GzEncoder::new(out, flate2::Compression::fast())))
+            Out::Gzip(Box::new(BufWriter::new(GzEncoder::new(file, flate2::Compression::fast()))))
         } else {
-            Out::Plain(out)
+            Out::Plain(BufWriter::new(file))
         };
-        let mut writer = Self { path: path.to_owned(), out };
+        let mut writer = Self { path: path.to_owned(), out, taken };
         writer.line(&HeaderLine { profiler_recording: VERSION })?;
         Ok(writer)
+    }
+
+    /// Where it writes to.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What has reached the file, also while this writes.
+    pub fn taken(&self) -> Taken {
+        self.taken.clone()
     }
 
     /// Appends a batch.
@@ -462,17 +171,12 @@ impl Writer {
 
     /// Makes sure that all of it is in the file.
     pub fn finish(self) -> Result<(), RecordingError> {
-        let Self { path, out } = self;
-        let finished = match out {
-            Out::Plain(mut out) => out.flush(),
-            Out::Gzip(out) => out.finish().and_then(|mut out| out.flush()),
-        };
-        finished.map_err(|error| RecordingError::File { path, error })
+        let Self { path, out, taken: _ } = self;
+        out.finish().map_err(|error| RecordingError::File { path, error })
     }
 
     fn line(&mut self, line: &impl Serialize) -> Result<(), RecordingError> {
-        let text = serde_json::to_string(line).expect("numbers and texts only");
-        self.out.line(&text).map_err(|error| RecordingError::File { path: self.path.clone(), error })
+        self.out.line(line).map_err(|error| RecordingError::File { path: self.path.clone(), error })
     }
 }
 

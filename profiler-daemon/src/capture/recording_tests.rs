@@ -2,7 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::sync::Arc;
+
+use profiler_common::unwind::{End, Regs};
+
 use super::*;
+use crate::model::{
+    BuildId, Comm, Cpu, FileIdentity, KernelAddr, Lost, Mapping, Module, ModuleKind, Pid, ProcessChange,
+    ProcessEvent, ProcessFacts, RawSample, RawStack, Reason, SampleKind, Task, Tid, UserAddr, Weight,
+};
+use crate::time::{MonoNs, WallNs, Window};
 
 fn module() -> Arc<Module> {
     Arc::new(Module {
