@@ -48,13 +48,14 @@ fn the_first_process_of_a_new_binary_has_whole_stacks_from_its_first_sample() {
 
 /// Runs copies of `program`, one after the other; what they spent together.
 fn run_copies(name: &str, program: &Path) -> Spent {
-    let mut all = Spent { cpu_ns: 0, stacks: BTreeMap::new(), processes: 0 };
+    let mut all = Spent { cpu_ns: 0, stolen_ns: 0, stacks: BTreeMap::new(), processes: 0 };
     for _ in 0..PROCESSES {
         let folder = tempfile::tempdir_in(program.parent().expect("it lies in a folder")).expect("a folder");
         let copy = folder.path().join(name);
         fs::copy(program, &copy).expect("a copy");
         let spent = Running::start(Command::new(&copy).arg(CPU_SECONDS)).finish();
         all.cpu_ns += spent.cpu_ns;
+        all.stolen_ns += spent.stolen_ns;
         for (stack, ns) in spent.stacks {
             *all.stacks.entry(stack).or_default() += ns;
         }

@@ -27,6 +27,8 @@ pub struct Report {
     pub weight_ns: u64,
     /// CPU time it used, nanoseconds.
     pub cpu_ns: u64,
+    /// Time that was stolen from the machine meanwhile, nanoseconds: so much more its samples may weigh.
+    pub stolen_ns: u64,
     /// Each stack with its share as measured and as told, percent.
     pub shares: Vec<(String, f64, f64)>,
     /// Samples in user code whose stack is a whole one, percent.
@@ -64,6 +66,7 @@ impl Report {
             samples: own.samples(),
             weight_ns: own.samples() * period_ns,
             cpu_ns: spent.cpu_ns,
+            stolen_ns: spent.stolen_ns,
             shares: (spent.stacks.iter().zip(&found))
                 .map(|((stack, ns), samples)| (stack.clone(), percent(*samples, all), percent(*ns, told)))
                 .collect(),
@@ -85,10 +88,11 @@ impl Report {
                 faults.push(format!("{comm}: {stack} has {measured:.1} % and not {told:.1} %"));
             }
         }
-        if self.weight_percent_off().abs() > weight_percent_max {
+        let off = self.weight_percent_off();
+        if off < -weight_percent_max || off > weight_percent_max + self.stolen_percent() {
             faults.push(format!(
-                "{comm}: its samples weigh {:+.1} % of the CPU time it used too much",
-                self.weight_percent_off()
+                "{comm}: its samples weigh {off:+.1} % of the CPU time it used too much, and {:.1} % was stolen meanwhile",
+                self.stolen_percent()
             ));
         }
         if *whole_percent < whole_percent_min {
@@ -99,6 +103,11 @@ impl Report {
             ));
         }
         faults
+    }
+
+    /// What was stolen meanwhile, in percent of the CPU time it used.
+    pub fn stolen_percent(&self) -> f64 {
+        self.stolen_ns as f64 * 100.0 / self.cpu_ns.max(1) as f64
     }
 
     /// How much more its samples weigh than the CPU time it used, percent.
@@ -151,8 +160,13 @@ mod tests {
 
     /// Compares `folded` with a workload that spent 60 ms in `main;a` and 40 ms in `main;b`.
     fn faults(folded: &str) -> Vec<String> {
+        faults_beside(0, folded)
+    }
+
+    /// The same while `stolen_ns` were stolen.
+    fn faults_beside(stolen_ns: u64, folded: &str) -> Vec<String> {
         let stacks = [("main;a".to_owned(), 60_000_000), ("main;b".to_owned(), 40_000_000)];
-        let spent = Spent { cpu_ns: 100_000_000, stacks: stacks.into(), processes: 0 };
+        let spent = Spent { cpu_ns: 100_000_000, stolen_ns, stacks: stacks.into(), processes: 0 };
         Report::new(&from_folded(folded), 1_000_000, "wl", &spent).faults(LIMITS)
     }
 
@@ -174,6 +188,15 @@ mod tests {
     #[test]
     fn missing_weight_is_a_fault() {
         assert!(faults("wl;main;a 57\nwl;main;b 38")[0].contains("-5.0 %"));
+    }
+
+    #[test]
+    fn what_was_stolen_may_be_too_much_and_no_more() {
+        let heavy = "wl;main;a 66\nwl;main;b 44";
+        assert!(faults(heavy)[0].contains("+10.0 %"));
+        assert_eq!(faults_beside(9_000_000, heavy), [""; 0]);
+        assert!(faults_beside(7_000_000, heavy)[0].contains("+10.0 %"));
+        assert!(faults_beside(9_000_000, "wl;main;a 57\nwl;main;b 38")[0].contains("-5.0 %"));
     }
 
     #[test]

@@ -265,6 +265,8 @@ pub fn in_chroot(program: &Path, folder: &Path, seconds: f64) -> Command {
 pub struct Running {
     command: String,
     child: Option<Child>,
+    /// What had been stolen when it was started, nanoseconds.
+    stolen_before_ns: u64,
 }
 
 /// What a workload says it spent.
@@ -272,6 +274,9 @@ pub struct Running {
 pub struct Spent {
     /// CPU time of its process, nanoseconds.
     pub cpu_ns: u64,
+    /// Time that a hypervisor took from this machine meanwhile, all processors together, nanoseconds. A clock ticks on in it, and nobody's
+    /// CPU time has it.
+    pub stolen_ns: u64,
     /// CPU time of each of its stacks, root first, joined by `;`.
     pub stacks: BTreeMap<String, u64>,
     /// Processes it started and waited for.
@@ -286,9 +291,10 @@ impl Running {
     /// When it cannot be started.
     #[track_caller]
     pub fn start(command: &mut Command) -> Self {
+        let stolen_before_ns = stolen_ns();
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
         let child = child.unwrap_or_else(|error| panic!("{command:?} cannot be started: {error}"));
-        Self { command: format!("{command:?}"), child: Some(child) }
+        Self { command: format!("{command:?}"), child: Some(child), stolen_before_ns }
     }
 
     /// Its process id.
@@ -305,8 +311,22 @@ impl Running {
         let child = self.child.take().expect("it is finished once");
         let output = child.wait_with_output().expect("a child can be waited for");
         assert!(output.status.success(), "{} failed ({})", self.command, output.status);
-        spent(&String::from_utf8_lossy(&output.stdout), &self.command)
+        let stolen_ns = stolen_ns() - self.stolen_before_ns;
+        Spent { stolen_ns, ..spent(&String::from_utf8_lossy(&output.stdout), &self.command) }
     }
+}
+
+/// Time that a hypervisor has taken from this machine so far, all processors together, nanoseconds: the eighth number of `/proc/stat` (proc(5)).
+///
+/// # Panics
+///
+/// Without that file.
+pub fn stolen_ns() -> u64 {
+    /// A hundredth of a second, `USER_HZ`.
+    const TICK_NS: u64 = 10_000_000;
+    let stat = fs::read_to_string("/proc/stat").expect("/proc is there");
+    let ticks = stat.split_ascii_whitespace().nth(8).and_then(|ticks| ticks.parse::<u64>().ok());
+    ticks.unwrap_or(0) * TICK_NS
 }
 
 /// What a workload `said` that it spent.
@@ -321,6 +341,7 @@ pub fn spent(said: &str, command: &str) -> Spent {
     let stacks = said["stacks"].as_object().into_iter().flatten();
     Spent {
         cpu_ns: number(&said["cpu_ns"]),
+        stolen_ns: 0,
         stacks: stacks.map(|(stack, ns)| (stack.clone(), number(ns))).collect(),
         processes: number(&said["processes"]),
     }
