@@ -2,11 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
 
+use profiler_daemon::model::{Frame, Function};
 use profiler_daemon::processes::find_debug_files;
 use profiler_daemon::symbolize::Config;
 
-use crate::rig::{Rig, at, module, places, run};
+use crate::rig::{CHILD, Rig, at, batch, module, places, run};
 
 /// A stripped program, and its debug information beside it, in the folder that is named after it.
 struct Apart {
@@ -94,4 +97,34 @@ fn what_is_not_elf_is_refused() {
     let apart = apart(&["-g"], true);
     std::fs::write(&apart.debug, "#!/bin/sh\n").unwrap();
     check(&apart, "", "not ELF");
+}
+
+/// Whoever runs is worth the unpacking of its debug information, at once or later; whoever only calls others is not.
+#[test]
+fn packed_debug_information_is_read_of_what_runs() {
+    let apart = apart(&["-g"], true);
+    run(Command::new("objcopy").arg("--compress-debug-sections").arg(&apart.debug));
+    let worth_unpacking = Duration::from_nanos(5);
+    let config = Config { find_debug_files, unpacked_bytes_max: 0, worth_unpacking, ..Config::default() };
+    let program = at(&module(&apart.path), apart.offset);
+    let other = at(&module(Path::new(CHILD)), 0);
+    let check = |rig: &mut Rig, stack: &[Frame], samples: usize, expected: &str| {
+        let stacks = vec![stack; samples].concat();
+        let named = rig.symbolizer.name(batch(&stacks, stack.len()));
+        let of_program = |function: &&Arc<Function>| function.module.starts_with("places");
+        let shown = named.traces[0].functions.iter().filter(of_program);
+        let shown = shown.map(|function| format!("{}:{}", function.name, function.line)).collect::<Vec<_>>();
+        assert_eq!(shown.join("<"), expected, "{samples} samples");
+    };
+    let (by_symbol, whole) = ("outer:0", "inner:4<outer:5");
+    let mut rig = Rig::new(config.clone());
+    check(&mut rig, &[program.clone()], 4, by_symbol);
+    check(&mut rig, &[other, program.clone()], 9, by_symbol);
+    check(&mut rig, &[program.clone()], 5, whole);
+    check(&mut rig, &[program.clone()], 1, whole);
+    let skipped = "profiler_namer_debug_info_skipped_total{reason=\"not worth unpacking yet\"} 1";
+    assert!(rig.meters.render().contains(skipped), "{}", rig.meters.render());
+    check(&mut Rig::new(config), &[program.clone()], 5, whole);
+    let any = Config { find_debug_files, unpacked_bytes_max: 0, ..Config::default() };
+    check(&mut Rig::new(any), &[program], 1, whole);
 }

@@ -73,9 +73,10 @@ pub(super) fn symbolizer(
     roll: &Roll,
     meters: &Meters,
 ) -> Symbolizer {
-    let (request_timeout, batch_timeout) = match patience {
-        Patience::Window => (Duration::from_secs(5), Duration::from_secs(8)),
-        Patience::Recording => (Duration::from_secs(30), Duration::from_secs(300)),
+    let (request_timeout, batch_timeout, worth_unpacking) = match patience {
+        // To unpack that of the C library takes 60 ms.
+        Patience::Window => (Duration::from_secs(5), Duration::from_secs(8), Duration::from_millis(200)),
+        Patience::Recording => (Duration::from_secs(30), Duration::from_secs(300), Duration::ZERO),
     };
     let config = symbolize::Config {
         inlines,
@@ -83,6 +84,7 @@ pub(super) fn symbolizer(
         copied_bytes_max: budget.bytes(Part::Copies),
         request_timeout,
         batch_timeout,
+        worth_unpacking,
         find_debug_files: processes::find_debug_files,
         ..symbolize::Config::default()
     };

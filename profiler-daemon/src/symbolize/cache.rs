@@ -51,7 +51,17 @@ struct Generation {
 struct Slots {
     by_id: FxHashMap<u32, u32>,
     by_identity: FxHashMap<FileIdentity, u32>,
+    debug: FxHashMap<u32, Debug>,
     next: u32,
+}
+
+/// What is done about the debug information of a file, where that has to be unpacked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Debug {
+    /// Names are remembered without it.
+    PutOff,
+    /// It is worth being unpacked, and names are remembered with it.
+    Wanted,
 }
 
 // What an entry costs beside its text: table room at three quarters load, and the allocation.
@@ -65,7 +75,12 @@ impl Cache {
         Self {
             young: Generation::default(),
             old: Generation::default(),
-            slots: Slots { by_id: FxHashMap::default(), by_identity: FxHashMap::default(), next: FIRST_FILE },
+            slots: Slots {
+                by_id: FxHashMap::default(),
+                by_identity: FxHashMap::default(),
+                debug: FxHashMap::default(),
+                next: FIRST_FILE,
+            },
             bytes_max,
             evicted: 0,
         }
@@ -91,6 +106,30 @@ impl Cache {
         self.turn_if_full();
         self.slots.by_id.insert(module.id, slot);
         slot
+    }
+
+    /// The file of `slot` was named without the debug information that it has.
+    pub(super) fn put_debug_off(&mut self, slot: u32) {
+        self.slots.debug.entry(slot).or_insert(Debug::PutOff);
+    }
+
+    /// The file of `slot` is worth its debug information. What it was named without that is forgotten: its files have another slot.
+    pub(super) fn want_debug(&mut self, slot: u32) {
+        if self.slots.debug.insert(slot, Debug::Wanted) != Some(Debug::PutOff) {
+            return;
+        }
+        let fresh = self.fresh_slot();
+        let Slots { by_id, by_identity, debug, .. } = &mut self.slots;
+        debug.remove(&slot);
+        debug.insert(fresh, Debug::Wanted);
+        for known in by_id.values_mut().chain(by_identity.values_mut()).filter(|known| **known == slot) {
+            *known = fresh;
+        }
+    }
+
+    /// Whether the file of `slot` is worth its debug information.
+    pub(super) fn wants_debug(&self, slot: u32) -> bool {
+        self.slots.debug.get(&slot) == Some(&Debug::Wanted)
     }
 
     /// A slot that nothing is remembered of.
@@ -162,6 +201,7 @@ impl Cache {
         let live: FxHashSet<u32> = self.old.names.keys().map(|key| key.slot).collect();
         self.slots.by_id.retain(|_, slot| live.contains(slot));
         self.slots.by_identity.retain(|_, slot| live.contains(slot));
+        self.slots.debug.retain(|slot, _| live.contains(slot));
     }
 }
 

@@ -15,8 +15,8 @@ use super::Config;
 use super::ending::{Ending, device_of};
 use super::living::{Failure, Namer, NamerProcess, Owed, Spawner};
 use super::protocol::{
-    ANSWER_BYTES_MAX, Answer, DebugInfo, Found, Names, Outcome, REQUEST_BYTES_MAX, Refusal, Request, Rows,
-    Sought, Subject, TalkError, is_over, receive, send,
+    ANSWER_BYTES_MAX, Answer, DebugBounds, DebugInfo, Found, Names, Outcome, REQUEST_BYTES_MAX, Refusal,
+    Request, Rows, Sought, Subject, TalkError, is_over, receive, send,
 };
 use super::sense::makes_sense;
 use super::troubles::{Subjected, Troubles};
@@ -35,6 +35,8 @@ pub(super) enum Asked<'a> {
         file: BorrowedFd<'a>,
         /// Where its debug information is looked for if it is in another file.
         module: Option<&'a Module>,
+        /// Whether its debug information is worth being unpacked, however much that is.
+        unpack: bool,
     },
     /// Code that was made at run time, by the bytes `part` of the file that says what it is.
     PerfMap {
@@ -137,9 +139,11 @@ impl Client {
             let names_only = failures > 0 || !self.config.inlines;
             let exchanged = match asked {
                 Asked::Kernel => self.ask_kernel(addresses, now),
-                Asked::File { slot, identity, file, module } => {
-                    let debug_bytes_max = (!names_only).then_some(self.config.debug_bytes_max);
-                    let subject = Subject::File { slot, size: identity.size, debug_bytes_max };
+                Asked::File { slot, identity, file, module, unpack } => {
+                    let Config { debug_bytes_max: bytes_max, unpacked_bytes_max, .. } = self.config;
+                    let unpacked_bytes_max = if unpack { bytes_max } else { unpacked_bytes_max };
+                    let debug = (!names_only).then_some(DebugBounds { bytes_max, unpacked_bytes_max });
+                    let subject = Subject::File { slot, size: identity.size, debug };
                     self.ask_file(asked, subject, (file, module), addresses)
                 }
                 Asked::PerfMap { module: _, file, part: (from, to) } => {
@@ -444,6 +448,7 @@ impl Client {
             let why = match debug {
                 DebugInfo::Read | DebugInfo::Unwanted | DebugInfo::Absent => None,
                 DebugInfo::TooLarge => Some("too large"),
+                DebugInfo::Packed => Some("not worth unpacking yet"),
                 DebugInfo::Elsewhere => Some("in another file"),
             };
             if let Some(why) = why {

@@ -37,7 +37,7 @@ use self::client::{Asked, Client, Reply};
 pub use self::living::{NamerProcess, Spawner};
 pub use self::namer::{go_names_of, perf_map_names_of};
 use self::perf_maps::{PerfMapMeters, PerfMaps};
-use self::protocol::{ADDRESSES_MAX, Found, INLINED_MAX, NAME_BYTES_MAX, Place};
+use self::protocol::{ADDRESSES_MAX, DebugInfo, Found, INLINED_MAX, NAME_BYTES_MAX, Place};
 use self::shelf::Shelf;
 use self::tables::RowsMeters;
 pub use self::tables::{TABLE_BYTES_MAX, table_of};
@@ -47,7 +47,7 @@ use crate::meters::prometheus_client::metrics::gauge::Gauge;
 use crate::meters::{Counters, Meters, label};
 use crate::model::{
     DebugFile, FileIdentity, Frame, Function, Known, Module, ModuleKind, NamedBatch, NamedTrace, Reason,
-    Trace, TraceBatch,
+    SampleKind, Trace, TraceBatch,
 };
 
 /// How much naming may cost.
@@ -64,6 +64,11 @@ pub struct Config {
     pub inlines: bool,
     /// Bytes of debug information that a file may have to be read for them; a larger one is read for names only.
     pub debug_bytes_max: u64,
+    /// Bytes of packed debug information that are unpacked for any file, ten milliseconds of processor time; for more it has to be
+    /// worth it.
+    pub unpacked_bytes_max: u64,
+    /// How long a file's own code must run in a window to be worth the unpacking of its debug information; zero: every file is.
+    pub worth_unpacking: Duration,
     /// Anonymous memory with which a namer is ended and started afresh, bytes; with twice as much at once, else
     /// only if it is not young: starting costs 60 ms of processor time.
     pub namer_bytes_max: u64,
@@ -87,6 +92,8 @@ impl Default for Config {
             batch_timeout: Duration::from_secs(4),
             inlines: true,
             debug_bytes_max: 32 << 20,
+            unpacked_bytes_max: 1 << 20,
+            worth_unpacking: Duration::ZERO,
             namer_bytes_max: 24 << 20,
             // Compilers, shells, interpreters and the C library fit.
             copied_bytes_max: 64 << 20,
@@ -207,6 +214,7 @@ impl Symbolizer {
     pub fn name(&mut self, batch: TraceBatch) -> NamedBatch {
         let TraceBatch { window, kind, traces, lost } = batch;
         self.client.begin();
+        self.weigh(&traces, kind);
 
         // Every distinct frame gets a place in the book, so that a frame is looked up once, here.
         let mut book: Vec<Option<Names>> = Vec::new();
@@ -284,6 +292,28 @@ impl Symbolizer {
         NamedBatch { window, kind, traces, lost }
     }
 
+    /// Sees which files are worth their debug information: those whose own code ran for long. What they only called counts for others.
+    fn weigh(&mut self, traces: &[Trace], kind: SampleKind) {
+        let worth = self.client.config().worth_unpacking;
+        if worth.is_zero() {
+            return;
+        }
+        let mut ran: FxHashMap<u32, u64> = FxHashMap::default();
+        for Trace { frames, weight, .. } in traces {
+            if let Some(Frame::User { module, .. }) = frames.first()
+                && module.kind == ModuleKind::File
+            {
+                let ran = ran.entry(self.cache.slot(module)).or_default();
+                *ran = ran.saturating_add(weight.0);
+            }
+        }
+        for (slot, ran) in ran {
+            if Duration::from_nanos(ran.saturating_mul(kind.period_ns())) >= worth {
+                self.cache.want_debug(slot);
+            }
+        }
+    }
+
     /// Finds names for what is wanted of one module.
     fn find(&mut self, slot: u32, wanted: Wanted, book: &mut [Option<Names>]) {
         let Wanted { module, mut addresses } = wanted;
@@ -305,7 +335,8 @@ impl Symbolizer {
                     match &self.vdso {
                         Some((file, identity)) => {
                             let (identity, file) = (*identity, file.as_fd());
-                            self.client.ask(Asked::File { slot, identity, file, module: None }, &asked)
+                            self.client
+                                .ask(Asked::File { slot, identity, file, module: None, unpack: true }, &asked)
                         }
                         None => Reply::Refused,
                     }
@@ -314,11 +345,18 @@ impl Symbolizer {
                 (Some(module), _) => match (&module.file, module.identity) {
                     (Some(file), Some(identity)) => {
                         let (file, module) = (file.as_fd(), Some(&**module));
-                        self.client.ask(Asked::File { slot, identity, file, module }, &asked)
+                        let is_worth_it = self.client.config().worth_unpacking.is_zero();
+                        let unpack = is_worth_it || self.cache.wants_debug(slot);
+                        self.client.ask(Asked::File { slot, identity, file, module, unpack }, &asked)
                     }
                     (None, _) | (_, None) => Reply::Refused,
                 },
             };
+            if let Reply::Names { names, .. } = &reply
+                && names.debug == Some(DebugInfo::Packed)
+            {
+                self.cache.put_debug_off(slot);
+            }
             let counted = match reply {
                 Reply::Names { .. } => "found",
                 Reply::Refused => "none",

@@ -59,8 +59,8 @@ pub(super) enum Subject {
         slot: u32,
         /// Its size when it was pinned: another size means other contents.
         size: u64,
-        /// How many bytes of debug information may be read for inlined functions and lines; `None`: names only.
-        debug_bytes_max: Option<u64>,
+        /// How much debug information may be read for inlined functions and lines; `None`: names only.
+        debug: Option<DebugBounds>,
     },
     /// A file that may have the debug information of another, which was asked about just before; it comes beside. No addresses.
     DebugFile {
@@ -198,6 +198,15 @@ pub(super) struct Place {
     pub(super) line: u32,
 }
 
+/// How much debug information may be read of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct DebugBounds {
+    /// Bytes, when nothing of them is packed any more.
+    pub(super) bytes_max: u64,
+    /// Of these, bytes that have to be unpacked first.
+    pub(super) unpacked_bytes_max: u64,
+}
+
 /// What became of a file's debug information.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum DebugInfo {
@@ -207,6 +216,8 @@ pub(super) enum DebugInfo {
     Absent,
     /// More than the question allows: names only.
     TooLarge,
+    /// More has to be unpacked than the question allows: names only.
+    Packed,
     /// It refers to another file, shared by several.
     Elsewhere,
     /// It was not wanted.
@@ -450,7 +461,8 @@ mod tests {
     #[test]
     fn the_largest_question_fits_its_bound() {
         let addresses = vec![u64::MAX; ADDRESSES_MAX];
-        let subject = Subject::File { slot: u32::MAX, size: u64::MAX, debug_bytes_max: Some(u64::MAX) };
+        let debug = Some(DebugBounds { bytes_max: u64::MAX, unpacked_bytes_max: u64::MAX });
+        let subject = Subject::File { slot: u32::MAX, size: u64::MAX, debug };
         let request = Request { id: u32::MAX, subject, addresses };
         assert!(postcard::to_stdvec(&request).unwrap().len() <= REQUEST_BYTES_MAX);
     }

@@ -79,7 +79,7 @@ fn size(request: &Request) -> u64 {
 }
 
 fn names_only(request: &Request) -> bool {
-    matches!(request.subject, Subject::File { debug_bytes_max: None, .. })
+    matches!(request.subject, Subject::File { debug: None, .. })
 }
 
 /// A module that a test tells from others by its size.

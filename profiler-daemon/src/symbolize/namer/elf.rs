@@ -16,6 +16,8 @@ pub(super) struct Outline {
     segments: Vec<Segment>,
     /// Bytes of debug information, uncompressed.
     pub(super) debug_bytes: u64,
+    /// Those of them that are compressed in the file.
+    pub(super) packed_debug_bytes: u64,
     /// Bytes of symbol tables.
     symbol_bytes: u64,
     /// True if debug information refers to another file, shared by several.
@@ -123,7 +125,11 @@ impl Outline {
             self.symbol_bytes = self.symbol_bytes.saturating_add(section.bytes);
         }
         if name.starts_with(b".debug_") || name.starts_with(b".zdebug_") {
-            self.debug_bytes = self.debug_bytes.saturating_add(reader.uncompressed(section)?);
+            let bytes = reader.uncompressed(section)?;
+            self.debug_bytes = self.debug_bytes.saturating_add(bytes);
+            if section.is_compressed() {
+                self.packed_debug_bytes = self.packed_debug_bytes.saturating_add(bytes);
+            }
         }
         match name {
             b".gnu_debugdata" if section.kind != NO_BITS => {

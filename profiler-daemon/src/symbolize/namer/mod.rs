@@ -90,8 +90,8 @@ impl Namer {
                     Some(_) | None => Err(Refusal::NoKallsyms),
                 }
             }
-            Subject::File { slot, size, debug_bytes_max } => {
-                self.modules.name(slot, opened()?, size, debug_bytes_max, addresses).map(Outcome::Names)
+            Subject::File { slot, size, debug } => {
+                self.modules.name(slot, opened()?, size, debug, addresses).map(Outcome::Names)
             }
             Subject::DebugFile { slot } => self.modules.take(slot, opened()?).map(Outcome::Taken),
             Subject::PerfMap { from, to } => {

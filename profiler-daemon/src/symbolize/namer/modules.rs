@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{Input, Reason, Symbolized, Symbolizer};
 
-use super::super::protocol::{DebugInfo, Found, Names, Refusal, Sought};
+use super::super::protocol::{DebugBounds, DebugInfo, Found, Names, Refusal, Sought};
 use super::elf::Outline;
 use super::go::GoNames;
 use super::writer::Writer;
@@ -35,7 +35,7 @@ struct Open {
     /// Of a Go program.
     go: Option<GoNames>,
     /// How much debug information is wanted.
-    debug_bytes_max: Option<u64>,
+    bounds: Option<DebugBounds>,
     outline: Outline,
 }
 
@@ -54,17 +54,17 @@ impl Modules {
         slot: u32,
         file: File,
         size: u64,
-        debug_bytes_max: Option<u64>,
+        bounds: Option<DebugBounds>,
         offsets: &[u64],
     ) -> Result<Names, Refusal> {
         is_still(&file, size)?;
         let known = self.open.iter().position(|open| open.slot == slot);
         let known = known.map(|at| self.open.remove(at));
-        let known = known.filter(|open| open.debug_bytes_max.is_some() == debug_bytes_max.is_some());
+        let known = known.filter(|open| open.bounds.is_some() == bounds.is_some());
         let (mut open, debug) = match known {
             Some(open) => (open, None),
             None => {
-                let (open, debug) = Open::new(slot, file, debug_bytes_max)?;
+                let (open, debug) = Open::new(slot, file, bounds)?;
                 (open, Some(debug))
             }
         };
@@ -88,15 +88,15 @@ impl Modules {
 }
 
 impl Open {
-    fn new(slot: u32, file: File, debug_bytes_max: Option<u64>) -> Result<(Self, DebugInfo), Refusal> {
+    fn new(slot: u32, file: File, bounds: Option<DebugBounds>) -> Result<(Self, DebugInfo), Refusal> {
         let outline = Outline::read(&file)?;
         let go = GoNames::open(&file);
-        let mut debug = debug_in(&outline, debug_bytes_max);
+        let mut debug = debug_in(&outline, bounds);
         if debug == DebugInfo::TooLarge && go.is_some() {
             debug = DebugInfo::Unwanted; // only its C code would need it
         }
         let own = Lookup::new(file, debug == DebugInfo::Read)?;
-        Ok((Self { slot, own, apart: None, go, debug_bytes_max, outline }, debug))
+        Ok((Self { slot, own, apart: None, go, bounds, outline }, debug))
     }
 
     /// What another file with debug information would be, if one is worth being looked for.
@@ -120,7 +120,7 @@ impl Open {
         if !belongs {
             return Err(Refusal::OfAnother);
         }
-        let debug = debug_in(&outline, self.debug_bytes_max);
+        let debug = debug_in(&outline, self.bounds);
         self.apart = Some(Lookup::new(file, debug == DebugInfo::Read)?);
         Ok(debug)
     }
@@ -156,7 +156,7 @@ impl Open {
     /// What Go's own table says of `offset`. One that makes no sense there may do so elsewhere.
     fn go_name(&mut self, offset: u64, writer: &mut Writer) -> Option<Found> {
         let go = self.go.as_mut().filter(|_| writer.has_room())?;
-        go.name(&self.own.file, offset, self.debug_bytes_max.is_some(), writer).ok().flatten()
+        go.name(&self.own.file, offset, self.bounds.is_some(), writer).ok().flatten()
     }
 
     /// Symbols at `addresses`, in their order.
@@ -205,12 +205,13 @@ impl Lookup {
 }
 
 /// What is to become of the debug information of a file.
-fn debug_in(outline: &Outline, debug_bytes_max: Option<u64>) -> DebugInfo {
-    match debug_bytes_max {
+fn debug_in(outline: &Outline, bounds: Option<DebugBounds>) -> DebugInfo {
+    match bounds {
         None => DebugInfo::Unwanted,
         Some(_) if outline.debug_bytes == 0 => DebugInfo::Absent,
         Some(_) if outline.debug_elsewhere => DebugInfo::Elsewhere,
-        Some(most) if outline.debug_bytes > most => DebugInfo::TooLarge,
+        Some(most) if outline.debug_bytes > most.bytes_max => DebugInfo::TooLarge,
+        Some(most) if outline.packed_debug_bytes > most.unpacked_bytes_max => DebugInfo::Packed,
         Some(_) => DebugInfo::Read,
     }
 }
