@@ -58,6 +58,7 @@ impl Builder {
             .spawn(move || {
                 let mut waiting = Vec::new();
                 while let Some(module) = next(&asked, &mut waiting, &mut symbolizer) {
+                    tracing::debug!("the unwind table of {} is asked for", module.display_name());
                     let built = Built { module: module.id, table: symbolizer.table(&module) };
                     drop(module);
                     if tell.send(built).is_err() {

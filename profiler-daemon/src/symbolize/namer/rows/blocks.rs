@@ -4,7 +4,8 @@
 //! neighbours are one row, and what is known of a stretch of code is said again at the beginning of each granule.
 
 use profiler_common::unwind::table::{
-    GRANULE_BYTES, GRANULES, KIND_SHIFT, KIND_SIDE, PAGE_BYTES, Packed, Rule, SLAB_WORDS, STARTS_WORDS,
+    GRANULE_BYTES, GRANULES, KIND_POINTER, KIND_SHIFT, KIND_SIDE, PAGE_BYTES, Packed, Rule, SLAB_WORDS,
+    STARTS_WORDS,
 };
 use rustc_hash::FxHashMap;
 
@@ -14,8 +15,8 @@ pub(super) type Block = (u32, Vec<u32>);
 /// Takes rules and makes blocks.
 #[derive(Debug)]
 pub(super) struct Writer {
-    /// Where the last rule begins, and the rule.
-    last: (u64, Rule),
+    /// Where the last rule begins, and the rule, packed once however often it is said again.
+    last: (u64, Packed),
     page: Page,
     /// Blocks that are whole.
     pub(super) done: Vec<Block>,
@@ -31,17 +32,21 @@ struct Page {
     /// Number of the first row of each granule that was begun.
     starts: Vec<u16>,
     /// Low byte and rule.
-    rows: Vec<(u8, Rule)>,
+    rows: Vec<(u8, Packed)>,
     overflows: bool,
 }
 
+/// Nothing is known.
+const POINTER: Packed = Packed::Row(KIND_POINTER << KIND_SHIFT);
+
 impl Writer {
     pub(super) fn new() -> Self {
-        Self { last: (0, Rule::Pointer), page: Page::new(0), done: Vec::new(), done_words: 0, dropped: 0 }
+        Self { last: (0, POINTER), page: Page::new(0), done: Vec::new(), done_words: 0, dropped: 0 }
     }
 
     /// From `at` on holds `rule`. What comes before what came is left out.
     pub(super) fn put(&mut self, at: u64, rule: Rule) {
+        let rule = rule.pack();
         if at < self.last.0 || rule == self.last.1 {
             return;
         }
@@ -59,14 +64,14 @@ impl Writer {
     /// Says the last rule again at each granule before that of `at`; one without rows says that nothing is known.
     fn reach(&mut self, at: u64) {
         let (from, rule) = self.last;
-        if rule != Rule::Pointer {
+        if rule != POINTER {
             for granule in from / GRANULE_BYTES + 1..at / GRANULE_BYTES {
                 self.row(granule * GRANULE_BYTES, rule);
             }
         }
     }
 
-    fn row(&mut self, at: u64, rule: Rule) {
+    fn row(&mut self, at: u64, rule: Packed) {
         if at / PAGE_BYTES != self.page.number {
             self.turn(at / PAGE_BYTES);
         }
@@ -76,7 +81,7 @@ impl Writer {
     /// Ends the page and begins page `number`.
     fn turn(&mut self, number: u64) {
         let page = std::mem::replace(&mut self.page, Page::new(number));
-        if page.rows.iter().all(|(_, rule)| *rule == Rule::Pointer) && !page.overflows {
+        if page.rows.iter().all(|(_, rule)| *rule == POINTER) && !page.overflows {
             return;
         }
         let block = page.words().and_then(|words| Some((u32::try_from(page.number).ok()?, words)));
@@ -96,7 +101,7 @@ impl Page {
     }
 
     /// Adds a row. A granule begins with what held before.
-    fn row(&mut self, at: u64, rule: Rule, before: Rule) {
+    fn row(&mut self, at: u64, rule: Packed, before: Packed) {
         let granule = usize::try_from(at % PAGE_BYTES / GRANULE_BYTES).unwrap_or(GRANULES);
         let (Ok(number), Ok(low)) = (u16::try_from(self.rows.len()), u8::try_from(at % GRANULE_BYTES)) else {
             self.overflows = true;
@@ -131,7 +136,7 @@ impl Page {
         let mut sides: Vec<[u32; 2]> = Vec::new();
         let mut known: FxHashMap<[u32; 2], usize> = FxHashMap::default();
         for &(low, rule) in &self.rows {
-            let row = match rule.pack() {
+            let row = match rule {
                 Packed::Row(row) => row,
                 Packed::Side(side) => {
                     let number = *known.entry(side).or_insert_with(|| {
