@@ -2,18 +2,19 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use profiler_tests::harness::gate::{self, Missing};
 use profiler_tests::harness::workloads;
 use profiler_tests::need;
+use tempfile::TempDir;
 
 use crate::scene::{Scene, has, now_ns};
 
 /// How long a namer may be away that was asked something.
 const BACK_MAX: Duration = Duration::from_secs(1);
-/// How long it may take until it is asked.
+/// How long it may take until it is asked, while new programs come.
 const ASKED_MAX: Duration = Duration::from_secs(60);
 /// After that long another program makes work.
 const AGAIN: Duration = Duration::from_secs(4);
@@ -103,12 +104,44 @@ impl Drop for Squeeze {
     }
 }
 
-#[track_caller]
-fn wait_until(what: &str, most: Duration, is: impl Fn() -> bool) {
+/// True if it `is` so before `most` is over.
+fn happens_within(most: Duration, is: impl Fn() -> bool) -> bool {
     let begun = Instant::now();
-    while !is() {
-        assert!(begun.elapsed() < most, "{what}: not within {most:?}");
+    loop {
+        let (happened, over) = (is(), begun.elapsed() >= most);
+        if happened || over {
+            return happened;
+        }
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Programs that nobody has seen before: each is a file of its own, and work for every namer.
+struct Fresh {
+    folder: TempDir,
+    started: usize,
+    running: Vec<Child>,
+}
+
+impl Fresh {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a temporary folder"), started: 0, running: Vec::new() }
+    }
+
+    /// Starts another one, which burns for a while.
+    fn start(&mut self) {
+        let program = self.folder.path().join(format!("wl-fresh-{}", self.started));
+        fs::copy(workloads::hostile(), &program).expect("a copy");
+        let child = Command::new(&program).args(["burn", "2.5"]).spawn().expect("a program of ours");
+        self.started += 1;
+        self.running.push(child);
+    }
+
+    /// Until all have ended.
+    fn wait(&mut self) {
+        for mut program in self.running.drain(..) {
+            program.wait().expect("a child");
+        }
     }
 }
 
@@ -121,38 +154,33 @@ fn check(name: &str, times: u32, take: impl Fn(&Scene, &Squeeze), leave: u64, ba
     need!(squeeze.as_ref().map_err(Clone::clone).map(drop));
     let squeeze = squeeze.unwrap_or_else(|_| unreachable!("it was needed"));
     let scene = Scene::set();
-    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut fresh = Fresh::new();
     let failures = || scene.agent.metric("profiler_namer_failures_total", "");
-    for time in 0..times {
+    for _ in 0..times {
         let (since, killed, failed) = (now_ns(), squeeze.kills(), failures());
         let mut namers = Vec::new();
         // A namer that has what it needs for one program takes no page; the next program is another one's work.
         let begun = Instant::now();
-        let mut fresh = Vec::new();
         while squeeze.kills() == killed {
             assert!(begun.elapsed() < ASKED_MAX, "the kernel ends nobody");
             namers = scene.agent.children("namer");
             take(&scene, &squeeze);
             squeeze.leave(Some(leave));
-            let program = folder.path().join(format!("wl-fresh-{time}-{}", fresh.len()));
-            fs::copy(workloads::hostile(), &program).expect("a copy");
-            let mut command = Command::new(&program);
-            fresh.push(command.args(["burn", "2.5"]).spawn().expect("a program of ours"));
-            let asked = Instant::now();
-            while squeeze.kills() == killed && asked.elapsed() < AGAIN {
-                std::thread::sleep(Duration::from_millis(2));
-            }
+            fresh.start();
+            happens_within(AGAIN, || squeeze.kills() > killed);
         }
         squeeze.leave(None);
         let is_gone = |pid| !scene.agent.children("namer").contains(pid);
-        wait_until("it was a namer", BACK_MAX, || namers.iter().any(is_gone));
-        let is_new = |pid: &u32| !namers.contains(pid);
-        wait_until("another namer", back_max, || scene.agent.children("namer").iter().any(is_new));
+        assert!(happens_within(BACK_MAX, || namers.iter().any(is_gone)), "it was no namer");
+        let is_back = || scene.agent.children("namer").iter().any(|pid| !namers.contains(pid));
+        let ended = Instant::now();
+        while !happens_within(back_max.min(AGAIN), is_back) {
+            assert!(ended.elapsed() < back_max, "no other namer within {back_max:?}");
+            fresh.start();
+        }
         scene.server.wait_for("a name after it", since, |pushed| has(pushed, "burn_hostile"));
         assert!(failures() > failed, "nobody counted it");
-        for mut program in fresh {
-            program.wait().expect("a child");
-        }
+        fresh.wait();
     }
     scene.check();
 }
@@ -174,6 +202,6 @@ fn of_all_our_processes_the_kernel_ends_a_namer_for_want_of_memory() {
             squeeze.take(pid);
         }
     };
-    // It may be one that was asked nothing, and then another is there when one is.
+    // It may be one that was asked nothing, and then another is there when one is: the programs that come after it do.
     check("all", 2, all, 128 << 10, ASKED_MAX);
 }
