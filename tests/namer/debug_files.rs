@@ -108,6 +108,7 @@ fn packed_debug_information_is_read_of_what_runs() {
     let config = Config { find_debug_files, unpacked_bytes_max: 0, worth_unpacking, ..Config::default() };
     let program = at(&module(&apart.path), apart.offset);
     let other = at(&module(Path::new(CHILD)), 0);
+    let (alone, called) = ([program.clone()], [other, program]);
     let check = |rig: &mut Rig, stack: &[Frame], samples: usize, expected: &str| {
         let stacks = vec![stack; samples].concat();
         let named = rig.symbolizer.name(batch(&stacks, stack.len()));
@@ -118,13 +119,13 @@ fn packed_debug_information_is_read_of_what_runs() {
     };
     let (by_symbol, whole) = ("outer:0", "inner:4<outer:5");
     let mut rig = Rig::new(config.clone());
-    check(&mut rig, &[program.clone()], 4, by_symbol);
-    check(&mut rig, &[other, program.clone()], 9, by_symbol);
-    check(&mut rig, &[program.clone()], 5, whole);
-    check(&mut rig, &[program.clone()], 1, whole);
+    check(&mut rig, &alone, 4, by_symbol);
+    check(&mut rig, &called, 9, by_symbol);
+    check(&mut rig, &alone, 5, whole);
+    check(&mut rig, &alone, 1, whole);
     let skipped = "profiler_namer_debug_info_skipped_total{reason=\"not worth unpacking yet\"} 1";
     assert!(rig.meters.render().contains(skipped), "{}", rig.meters.render());
-    check(&mut Rig::new(config), &[program.clone()], 5, whole);
+    check(&mut Rig::new(config), &alone, 5, whole);
     let any = Config { find_debug_files, unpacked_bytes_max: 0, ..Config::default() };
-    check(&mut Rig::new(any), &[program], 1, whole);
+    check(&mut Rig::new(any), &alone, 1, whole);
 }
