@@ -181,13 +181,17 @@ impl Pyroscope {
         self.shared.lock().pushed.iter().map(|pushed| pushed.profile.samples()).sum()
     }
 
-    /// The same for who counts identical bytes once, as a push is sent again when its answer was not heard.
-    pub fn samples_once(&self) -> u64 {
-        let state = self.shared.lock();
+    /// The profiles for who counts identical bytes once, as a push is sent again when its answer was not heard.
+    pub fn pushed_once(&self) -> Vec<Pushed> {
         let mut known = HashSet::new();
-        let pushed = state.pushed.iter();
-        let fresh = pushed.filter(|pushed| known.insert((&pushed.service, pushed.start_ns, pushed.digest)));
-        fresh.map(|pushed| pushed.profile.samples()).sum()
+        let mut pushed = self.pushed();
+        pushed.retain(|pushed| known.insert((pushed.service.clone(), pushed.start_ns, pushed.digest)));
+        pushed
+    }
+
+    /// All samples of these.
+    pub fn samples_once(&self) -> u64 {
+        self.pushed_once().iter().map(|pushed| pushed.profile.samples()).sum()
     }
 
     #[track_caller]

@@ -172,8 +172,9 @@ impl Scene {
         let ended = agent.stop();
         let books = ended.books();
         assert_eq!(books.lost_by_us, 0, "{}", ended.said);
-        assert_eq!(books.delivered, server.samples(), "{}", ended.said);
-        let weight_s = weight_s(&server.pushed(), &honest.name);
+        // A machine that is busy enough answers too late.
+        assert_eq!(books.delivered, server.samples_once(), "{}", ended.said);
+        let weight_s = weight_s(&server.pushed_once(), &honest.name);
         let off = (weight_s / used_s - 1.0) * 100.0;
         println!(
             "{} MiB resident; the honest program weighs {weight_s:.2} s, {off:+.2} % of {used_s:.2} s too much; {books:?}",

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use profiler_tests::harness::gate::{self, Missing};
 use profiler_tests::harness::workloads;
 use profiler_tests::need;
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 use crate::scene::{Scene, has, now_ns};
 
@@ -38,10 +38,15 @@ const FIRST: Files = Files {
 const SECOND: Files =
     Files { limit: "memory.max", unlimited: "max", used: "memory.current", kills: "memory.events" };
 
+/// Memory of the group that no process has, bytes. The kernel weighs an `oom_score_adj` in thousandths of the limit, so where the limit
+/// is less than what the processes have (what they had before is not counted) it weighs nothing, and the largest is ended.
+const BALLAST_BYTES: u64 = 128 << 20;
+
 /// A memory group, which goes with this value.
 struct Squeeze {
     folder: PathBuf,
     files: Files,
+    _ballast: NamedTempFile,
 }
 
 impl Squeeze {
@@ -67,7 +72,17 @@ impl Squeeze {
             .ok_or_else(|| missing("no group of processes can have a limit of memory here".to_owned()))?;
         let folder = root.join(format!("profiler-{name}-{}", std::process::id()));
         fs::create_dir(&folder).map_err(|error| missing(format!("{}: {error}", folder.display())))?;
-        Ok(Self { folder, files })
+        let ballast =
+            NamedTempFile::new_in("/dev/shm").map_err(|error| missing(format!("/dev/shm: {error}")))?;
+        let filled = Command::new("sh")
+            .args(["-c", r#"echo $$ > "$0/cgroup.procs" && exec head -c "$2" /dev/zero > "$1""#])
+            .args([&folder, ballast.path()])
+            .arg(BALLAST_BYTES.to_string())
+            .status()
+            .is_ok_and(|status| status.success());
+        let squeeze = Self { folder, files, _ballast: ballast };
+        let ok = filled && squeeze.used() >= BALLAST_BYTES;
+        ok.then_some(squeeze).ok_or_else(|| missing("/dev/shm does not count for the group".to_owned()))
     }
 
     /// From now on its processes get so many bytes more, or as many as they want. What they have they keep.
