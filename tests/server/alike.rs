@@ -1,6 +1,7 @@
 //! The same profiles pushed to a real Pyroscope and to ours, and every question of clients asked of both.
 //!
-//! `PYROSCOPE_URL=http://127.0.0.1:4040 cargo xtask test server`; skipped aloud without it. What is compared is what an
+//! `PYROSCOPE_URL=http://127.0.0.1:4040 cargo xtask test server`; skipped aloud without it. The real one has to have one kind of storage
+//! (`-architecture.storage=v2`): between two it splits a range, and then it answers in pieces of its own. What is compared is what an
 //! answer says: names in a flame graph are numbered as they come, and JSON has its keys in any order.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
