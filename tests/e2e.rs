@@ -174,6 +174,31 @@ fn what_a_signal_interrupts_and_its_way_back_have_their_names() {
     assert!(all > 100 && right * 100 >= all * 90, "{right} of {all}");
 }
 
+/// While `vfork` is in the kernel its return address is in a register: the child will run on the same stack.
+#[test]
+fn who_makes_children_by_vfork_is_known() {
+    need!(gate::bpf());
+    let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let recording = Recording::start(FREQUENCY_HZ);
+    make_known(&workloads::frameless_vfork(), "2000");
+    workloads::succeed(Command::new(workloads::frameless_vfork()).arg("60000"));
+    let recorded = recording.stop();
+    let own = recorded.folded.of("wl-vfork");
+    let (mut known, mut all) = (0, 0);
+    for stack in &own.stacks {
+        let mut user = stack.user().map(|frame| frame.name.as_str()).rev();
+        if user.next().is_none_or(|leaf| !leaf.ends_with("vfork")) {
+            continue;
+        }
+        all += stack.samples;
+        if stack.cut().is_none() && user.next() == Some("make_children") && user.next() == Some("main") {
+            known += stack.samples;
+        }
+    }
+    println!("{known} of {all} samples in vfork have their callers");
+    assert!(all > 100 && known * 100 >= all * 98, "{known} of {all}");
+}
+
 /// What a budget for tables is too small for is walked by frame pointer, which loses callers and says so, and nothing else.
 #[test]
 fn a_budget_that_is_too_small_for_any_table_costs_nothing_but_callers() {

@@ -46,6 +46,34 @@ fn the_first_process_of_a_new_binary_has_whole_stacks_from_its_first_sample() {
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
+/// A stack that is deeper than most is brought along whole, too.
+#[test]
+fn the_first_samples_of_a_deep_stack_are_whole() {
+    const FRAMES: &str = "300";
+    need!(gate::bpf());
+    let program = workloads::frameless_deep();
+    let recording = Recording::start(FREQUENCY_HZ);
+    for _ in 0..PROCESSES {
+        let folder = tempfile::tempdir_in(program.parent().expect("it lies in a folder")).expect("a folder");
+        let copy = folder.path().join("wl-first-deep");
+        fs::copy(&program, &copy).expect("a copy");
+        workloads::succeed(Command::new(&copy).args([FRAMES, "0.1"]));
+    }
+    let recorded = recording.stop();
+    let own = recorded.folded.of("wl-first-deep");
+    let (mut whole, mut all, mut cut) = (0, 0, BTreeMap::new());
+    for stack in own.stacks.iter().filter(|stack| stack.user().any(|frame| frame.name == "bottom")) {
+        all += stack.samples;
+        match stack.cut() {
+            None => whole += stack.samples,
+            Some(reason) => *cut.entry(reason.to_owned()).or_insert(0) += stack.samples,
+        }
+    }
+    println!("{whole} of {all} samples at the bottom are whole, the others: {cut:?}");
+    assert!(all >= (PROCESSES * 6) as u64, "{all} samples are too few");
+    assert!(whole as f64 * 100.0 >= all as f64 * WHOLE_PERCENT_MIN, "{whole} of {all}: {cut:?}");
+}
+
 /// Runs copies of `program`, one after the other; what they spent together.
 fn run_copies(name: &str, program: &Path) -> Spent {
     let mut all = Spent { cpu_ns: 0, stolen_ns: 0, stacks: BTreeMap::new(), processes: 0 };

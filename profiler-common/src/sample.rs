@@ -33,9 +33,9 @@ wire!(SampleHeader: 48 bytes, time @ 0, tgid @ 8, tid @ 12, comm @ 16, cpu @ 32,
 pub const WANTS_TABLES: u16 = 1 << 15;
 
 /// The walk did without something that is on its way, so the rest of the record is what it could have used: the registers it
-/// began with ([`STACK_REGS_WORDS`] words: ip, sp, fp), then the words of the user stack from sp, rounded down to a word, upwards, as
+/// began with ([`STACK_REGS_WORDS`] words: ip, sp, fp, and those of [`crate::unwind::walk::Links`]), then the words of the user stack from sp, rounded down to a word, upwards, as
 /// many as could be read. Beside [`SampleHeader::ended`].
 pub const HAS_STACK: u16 = 1 << 14;
 
 /// Words of registers before the words of a stack.
-pub const STACK_REGS_WORDS: usize = 3;
+pub const STACK_REGS_WORDS: usize = 5;

@@ -37,12 +37,13 @@ pub fn user_walk(context: &PerfEventContext) {
     // SAFETY: the value is this processor's, and nothing else runs on it while a program does.
     let scratch = unsafe { &mut *scratch };
     let mut user = Regs { ip: 0, sp: 0, fp: 0 };
-    if !regs::user_regs(context, regs::in_kernel(context), &mut user) {
+    let mut links = [0; 2];
+    if !regs::user_regs(context, regs::in_kernel(context), &mut user, &mut links) {
         return;
     }
     scratch.words = 0;
     scratch.header.kernel_frames = 0;
-    walk::user(context, scratch, user, context.tgid(), CHAIN_BENCH);
+    walk::user(context, scratch, user, links, context.tgid(), CHAIN_BENCH);
     count(scratch.words);
 }
 

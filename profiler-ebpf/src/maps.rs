@@ -14,7 +14,7 @@ use profiler_common::unwind::Regs;
 use profiler_common::unwind::processes::Line;
 use profiler_common::unwind::recent::Recent;
 use profiler_common::unwind::table::Slab;
-use profiler_common::unwind::walk::Walk;
+use profiler_common::unwind::walk::{Links, Walk};
 
 /// Samples. Written by every sampler, read by the daemon's reader thread. The daemon sets the size.
 #[map]
@@ -67,7 +67,7 @@ pub const FRAME_WORDS: usize = 1024;
 /// Keeps an index inside [`Scratch::frames`].
 pub const FRAME_MASK: usize = FRAME_WORDS - 1;
 
-/// The walk's state, and a record under construction (`header`, `frames` and `stack` lie as they will in the ring). What every sample
+/// The walk's state, and a record under construction (`header` and `frames` lie as they will in the ring). What every sample
 /// touches lies together: at 99 Hz each page of it is one that the processor has to look for again.
 #[repr(C)]
 pub struct Scratch {
@@ -75,6 +75,7 @@ pub struct Scratch {
     pub walk: Walk,
     /// The registers the walk began with.
     pub begun: Regs,
+    pub links: Links,
     /// Words of `frames` in use.
     pub words: u64,
     /// How the walk ended: an `End` as a number.
@@ -83,6 +84,17 @@ pub struct Scratch {
     pub wanted: u64,
     pub header: SampleHeader,
     pub frames: [u64; FRAME_WORDS],
+}
+
+/// One value for each processor, by its number: where a record with a stack is put together, which is more than a value of
+/// [`SCRATCH`] may have (32 KiB). Only the program that runs there touches it. The daemon sets how many there are.
+#[map]
+pub static ROOMS: aya_ebpf::maps::Array<Room> = aya_ebpf::maps::Array::with_max_entries(1, 0);
+
+/// A record under construction.
+#[repr(C)]
+pub struct Room {
+    pub header: SampleHeader,
     /// Room for a stack behind the frames, which may be as many as they are.
-    pub stack: [u64; STACK_REGS_WORDS + STACK_WORDS_MAX],
+    pub words: [u64; FRAME_WORDS + STACK_REGS_WORDS + STACK_WORDS_MAX],
 }

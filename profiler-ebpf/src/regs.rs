@@ -4,6 +4,7 @@ use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_task_pt_regs};
 use aya_ebpf::programs::PerfEventContext;
 use profiler_common::unwind::Regs;
+use profiler_common::unwind::walk::Links;
 
 /// `cs` of a 64-bit user program (`__USER_CS`); a 32-bit one has 0x23 and other stacks than we can walk.
 const USER_CODE_64: u64 = 0x33;
@@ -16,13 +17,13 @@ pub fn in_kernel(context: &PerfEventContext) -> bool {
 }
 
 /// The user registers: the interrupted ones, or, if the kernel was interrupted, those it saved on entry.
-/// False, with `regs` zero, for a task that has none (a kernel thread). A 32-bit program gets no frame pointer, so that its
+/// With `links`, those in which a return address may be. False, with `regs` zero, for a task that has none (a kernel thread). A 32-bit program gets no frame pointer, so that its
 /// walk ends after the leaf.
 ///
 /// (A bool and a reference instead of an `Option`: the verifier refuses the registers that an absent value leaves
 /// unwritten.)
 #[inline(always)]
-pub fn user_regs(context: &PerfEventContext, kernel: bool, regs: &mut Regs) -> bool {
+pub fn user_regs(context: &PerfEventContext, kernel: bool, regs: &mut Regs, links: &mut Links) -> bool {
     let code;
     if kernel {
         // SAFETY: helpers without preconditions; the pointer is only handed on.
@@ -31,11 +32,13 @@ pub fn user_regs(context: &PerfEventContext, kernel: bool, regs: &mut Regs) -> b
         let Ok(saved) = (unsafe { bpf_probe_read_kernel(saved) }) else { return false };
         code = saved.cs;
         *regs = Regs { ip: saved.rip, sp: saved.rsp, fp: saved.rbp };
+        *links = [saved.rdi, saved.r12];
     } else {
         // SAFETY: as in `in_kernel`.
         let interrupted = unsafe { &(*context.ctx).regs };
         code = interrupted.cs;
         *regs = Regs { ip: interrupted.rip, sp: interrupted.rsp, fp: interrupted.rbp };
+        *links = [interrupted.rdi, interrupted.r12];
     }
     if code & 3 != 3 || regs.ip == 0 {
         *regs = Regs { ip: 0, sp: 0, fp: 0 };

@@ -1,68 +1,83 @@
 //! Brings the user stack along with a sample whose walk did without a table.
 //!
-//! In: a sample that is walked, and how full the ring is. Out: the registers and the stack behind its frames, from where the daemon
-//! walks again once it has the table. Not here: which samples have use for that. A process that sends many, and a ring that
+//! In: a sample that is walked, and how full the ring is. Out: the record anew, in a larger room, with registers and stack behind its frames,
+//! from where the daemon walks again once it has the table. Not here: which samples have use for that. A process that sends many, and a ring that
 //! fills, are refused, and counted.
 
 use core::ffi::c_void;
 use core::mem::size_of;
 
 use aya_ebpf::bindings::BPF_ANY;
-use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
 use profiler_common::knobs::Counters;
 use profiler_common::limits::{STACK_AHEAD_NS, STACK_INTERVAL_NS, STACK_PAGES_MAX};
-use profiler_common::sample::{HAS_STACK, STACK_REGS_WORDS};
+use profiler_common::sample::{HAS_STACK, STACK_REGS_WORDS, SampleHeader};
 
 use crate::config::SETTINGS;
-use crate::maps::{FRAME_MASK, STACKS, Scratch};
+use crate::maps::{FRAME_MASK, ROOMS, Room, STACKS, Scratch};
 
 const PAGE_BYTES: u64 = 4096;
 
-/// Puts the stack behind the frames of `scratch`, unless it is refused. Returns the bytes that the record has more for it.
+/// The record of `scratch` with its stack, and how many bytes it has, unless it is refused.
 ///
-/// Page by page: the one above may not be there.
+/// The stack is read page by page: the one above may not be there.
 #[inline(always)]
-pub fn bring(counters: &mut Counters, scratch: &mut Scratch, unread_bytes: u64) -> u64 {
+pub fn bring(
+    counters: &mut Counters,
+    scratch: &mut Scratch,
+    unread_bytes: u64,
+) -> Option<(&'static mut Room, u64)> {
     if unread_bytes >= SETTINGS.load().stacks_bytes {
         counters.stacks_no_room += 1;
-        return 0;
+        return None;
     }
     if !has_share(scratch.header.tgid, scratch.header.time) {
         counters.stacks_over_rate += 1;
-        return 0;
+        return None;
     }
+    let Some(room) = ROOMS.get_ptr_mut(u32::from(scratch.header.cpu)) else {
+        counters.stacks_no_room += 1;
+        return None;
+    };
+    // SAFETY: the value is this processor's, and nothing else runs on it while a program does.
+    let room = unsafe { &mut *room };
+    let words = scratch.words as usize & FRAME_MASK;
+    let bytes = (size_of::<SampleHeader>() + words * 8) as u64;
+    // SAFETY: header and frames lie together, here and there, and are longer than that.
+    unsafe {
+        bpf_probe_read_kernel((&raw mut *room).cast(), bytes as u32, (&raw const scratch.header).cast())
+    };
     let regs = scratch.begun;
-    let behind = scratch.words as usize & FRAME_MASK;
-    // SAFETY: `stack` lies behind `frames`, and is as long as what is written from here on; the helper checks what it reads.
-    let place = unsafe { scratch.frames.as_mut_ptr().add(behind) };
+    // SAFETY: behind as many frames as there can be lies room for what is written from here on; the helper checks what it reads.
+    let place = unsafe { room.words.as_mut_ptr().add(words) };
     // SAFETY: as above.
     unsafe {
         place.write(regs.ip);
         place.add(1).write(regs.sp);
         place.add(2).write(regs.fp);
+        place.add(3).write(scratch.links[0]);
+        place.add(4).write(scratch.links[1]);
     }
     // SAFETY: as above.
     let place = unsafe { place.add(STACK_REGS_WORDS) }.cast::<u8>();
     let mut at = regs.sp & !7;
-    let mut bytes = PAGE_BYTES - (at & (PAGE_BYTES - 1));
+    let mut part = PAGE_BYTES - (at & (PAGE_BYTES - 1));
     let mut read = 0;
     let mut page = 0;
     while page < STACK_PAGES_MAX {
         // SAFETY: as above.
-        let refused = unsafe {
-            bpf_probe_read_user(place.add(read as usize).cast(), bytes as u32, at as *const c_void)
-        };
+        let refused =
+            unsafe { bpf_probe_read_user(place.add(read as usize).cast(), part as u32, at as *const c_void) };
         if refused != 0 {
             break;
         }
-        at += bytes;
-        read += bytes;
-        bytes = PAGE_BYTES;
+        at += part;
+        read += part;
+        part = PAGE_BYTES;
         page += 1;
     }
-    scratch.header.ended |= HAS_STACK;
-    counters.stacks += 1;
-    (STACK_REGS_WORDS * size_of::<u64>()) as u64 + read
+    room.header.ended |= HAS_STACK;
+    Some((room, bytes + (STACK_REGS_WORDS * size_of::<u64>()) as u64 + read))
 }
 
 /// Whether process `tgid` may send one more at this moment; if so, it has.

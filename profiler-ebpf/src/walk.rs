@@ -13,7 +13,7 @@ use profiler_common::limits::{FRAMES_PER_PROGRAM, FRAMES_PER_TURN, USER_FRAMES_M
 use profiler_common::unwind::processes::{Entry, LINE_ENTRIES, lines_of};
 use profiler_common::unwind::recent::Recent;
 use profiler_common::unwind::table::{MappingList, WANTED};
-use profiler_common::unwind::walk::CONTINUE;
+use profiler_common::unwind::walk::{CONTINUE, Links};
 use profiler_common::unwind::{End, Regs};
 
 use crate::config::SETTINGS;
@@ -37,7 +37,14 @@ struct Context<'a> {
 /// Walks to the end, from `regs` in process `tgid`; on an old kernel that may be in program `next` of the chain, which then does
 /// what is left to do, and this does not return.
 #[inline(always)]
-pub fn user(context: &PerfEventContext, scratch: &mut Scratch, regs: Regs, tgid: u32, next: u32) {
+pub fn user(
+    context: &PerfEventContext,
+    scratch: &mut Scratch,
+    regs: Regs,
+    links: Links,
+    tgid: u32,
+    next: u32,
+) {
     if SETTINGS.load().tables == 0 {
         scratch.walk.restart(regs, NO_LIST);
     } else {
@@ -48,7 +55,9 @@ pub fn user(context: &PerfEventContext, scratch: &mut Scratch, regs: Regs, tgid:
             scratch.walk.wants = u64::from(WANTED);
         }
     }
+    scratch.walk.link(links);
     scratch.begun = regs;
+    scratch.links = links;
     scratch.ended = End::Truncated as u64;
     if SETTINGS.load().bpf_loop == 0 {
         return in_parts(context, scratch, next);

@@ -161,6 +161,11 @@ pub fn frameless_spawn() -> PathBuf {
     build("wl-spawn", "cc", &FRAMELESS, &["spawn.c"])
 }
 
+/// Children by `vfork` that end at once.
+pub fn frameless_vfork() -> PathBuf {
+    build("wl-vfork", "cc", &FRAMELESS, &["vfork.c"])
+}
+
 /// A leaf without a frame below functions that keep them.
 pub fn bare_leaf() -> PathBuf {
     native("wl-leaf", "cc", &[], &["leaf.c"])

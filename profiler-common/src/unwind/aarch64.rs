@@ -74,7 +74,7 @@ impl Arch for Aarch64 {
             if !walk.may_use_link() {
                 return End::Invalid as u32;
             }
-            let caller = Regs { ip: walk.link & ADDRESS_MASK, sp: cfa, fp };
+            let caller = Regs { ip: walk.links[0] & ADDRESS_MASK, sp: cfa, fp };
             walk.adrift = 0;
             return walk.go(caller);
         }
@@ -126,7 +126,7 @@ fn out_of_signal(walk: &mut Walk, read: &mut impl FnMut(&mut Window, u64, u64) -
     if !walk.hold(sp.wrapping_add(SIGNAL_X29), sp.wrapping_add(SIGNAL_PC), read) {
         return End::Fault as u32;
     }
-    walk.link = walk.held(sp.wrapping_add(SIGNAL_X30));
+    walk.links[0] = walk.held(sp.wrapping_add(SIGNAL_X30));
     let interrupted = Regs {
         ip: walk.held(sp.wrapping_add(SIGNAL_PC)),
         sp: walk.held(sp.wrapping_add(SIGNAL_SP)),

@@ -49,7 +49,7 @@ fn check(
     for _ in 0..2 {
         let mut walk = Walk::new(regs);
         walk.restart(regs, LIST);
-        walk.link(link);
+        walk.link([link, 0]);
         let mut found = Vec::new();
         let ended = loop {
             let went =

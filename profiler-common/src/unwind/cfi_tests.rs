@@ -7,8 +7,8 @@ use std::vec::Vec;
 
 use super::recent::Recent;
 use super::table::{
-    Cfa, GRANULES, KEEPS_FRAMES, MAPPING_WORDS, Mapping, MappingList, PAGE_BYTES, Packed, Rule, SLAB_WORDS,
-    STARTS_WORDS, Saved, Slab,
+    Cfa, GRANULES, Holder, KEEPS_FRAMES, MAPPING_WORDS, Mapping, MappingList, PAGE_BYTES, Packed, Rule,
+    SLAB_WORDS, STARTS_WORDS, Saved, Slab,
 };
 use super::walk::{CONTINUE, Walk, Window};
 use super::{End, Regs};
@@ -229,6 +229,43 @@ fn another_stack_may_lie_below() {
     let stack = [(64, 0), (72, ROOT)];
     one(Rule::Elsewhere, regs(CODE + 0x10, 2048, 64), &stack, &[ROOT], End::Root);
     one(Rule::Pointer, regs(CODE + 0x10, 2048, 64), &stack, &[], End::NoFrame);
+}
+
+/// A step from where the return address is in r12 and rdi has `rdi`, to what it comes to.
+#[track_caller]
+fn held(by: Holder, above: i16, rdi: u64, ended: u32, caller: Regs) {
+    let slab = slab(&[(0, Rule::Held { above, by })], 0);
+    let begin = regs(CODE + 0x10, 64, 256);
+    let mut walk = Walk::new(begin);
+    walk.restart(begin, LIST);
+    walk.link([rdi, ROOT + 1]);
+    let mut read = |_: &mut Window, _, _| false;
+    let mut step = || walk.step(&mut read, &|number| (number == 0).then_some(&*slab), &mut Recent::new());
+    assert_eq!(step(), ended);
+    if ended == CONTINUE {
+        assert_eq!(walk.regs, caller);
+    }
+}
+
+#[test]
+fn a_return_address_in_a_register_is_found_there() {
+    let caller = |ip, sp| Regs { ip, ..regs(0, sp, 256) };
+    held(Holder::Rdi, 0, ROOT, CONTINUE, caller(ROOT, 64));
+    held(Holder::R12, 16, 0, CONTINUE, caller(ROOT + 1, 80));
+    held(Holder::Rdi, 0, 0, End::Invalid as u32, Regs::default());
+    held(Holder::Rdi, -8, ROOT, End::NoFrame as u32, Regs::default());
+    held(Holder::Rdi, 4, ROOT, End::NoFrame as u32, Regs::default());
+}
+
+#[test]
+fn but_only_by_the_innermost_frame() {
+    let rows = [(0, rsp(8)), (0x80, Rule::Held { above: 0, by: Holder::Rdi }), (0x100, Rule::Pointer)];
+    let stack = [(64, CODE + 0x90)];
+    check(
+        &Case { rows: &rows, flags: 0, regs: regs(CODE + 0x10, 64, 0), stack: &stack },
+        &[CODE + 0x90],
+        End::Invalid,
+    );
 }
 
 #[test]

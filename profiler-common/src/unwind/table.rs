@@ -75,6 +75,9 @@ pub const FORM_AT_RSP: u32 = 2;
 pub const FORM_AT_RBP: u32 = 3;
 /// Rare: as by frame pointer, but its frame may be on another stack, and so below.
 pub const FORM_ELSEWHERE: u32 = 4;
+/// Rare, on x86_64: `CFA = rsp + i16`, and the return address is not on the stack but in the register that the upper half says
+/// ([`Holder`]): of the innermost frame alone is it known.
+pub const FORM_HELD: u32 = 5;
 /// Where a form ends and where the caller's rbp begins.
 pub const SAVED_SHIFT: u32 = 3;
 /// Where the distance of the caller's rbp begins.
@@ -116,10 +119,27 @@ pub enum Rule {
     Signal,
     /// See [`FORM_ELSEWHERE`].
     Elsewhere,
+    /// See [`FORM_HELD`].
+    Held {
+        /// Bytes from rsp up to the CFA.
+        above: i16,
+        /// What has the return address.
+        by: Holder,
+    },
     /// See [`KIND_POINTER`].
     Pointer,
     /// See [`KIND_INVALID`].
     Invalid,
+}
+
+/// A register that holds a return address while the stack does not: of a `vfork`, whose child runs on the same stack and would write over it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u16)]
+pub enum Holder {
+    /// As in the C library.
+    Rdi = 0,
+    /// As in Go's.
+    R12 = 1,
 }
 
 /// Where the canonical frame address is: what rsp was before the call.
@@ -174,6 +194,7 @@ impl Rule {
             Self::Link { .. } => row(KIND_INVALID, 0),
             Self::Signal => row(KIND_SIGNAL, 0),
             Self::Elsewhere => Packed::Side([0, FORM_ELSEWHERE]),
+            Self::Held { above, by } => Packed::Side([both(above, by as u16), FORM_HELD]),
             Self::Pointer => row(KIND_POINTER, 0),
             Self::Invalid => row(KIND_INVALID, 0),
             Self::Frame { cfa, rbp } => match (common(cfa, rbp), rare(cfa, rbp)) {
@@ -207,13 +228,17 @@ fn small(above: i32, below: i32) -> Option<u32> {
     fits.then_some((a / 8) << 8 | (b / 8) << 19)
 }
 
+/// Two halves of a word.
+fn both(lower: i16, upper: u16) -> u32 {
+    u32::from(lower as u16) | u32::from(upper) << 16
+}
+
 fn rare(cfa: Cfa, rbp: Saved) -> Option<[u32; 2]> {
-    let both = |inner: i16, outer: i16| u32::from(inner as u16) | u32::from(outer as u16) << 16;
     let (form, number) = match cfa {
         Cfa::Rsp(above) => (FORM_RSP, above as u32),
         Cfa::Rbp(above) => (FORM_RBP, above as u32),
-        Cfa::AtRsp(inner, outer) => (FORM_AT_RSP, both(inner, outer)),
-        Cfa::AtRbp(inner, outer) => (FORM_AT_RBP, both(inner, outer)),
+        Cfa::AtRsp(inner, outer) => (FORM_AT_RSP, both(inner, outer as u16)),
+        Cfa::AtRbp(inner, outer) => (FORM_AT_RBP, both(inner, outer as u16)),
     };
     let (saved, distance) = match rbp {
         Saved::Not => (SAVED_NOT, 0),

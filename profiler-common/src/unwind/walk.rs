@@ -18,6 +18,9 @@ const PAGE_BYTES: u64 = 4096;
 /// Words of the stack.
 pub type Window = [u64; WINDOW_WORDS];
 
+/// What is in the registers in which a return address may be.
+pub type Links = [u64; 2];
+
 /// What a step came to: on, or the number of an [`End`].
 pub const CONTINUE: u32 = u32::MAX;
 
@@ -42,8 +45,9 @@ pub struct Walk {
     pub(super) reached: u64,
     /// See [`Walk::left`].
     left: u64,
-    /// Where a frame that has no other place for it returns to (`x30`): the innermost one and what a signal interrupted.
-    pub(super) link: u64,
+    /// Where a frame that has it in a register returns to, the innermost one and what a signal interrupted; 0 for not known. On aarch64 `x30`, on
+    /// x86_64 by [`super::table::Holder`].
+    pub(super) links: Links,
     /// One if the stack pointer is not known but to lie no lower than `regs` says.
     pub(super) adrift: u64,
     /// Address of the list of mappings.
@@ -76,7 +80,7 @@ impl Walk {
             regs,
             reached: INNERMOST,
             left: 0,
-            link: 0,
+            links: [0; 2],
             adrift: 0,
             list: 0,
             mappings: 0,
@@ -99,7 +103,7 @@ impl Walk {
     pub fn restart(&mut self, regs: Regs, list: MappingList) {
         self.regs = regs;
         self.reached = INNERMOST;
-        self.link = 0;
+        self.links = [0; 2];
         self.adrift = 0;
         self.list = list.address;
         self.mappings = list.mappings;
@@ -112,10 +116,10 @@ impl Walk {
         self.trail = Trail::START;
     }
 
-    /// Says where the innermost frame returns to, if it has saved that nowhere: `x30`, which x86_64 has not.
+    /// Says where the innermost frame returns to, if it has saved that nowhere.
     #[inline(always)]
-    pub fn link(&mut self, to: u64) {
-        self.link = to;
+    pub fn link(&mut self, to: Links) {
+        self.links = to;
     }
 
     /// The address of the frame that the last step left, as it is to be recorded.

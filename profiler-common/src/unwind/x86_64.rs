@@ -7,9 +7,9 @@ use super::arch::Arch;
 use super::cfi::Words;
 use super::frame_pointer::RECORD_BYTES;
 use super::table::{
-    DISTANCE_SHIFT, FORM_AT_RBP, FORM_AT_RSP, FORM_ELSEWHERE, FORM_RBP, FORM_RSP, KIND_PLT, KIND_POINTER,
-    KIND_RBP, KIND_RSP, KIND_SHIFT, KIND_SIDE, KIND_SIGNAL, KIND_STOP, SAVED_CFA, SAVED_RBP, SAVED_RSP,
-    SAVED_SHIFT,
+    DISTANCE_SHIFT, FORM_AT_RBP, FORM_AT_RSP, FORM_ELSEWHERE, FORM_HELD, FORM_RBP, FORM_RSP, KIND_PLT,
+    KIND_POINTER, KIND_RBP, KIND_RSP, KIND_SHIFT, KIND_SIDE, KIND_SIGNAL, KIND_STOP, SAVED_CFA, SAVED_RBP,
+    SAVED_RSP, SAVED_SHIFT,
 };
 use super::walk::{CONTINUE, Walk, Window};
 use super::{End, Regs};
@@ -73,6 +73,8 @@ impl Arch for X86_64 {
                         return End::Fault as u32;
                     }
                     cfa = walk.held(at).wrapping_add((number >> 16) as i16 as u64);
+                } else if form == FORM_HELD {
+                    return walk.by_register(number);
                 } else {
                     return End::Invalid as u32;
                 }
@@ -102,6 +104,7 @@ impl Walk {
     #[inline(always)]
     fn out_of_signal(&mut self, read: &mut impl FnMut(&mut Window, u64, u64) -> bool) -> u32 {
         self.leave_trampoline();
+        self.link([0; 2]);
         let sp = self.regs.sp;
         let (low, high) = (sp.wrapping_add(SIGNAL_RBP), sp.wrapping_add(SIGNAL_RIP));
         if sp & 7 != 0 {
@@ -112,6 +115,22 @@ impl Walk {
         }
         let (ip, fp) = (self.held(high), self.held(low));
         self.go_back(Regs { ip, sp: self.held(sp.wrapping_add(SIGNAL_RSP)), fp })
+    }
+
+    /// Steps to the caller of the innermost frame, whose return address is in a register. It has no frame: nothing else tells a loop from a walk, but
+    /// that it is done once.
+    #[inline(always)]
+    fn by_register(&mut self, number: u64) -> u32 {
+        let to = self.links[(number >> 16) as usize & 1];
+        if to == 0 || !self.may_use_link() {
+            return End::Invalid as u32;
+        }
+        let Regs { sp, fp, .. } = self.regs;
+        let cfa = sp.wrapping_add(number as i16 as u64);
+        if cfa & 7 != 0 || cfa < sp {
+            return End::NoFrame as u32;
+        }
+        self.go(Regs { ip: to, sp: cfa, fp })
     }
 
     /// Steps to the caller whose rsp was `cfa` before the call, and whose rbp is at `saved`, unless that is 0. Both are multiples of

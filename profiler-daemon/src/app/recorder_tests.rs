@@ -24,7 +24,11 @@ fn sample(time: u64) -> RawSample {
         kernel: Vec::new(),
         user: vec![UserAddr(time)],
         ended: End::Root,
-        stack: Some(Arc::new(RawStack { regs: Regs { ip: 1, sp: 2, fp: 3 }, words: vec![time; WORDS] })),
+        stack: Some(Arc::new(RawStack {
+            regs: Regs { ip: 1, sp: 2, fp: 3 },
+            links: [0; 2],
+            words: vec![time; WORDS],
+        })),
         weight: Weight(1),
     }
 }

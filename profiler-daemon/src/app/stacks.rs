@@ -18,8 +18,8 @@ use crate::time::MonoNs;
 /// new, there is a queue.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// Words of stacks that wait at most, 8 MiB: a second of eight processors at 99 Hz that run nothing but new code.
-const WORDS_MAX: usize = 1 << 20;
+/// Words of stacks that wait at most, 16 MiB: a second of two processors at 99 Hz that run nothing but new code with deep stacks.
+const WORDS_MAX: usize = 1 << 21;
 
 /// The memory that they take, bytes.
 pub(super) const BYTES_MAX: u64 = WORDS_MAX as u64 * 8;
@@ -204,7 +204,7 @@ mod tests {
             kernel: Vec::new(),
             user: vec![UserAddr(1), UserAddr(2)],
             ended: End::NoFrame,
-            stack: Some(Arc::new(RawStack { regs, words: vec![0; words] })),
+            stack: Some(Arc::new(RawStack { regs, links: [0; 2], words: vec![0; words] })),
             weight: Weight(1),
         }
     }

@@ -67,8 +67,9 @@ pub(super) fn sample(record: &[u8]) -> Option<(RawSample, bool)> {
     let user = words(usize::from(header.user_frames))?;
     let stack = if header.ended & HAS_STACK != 0 {
         let regs = words(STACK_REGS_WORDS)?;
-        let &[ip, sp, fp] = regs.as_slice() else { return None };
-        Some(Arc::new(RawStack { regs: Regs { ip, sp, fp }, words: whole_words(bytes.0) }))
+        let &[ip, sp, fp, rdi, r12] = regs.as_slice() else { return None };
+        let regs = Regs { ip, sp, fp };
+        Some(Arc::new(RawStack { regs, links: [rdi, r12], words: whole_words(bytes.0) }))
     } else {
         None
     };
@@ -220,10 +221,11 @@ mod tests {
         let mut record = ring_record();
         record[39] = 0x40;
         assert_eq!(sample(&record), None, "no registers");
-        record.extend(words(&[0x40_1000, 0x7000, 0x7010, 5, 6]));
+        record.extend(words(&[0x40_1000, 0x7000, 0x7010, 3, 4, 5, 6]));
         record.push(7); // not a whole word
         let (sample, wants_tables) = sample(&record).expect("a whole record");
-        let stack = RawStack { regs: Regs { ip: 0x40_1000, sp: 0x7000, fp: 0x7010 }, words: vec![5, 6] };
+        let regs = Regs { ip: 0x40_1000, sp: 0x7000, fp: 0x7010 };
+        let stack = RawStack { regs, links: [3, 4], words: vec![5, 6] };
         assert_eq!((sample.stack.as_deref(), sample.ended, wants_tables), (Some(&stack), End::Root, false));
     }
 

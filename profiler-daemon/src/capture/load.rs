@@ -164,6 +164,15 @@ fn has_bpf_loop() -> bool {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (5, 17)
 }
 
+/// Processors that there may ever be.
+fn processors() -> Result<u32, AttachError> {
+    let count = aya::util::nr_cpus().map_err(|(_, error)| AttachError::Sysfs {
+        path: "/sys/devices/system/cpu/possible",
+        error: error.to_string(),
+    })?;
+    Ok(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
 /// Parses the object and creates its maps.
 pub(super) fn object(config: &Config, settings: Settings, ring_bytes: u32) -> Result<Ebpf, AttachError> {
     let bytes = object::bytes(config.object.as_ref())?;
@@ -173,6 +182,7 @@ pub(super) fn object(config: &Config, settings: Settings, ring_bytes: u32) -> Re
     loader.override_global("SETTINGS", &words, true);
     loader.override_global(aya_log::LEVEL, &log_level, false);
     loader.map_max_entries("SAMPLES", ring_bytes);
+    loader.map_max_entries("ROOMS", processors()?);
     if log_level == 0 {
         loader.map_max_entries("AYA_LOGS", 4096);
     }

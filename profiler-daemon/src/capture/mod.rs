@@ -50,8 +50,8 @@ pub const UNWIND_BYTES_MAX: u64 = SLABS_MAX as u64 * SLAB_BYTES;
 
 /// What an entry of a hash map by process takes in the kernel, bytes.
 const PROCESS_BYTES: u64 = 64;
-/// Where a processor puts a sample together, what it remembers and what it counts, bytes: three dozen kilobytes.
-const SCRATCH_BYTES: u64 = 40 << 10;
+/// Where a processor puts a sample together, and one with its stack, what it remembers and what it counts, bytes: some hundred kilobytes.
+const SCRATCH_BYTES: u64 = 108 << 10;
 
 /// What capture is told.
 #[derive(Clone, Debug)]

@@ -19,8 +19,10 @@ use serde::Serialize;
 use self::lines::{BatchLine, HeaderLine, Modules};
 use crate::model::RawBatch;
 
-/// The version this daemon writes and reads. It changes with the lines below.
-pub const VERSION: u32 = 2;
+/// The version that this daemon writes. It changes with the lines below.
+pub const VERSION: u32 = 3;
+/// The oldest that is read: what came since has a value where it is missing.
+const OLDEST: u32 = 2;
 
 /// Bytes of one line at most: a window of a large machine is a few megabytes, and what `record` keeps for one has a quarter of this.
 const LINE_BYTES_MAX: u64 = 256 << 20;
@@ -47,7 +49,7 @@ pub enum RecordingError {
         what: String,
     },
     /// A recording of another version.
-    #[error("{path} is a recording of version {found}; this daemon reads version {VERSION}")]
+    #[error("{path} is a recording of version {found}; this daemon reads versions {OLDEST} to {VERSION}")]
     Version {
         /// Which file.
         path: PathBuf,
@@ -203,7 +205,7 @@ fn parse(path: &Path, mut input: impl BufRead) -> Result<Vec<RawBatch>, Recordin
             _ if line == 1 => {
                 let header: HeaderLine =
                     serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
-                if header.profiler_recording != VERSION {
+                if !(OLDEST..=VERSION).contains(&header.profiler_recording) {
                     return Err(RecordingError::Version {
                         path: path.to_owned(),
                         found: header.profiler_recording,

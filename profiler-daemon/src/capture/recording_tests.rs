@@ -62,7 +62,11 @@ fn batch() -> RawBatch {
             kernel: vec![KernelAddr(u64::MAX)],
             user: vec![UserAddr(0x1234)],
             ended: End::NoFrame,
-            stack: Some(Arc::new(RawStack { regs: Regs { ip: 1, sp: 2, fp: 3 }, words: vec![4, u64::MAX] })),
+            stack: Some(Arc::new(RawStack {
+                regs: Regs { ip: 1, sp: 2, fp: 3 },
+                links: [5, 6],
+                words: vec![4, u64::MAX],
+            })),
             weight: Weight(1),
         }],
         events: changes

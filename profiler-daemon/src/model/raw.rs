@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use profiler_common::limits::COMM_BYTES;
+use profiler_common::unwind::walk::Links;
 use profiler_common::unwind::{End, Regs};
 
 use super::{ProcessEvent, Reason};
@@ -128,6 +129,8 @@ pub struct Task {
 pub struct RawStack {
     /// The registers of the innermost frame.
     pub regs: Regs,
+    /// And those in which its return address may be.
+    pub links: Links,
     /// Words from the stack pointer, rounded down to a word, upwards.
     pub words: Vec<u64>,
 }

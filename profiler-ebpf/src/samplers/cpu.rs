@@ -3,6 +3,7 @@
 //! In: the perf event's context. Out: one record in the ring. Not here: counting of equal stacks (user space
 //! does it, by meaning), or anything about a sample of the idle task, which is counted and dropped.
 
+use core::ffi::c_void;
 use core::mem::size_of;
 
 use aya_ebpf::EbpfContext;
@@ -94,8 +95,9 @@ pub fn sample(context: &PerfEventContext) {
     // SAFETY: `comm` is as long as said. It cannot fail: the current task has a name.
     unsafe { bpf_get_current_comm(scratch.header.comm.as_mut_ptr().cast(), COMM_BYTES as u32) };
     let mut user = Regs { ip: 0, sp: 0, fp: 0 };
-    if regs::user_regs(context, kernel, &mut user) {
-        walk::user(context, scratch, user, tgid, CHAIN_CPU);
+    let mut links = [0; 2];
+    if regs::user_regs(context, kernel, &mut user, &mut links) {
+        walk::user(context, scratch, user, links, tgid, CHAIN_CPU);
     }
     send(context, counters, scratch);
 }
@@ -147,36 +149,54 @@ fn send(context: &PerfEventContext, counters: &mut Counters, scratch: &mut Scrat
     scratch.header.user_frames = (words as u16).wrapping_sub(scratch.header.kernel_frames);
     scratch.header.ended = scratch.ended as u16;
 
-    let mut bytes = (size_of::<SampleHeader>() + (words & FRAME_MASK) * 8) as u64;
-    let unread = SAMPLES.query(0);
-    if scratch.walk.wants != 0 {
-        bytes += stack::bring(counters, scratch, unread);
-    }
-    // Nobody is woken per sample: the reader comes for the window's end, or when the ring fills ...
-    let mut is_full = unread + bytes >= SETTINGS.load().wakeup_bytes;
-    if scratch.walk.wants & u64::from(WANTED) != 0 {
+    let wants_tables = scratch.walk.wants & u64::from(WANTED) != 0;
+    if wants_tables {
         scratch.header.ended |= WANTS_TABLES;
-        // ... or for a sample that needs what only the reader can bring, and could not know of.
-        if scratch.header.time - scratch.wanted >= WANT_INTERVAL_NS {
-            scratch.wanted = scratch.header.time;
-            is_full = true;
+    }
+    let unread = SAMPLES.query(0);
+    let mut sent = -1;
+    if scratch.walk.wants != 0
+        && let Some((room, bytes)) = stack::bring(counters, scratch, unread)
+    {
+        let flags = wake(scratch, unread + bytes, wants_tables);
+        sent = output((&raw mut *room).cast(), bytes, flags);
+        // Others may have come first. Without its stack there may still be room for it.
+        if sent == 0 {
+            counters.stacks += 1;
+        } else {
+            counters.stacks_no_room += 1;
         }
     }
-    let wake = if is_full { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
-    // SAFETY: header, frames and stack lie together, and `bytes` is no more than all of them.
-    let sent = unsafe {
-        bpf_ringbuf_output(
-            (&raw const SAMPLES).cast_mut().cast(),
-            (&raw mut scratch.header).cast(),
-            bytes,
-            u64::from(wake),
-        )
-    };
+    if sent != 0 {
+        let bytes = (size_of::<SampleHeader>() + (words & FRAME_MASK) * 8) as u64;
+        let flags = wake(scratch, unread + bytes, wants_tables);
+        sent = output((&raw mut scratch.header).cast(), bytes, flags);
+    }
     if sent == 0 {
         counters.sent += scratch.header.weight;
     } else {
         counters.ring_full += scratch.header.weight;
-        debug!(context, "sample of {} bytes lost: ring full", bytes);
+        debug!(context, "sample lost: {} bytes of the ring are unread", unread);
     }
     counters.spent_ns += unsafe { bpf_ktime_get_ns() } - scratch.header.time;
+}
+
+/// Whether this record, with which `unread` bytes lie in the ring, wakes the reader, as a flag of the ring's.
+#[inline(always)]
+fn wake(scratch: &mut Scratch, unread: u64, wants_tables: bool) -> u64 {
+    // Nobody is woken per sample: the reader comes for the window's end, or when the ring fills ...
+    let mut wakes = unread >= SETTINGS.load().wakeup_bytes;
+    // ... or for a sample that needs what only the reader can bring, and could not know of.
+    if wants_tables && scratch.header.time - scratch.wanted >= WANT_INTERVAL_NS {
+        scratch.wanted = scratch.header.time;
+        wakes = true;
+    }
+    u64::from(if wakes { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP })
+}
+
+/// Puts `bytes` into the ring; other than 0 if it is full.
+#[inline(always)]
+fn output(record: *mut c_void, bytes: u64, flags: u64) -> i64 {
+    // SAFETY: a record of a map's value is at least that long.
+    unsafe { bpf_ringbuf_output((&raw const SAMPLES).cast_mut().cast(), record, bytes, flags) }
 }

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use profiler_common::limits::{COMM_BYTES, KERNEL_FRAMES_MAX, STACK_WORDS_MAX, USER_FRAMES_MAX};
+use profiler_common::unwind::walk::Links;
 use profiler_common::unwind::{End, Regs};
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +64,9 @@ struct StackLine {
     ip: u64,
     sp: u64,
     fp: u64,
+    /// Since version 3.
+    #[serde(default)]
+    links: Links,
     words: Vec<u64>,
 }
 
@@ -195,8 +199,8 @@ impl From<&RawSample> for SampleLine {
 
 impl From<&RawStack> for StackLine {
     fn from(stack: &RawStack) -> Self {
-        let RawStack { regs: Regs { ip, sp, fp }, words } = stack;
-        Self { ip: *ip, sp: *sp, fp: *fp, words: words.clone() }
+        let RawStack { regs: Regs { ip, sp, fp }, links, words } = stack;
+        Self { ip: *ip, sp: *sp, fp: *fp, links: *links, words: words.clone() }
     }
 }
 
@@ -277,9 +281,9 @@ impl SampleLine {
         if self.stack.as_ref().is_some_and(|stack| stack.words.len() > STACK_WORDS_MAX) {
             return Err("a stack is too long".to_owned());
         }
-        let stack = self
-            .stack
-            .map(|StackLine { ip, sp, fp, words }| Arc::new(RawStack { regs: Regs { ip, sp, fp }, words }));
+        let stack = self.stack.map(|StackLine { ip, sp, fp, links, words }| {
+            Arc::new(RawStack { regs: Regs { ip, sp, fp }, links, words })
+        });
         Ok(RawSample {
             time: MonoNs(self.time),
             cpu: Cpu(self.cpu),

@@ -55,6 +55,7 @@ impl Tables {
         let mut walk = Walk::new(stack.regs);
         // One walk has nothing to remember.
         walk.restart(stack.regs, MappingList { address: LIST << 16, mappings: listed, version: 0 });
+        walk.link(stack.links);
         let slab = |number: u32| if number == LIST { Some(&*list) } else { self.memory.slab(number) };
         let walked = Self::walk_on(&mut walk, mappings, stack, &slab);
         self.list = Some(list);

@@ -68,7 +68,7 @@ fn to(user: &[u64], ended: End) -> Walked {
 
 fn stack(words: &[u64]) -> RawStack {
     let sp = TOP - words.len() as u64 * 8;
-    RawStack { regs: Regs { ip: CODE + LEAF, sp, fp: 0 }, words: words.to_vec() }
+    RawStack { regs: Regs { ip: CODE + LEAF, sp, fp: 0 }, links: [0; 2], words: words.to_vec() }
 }
 
 /// What a walk over `words` comes to, after the file's table was said to be `said`.
@@ -146,7 +146,7 @@ fn a_table_is_asked_for_once() {
 #[test]
 fn a_stack_pointer_between_two_words_is_read_from_the_lower_one() {
     let mut window = [0; profiler_common::limits::WINDOW_WORDS];
-    let stack = RawStack { regs: Regs { ip: 1, sp: TOP - 12, fp: 0 }, words: vec![5, 6] };
+    let stack = RawStack { regs: Regs { ip: 1, sp: TOP - 12, fp: 0 }, links: [0; 2], words: vec![5, 6] };
     assert!(read(&stack, &mut window, TOP - 16, 16));
     assert_eq!(window[..2], [5, 6]);
     assert!(!read(&stack, &mut window, TOP - 8, 16));

@@ -40,7 +40,7 @@ fn walk(
 ) -> (Vec<Regs>, Option<End>) {
     let mut walk = Walk::new(regs);
     walk.restart(regs, MappingList { address: 0, mappings: 1, version: 0 });
-    walk.link(link);
+    walk.link([link, 0]);
     let slab = |number: u32| laid.slabs.get(number as usize).map(|slab| &**slab);
     let mut frames = Vec::new();
     for _ in 0..steps {

@@ -8,7 +8,7 @@ use gimli::{
     Operation, Register, RegisterRule, UnwindContext, UnwindExpression, UnwindSection, UnwindTableRow,
     Vendor,
 };
-use profiler_common::unwind::table::{Cfa, Rule, Saved};
+use profiler_common::unwind::table::{Cfa, Holder, Rule, Saved};
 use rustc_hash::FxHashMap;
 
 use super::machine::Machine;
@@ -31,6 +31,7 @@ const OPERATIONS_MAX: usize = 16;
 
 const RBP: Register = Register(6);
 const RSP: Register = Register(7);
+const RDI: Register = Register(5);
 const RETURN: Register = Register(16);
 /// Those that calls leave as they were, but for rbp: rbx and r12 to r15.
 const KEPT: [Register; 5] = [Register(3), Register(12), Register(13), Register(14), Register(15)];
@@ -300,6 +301,7 @@ where
 {
     match row.register(RETURN) {
         Some(RegisterRule::Undefined) => return Rule::Stop,
+        Some(RegisterRule::Register(RDI)) => return held(row),
         Some(RegisterRule::Offset(-8)) => {}
         Some(_) | None => return Rule::Invalid,
     }
@@ -338,6 +340,17 @@ where
     match (cfa, rbp) {
         (Some(cfa), Some(rbp)) => Rule::Frame { cfa, rbp },
         _ => Rule::Invalid,
+    }
+}
+
+/// The rule of a row whose return address is in rdi.
+fn held(row: &UnwindTableRow<usize>) -> Rule {
+    let keeps = matches!(row.register(RBP), None | Some(RegisterRule::Undefined | RegisterRule::SameValue));
+    match row.cfa() {
+        CfaRule::RegisterAndOffset { register: RSP, offset } if keeps => {
+            i16::try_from(*offset).map_or(Rule::Invalid, |above| Rule::Held { above, by: Holder::Rdi })
+        }
+        CfaRule::RegisterAndOffset { .. } | CfaRule::Expression(_) => Rule::Invalid,
     }
 }
 

@@ -8,13 +8,16 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 
-use profiler_common::unwind::table::{Cfa, Rule, Saved};
+use profiler_common::unwind::table::{Cfa, Holder, Rule, Saved};
 
 use super::super::elf::{Reader, Section};
 use super::super::pclntab::{ASSEMBLY, MOVES_STACK, Pclntab, TOP_FRAME};
 
 /// The function that a signal handler returns to, by its names.
 const TRAMPOLINES: [&[u8]; 2] = [b"runtime.sigreturn__sigaction", b"runtime.sigreturn"];
+
+/// The function that takes its return address from the stack, and has it in r12 until its child is gone from there.
+const VFORK: &[u8] = b"syscall.rawVforkSyscall";
 
 /// A Go program.
 #[derive(Debug)]
@@ -78,11 +81,13 @@ impl Go {
             steps.push((range.start, moved));
             ControlFlow::Continue(())
         })?;
+        let shares = described.flags & ASSEMBLY != 0 && self.0.name(file, &described)? == VFORK;
         let keeps = described.flags & ASSEMBLY == 0 || self.pushes(file, begins, &steps);
         for (from, moved) in steps {
             let rbp = if keeps && moved >= 8 { Saved::Cfa(-16) } else { Saved::Not };
             let rule = match moved.checked_add(8) {
                 Some(above) if moved >= 0 => Rule::Frame { cfa: Cfa::Rsp(above), rbp },
+                Some(0) if shares => Rule::Held { above: 0, by: Holder::R12 },
                 Some(_) | None => Rule::Invalid,
             };
             rules.push((address + u64::from(from), rule));

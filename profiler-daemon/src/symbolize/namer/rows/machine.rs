@@ -38,6 +38,7 @@ impl Machine {
                 | Rule::Link { .. }
                 | Rule::Signal
                 | Rule::Elsewhere
+                | Rule::Held { .. }
                 | Rule::Pointer
                 | Rule::Invalid => None,
             })

@@ -41,7 +41,7 @@ use super::elf::{Reader, Section, Segment, malformed, number};
 use super::pclntab::Pclntab;
 
 /// Counts up whenever another table is made of the same file, so that what was kept of the old ones is not used.
-pub(in super::super) const TABLES_VERSION: u32 = 3;
+pub(in super::super) const TABLES_VERSION: u32 = 4;
 
 /// Functions of a file at most. A browser with all of its own has six hundred thousand.
 const FUNCTIONS_MAX: usize = 1 << 20;

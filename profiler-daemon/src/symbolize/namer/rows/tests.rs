@@ -31,6 +31,8 @@ pub(super) struct Laid {
 
 pub(super) const BASE: u64 = 0x5555_0000_0000;
 pub(super) const STACK: u64 = 0x7ff0_0000_0000;
+/// What is in rdi.
+const HELD: u64 = BASE + 0x1234;
 
 fn slab() -> Box<Slab> {
     vec![0; SLAB_WORDS].into_boxed_slice().try_into().unwrap()
@@ -95,6 +97,7 @@ pub(super) fn step(laid: &Laid, regs: Regs) -> Result<Regs, End> {
     };
     let mut walk = Walk::new(regs);
     walk.restart(regs, MappingList { address: 0, mappings: 1, version: 0 });
+    walk.link([HELD, 0]);
     let slab = |number: u32| laid.slabs.get(number as usize).map(|slab| &**slab);
     match walk.step(&mut read, &slab, &mut Recent::new()) {
         CONTINUE => Ok(walk.regs),
@@ -176,6 +179,9 @@ fn expect(
         return Err(End::Root);
     }
     let Some(cfa) = cfa else { return Err(End::Invalid) };
+    if ra == RegisterRule::Register(Register(5)) {
+        return value(6).map(|fp| Regs { ip: HELD, sp: cfa, fp }).ok_or(End::Invalid);
+    }
     let restore = |register: u16| match row.register(Register(register)) {
         None | Some(RegisterRule::Undefined | RegisterRule::SameValue) => value(register),
         Some(RegisterRule::Offset(above)) => Some(memory(cfa.wrapping_add_signed(above))),
@@ -203,6 +209,7 @@ struct Compared {
     invalid: u64,
     roots: u64,
     signals: u64,
+    held: u64,
 }
 
 /// Compares each row of `file`, at its first and last address, with what gimli makes of it.
@@ -266,7 +273,11 @@ fn compare(path: &Path, file: &File) -> Option<Compared> {
                 if (begin..end).contains(&entry) && segments.iter().any(|s| s.kind == Segment::INTERPRETER) {
                     expected = Err(End::Root);
                 }
-                if expected.is_ok_and(|caller| !function.is_signal_trampoline() && caller.sp <= regs.sp) {
+                let is_held = row.register(Register(16)) == Some(RegisterRule::Register(Register(5)));
+                compared.held += u64::from(is_held);
+                if expected
+                    .is_ok_and(|caller| !is_held && !function.is_signal_trampoline() && caller.sp <= regs.sp)
+                {
                     expected = Err(End::NoFrame);
                 }
                 let got = step(&laid, regs);
@@ -317,7 +328,7 @@ fn every_row_of_many_files_is_what_gimli_makes_of_it() {
     // Spread over the folders, so that a machine's habits do not choose.
     let paths = binaries();
     for path in (0..7).flat_map(|first| paths.iter().skip(first).step_by(7)) {
-        let Some(Compared { rows, invalid, roots, signals }) =
+        let Some(Compared { rows, invalid, roots, signals, held }) =
             File::open(path).ok().and_then(|file| compare(path, &file))
         else {
             continue;
@@ -327,6 +338,7 @@ fn every_row_of_many_files_is_what_gimli_makes_of_it() {
         all.invalid += invalid;
         all.roots += roots;
         all.signals += signals;
+        all.held += held;
         if files >= 150 || (files >= FILES_MIN && began.elapsed() > Duration::from_secs(20)) {
             break;
         }
@@ -347,6 +359,7 @@ fn the_c_library_and_its_loader_are_what_gimli_makes_of_them() {
         println!("{path}: {compared:?}");
         assert!(compared.roots > 0 || path.contains("ld-linux"), "nothing is the root of a thread");
         assert!(compared.signals > 0 || path.contains("ld-linux"), "no trampoline");
+        assert!(compared.held > 0 || path.contains("ld-linux"), "no vfork");
     }
 }
 
@@ -361,7 +374,7 @@ fn the_vdso_is_what_gimli_makes_of_it() {
 #[test]
 fn rows_of_go_say_what_its_debug_information_says() {
     let Some(file) = go_program() else { return };
-    let Compared { rows, invalid, roots, signals } = compare_go(&file);
+    let Compared { rows, invalid, roots, signals, .. } = compare_go(&file);
     println!("{rows} rows, {invalid} invalid, {roots} roots, {signals} of a trampoline");
     assert!(rows > 10_000 && invalid < 10 && roots < 100 && signals > 0);
 }
