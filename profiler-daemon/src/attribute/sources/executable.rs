@@ -5,7 +5,7 @@ use super::Facts;
 /// What the kernel puts before the name of a file that is memory alone.
 const IN_MEMORY: &[u8] = b"/memfd:";
 
-/// Hexadecimal digits that make a number of the end of a name; a word of so many letters from a to f is none.
+/// Hexadecimal digits that make a number of the end of a name, if they are not all letters: `facade` is a word.
 const NUMBER_DIGITS_MIN: usize = 6;
 
 pub(super) fn service(facts: &Facts<'_>) -> Option<String> {
@@ -28,7 +28,9 @@ fn in_memory(name: &[u8]) -> &[u8] {
         None => (&b""[..], name),
     };
     let is_number = end.iter().all(u8::is_ascii_digit)
-        || (end.len() >= NUMBER_DIGITS_MIN && end.iter().all(u8::is_ascii_hexdigit));
+        || (end.len() >= NUMBER_DIGITS_MIN
+            && end.iter().all(u8::is_ascii_hexdigit)
+            && end.iter().any(u8::is_ascii_digit));
     match (is_number, front) {
         (true, b"") => b"memfd",
         (true, front) => front,
