@@ -156,6 +156,14 @@ pub fn frameless_fault() -> PathBuf {
     build("wl-fault", "cc", &[&FRAMELESS[..], &["-static"]].concat(), &["fault.c"])
 }
 
+/// Stacks of its own making, and stubs without unwind rules, as the linker that rustc brings makes them.
+pub fn frameless_fibers() -> PathBuf {
+    let sysroot = succeed(Command::new("rustc").args(["--print", "sysroot"]));
+    let linkers = format!("-B{}/lib/rustlib/x86_64-unknown-linux-gnu/bin/gcc-ld", sysroot.trim());
+    let options = [&FRAMELESS[..], &["-fno-builtin", "-fuse-ld=lld", &linkers]].concat();
+    build("wl-fibers", "cc", &options, &["fibers.c"])
+}
+
 /// Children by `vfork` and `posix_spawn`.
 pub fn frameless_spawn() -> PathBuf {
     build("wl-spawn", "cc", &FRAMELESS, &["spawn.c"])

@@ -7,6 +7,7 @@ mod debug_files;
 mod files;
 mod go;
 mod hostile;
+mod linked;
 mod packed;
 mod rig;
 mod tables;

@@ -125,6 +125,7 @@ fn own() -> Vec<Program> {
         Program::own("wl-static-pie", &workloads::frameless_static_pie()),
         Program { tells: true, ..Program::new("wl-open", &open, &["3", &library], &["0.6", &library]) },
         Program::own("wl-signals", &workloads::frameless_signals()),
+        Program::short("wl-fibers", &workloads::frameless_fibers()),
         Program::own("wl-spawn", &workloads::frameless_spawn()),
         Program::own("wl-leaf", &workloads::bare_leaf()),
     ];

@@ -42,6 +42,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("blazesym", &["symbolize/namer"]),
     ("gimli", &["symbolize/namer"]),
     ("xz2", &["symbolize/namer"]),
+    ("zstd", &["symbolize/namer"]),
+    ("cpp_demangle", &["symbolize/namer"]),
     ("reqwest", &["deliver"]),
     ("axum", &["server", "admin"]),
     ("redb", &["server"]),

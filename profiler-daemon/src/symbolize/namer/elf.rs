@@ -26,6 +26,8 @@ pub(super) struct Outline {
     pub(super) build_id: Vec<u8>,
     /// The name of the file with the debug information, and the checksum of its bytes.
     pub(super) debug_link: Option<(Vec<u8>, u32)>,
+    /// Addresses of sections with code: the first, and the first behind.
+    code: Vec<(u64, u64)>,
     /// Where symbols lie that were packed when it was stripped, and how many bytes they take.
     packed_symbols: Option<(u64, u64)>,
 }
@@ -78,6 +80,11 @@ impl Segment {
 const SEGMENTS_MAX: usize = 256;
 /// Thousands, in files built with a section for every function.
 const SECTIONS_MAX: usize = 65_536;
+/// Sections with code that are told apart. A program has ten.
+const CODE_SECTIONS_MAX: usize = 1024;
+/// What every program gets from its compiler without a size, and right before its own code, of which not all may have names: a jump.
+const RUNTIME: &str = "frame_dummy";
+const RUNTIME_BYTES_MAX: u64 = 16;
 /// Bytes of a section that says one thing.
 const SMALL_BYTES_MAX: u64 = 4 << 10;
 /// The kind of a section without bytes in this file.
@@ -118,6 +125,21 @@ impl Outline {
 }
 
 impl Outline {
+    /// Whether the symbol `name` at `from` may be that of the code at `address`. One without a size ends with its section: what every program
+    /// begins and ends with (`_init`, `_fini`) has none, and in the section behind lie the stubs through which it calls libraries.
+    pub(super) fn reaches(&self, name: &str, from: u64, size: Option<usize>, address: u64) -> bool {
+        if from == 0 || size.is_some_and(|size| size > 0) {
+            return true;
+        }
+        if name == RUNTIME && address.saturating_sub(from) >= RUNTIME_BYTES_MAX {
+            return false;
+        }
+        let section = self.code.iter().find(|(start, end)| (*start..*end).contains(&address));
+        section.is_none_or(|(start, _)| *start <= from)
+    }
+}
+
+impl Outline {
     fn note(&mut self, reader: &Reader<'_>, name: &[u8], section: &Section) -> io::Result<()> {
         const SYMBOLS: u64 = 2;
         const DYNAMIC_SYMBOLS: u64 = 11;
@@ -130,6 +152,9 @@ impl Outline {
             if section.is_compressed() {
                 self.packed_debug_bytes = self.packed_debug_bytes.saturating_add(bytes);
             }
+        }
+        if section.is_code() && self.code.len() < CODE_SECTIONS_MAX {
+            self.code.push((section.address, section.address.saturating_add(section.bytes)));
         }
         match name {
             b".gnu_debugdata" if section.kind != NO_BITS => {
@@ -358,8 +383,14 @@ impl Section {
         self.flags & COMPRESSED != 0
     }
 
+    /// True if it is mapped to be executed.
+    pub(super) fn is_code(&self) -> bool {
+        const EXECUTED: u64 = 1 << 2;
+        self.flags & EXECUTED != 0
+    }
+
     /// True if it says which addresses a loader will write where.
-    fn is_relocations(&self) -> bool {
+    pub(super) fn is_relocations(&self) -> bool {
         const WITH_ADDENDS: u64 = 4;
         self.kind == WITH_ADDENDS
     }

@@ -14,6 +14,7 @@ mod packed;
 mod pclntab;
 mod perf_map;
 mod rows;
+mod stubs;
 mod writer;
 
 use std::fs::File;

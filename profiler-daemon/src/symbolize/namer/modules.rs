@@ -10,11 +10,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use blazesym::symbolize::source::{Elf, Source};
-use blazesym::symbolize::{Input, Reason, Symbolized, Symbolizer};
+use blazesym::symbolize::{Input, Sym, Symbolizer};
 
 use super::super::protocol::{DebugBounds, DebugInfo, Found, Names, Refusal, Sought};
 use super::elf::Outline;
 use super::go::GoNames;
+use super::stubs::Stubs;
 use super::writer::Writer;
 
 /// The files that were asked about last.
@@ -37,12 +38,20 @@ struct Open {
     /// How much debug information is wanted.
     bounds: Option<DebugBounds>,
     outline: Outline,
+    stubs: Stubs,
 }
 
 /// What names addresses.
 struct Lookup {
-    /// Holds the descriptor that `source` names.
+    /// By debug information, if it is wanted, and symbols.
+    whole: Symbols,
+    /// By symbols alone, where debug information is wanted.
+    plain: Option<Symbols>,
+    /// Holds the descriptor that both name.
     file: File,
+}
+
+struct Symbols {
     source: Source<'static>,
     symbolizer: Symbolizer,
 }
@@ -96,7 +105,7 @@ impl Open {
             debug = DebugInfo::Unwanted; // only its C code would need it
         }
         let own = Lookup::new(file, debug == DebugInfo::Read)?;
-        Ok((Self { slot, own, apart: None, go, bounds, outline }, debug))
+        Ok((Self { slot, own, apart: None, go, bounds, outline, stubs: Stubs::default() }, debug))
     }
 
     /// What another file with debug information would be, if one is worth being looked for.
@@ -133,20 +142,25 @@ impl Open {
             offsets.iter().map(|&offset| self.outline.address(offset)).collect();
         let others = go.iter().zip(&addresses).filter(|(go, _)| go.is_none());
         let others: Vec<u64> = others.filter_map(|(_, address)| *address).collect();
-        let mut symbols = self.symbols(&others).into_iter();
+        let mut symbols = symbols(&self.own, self.apart.as_ref(), &others).into_iter();
         for (go, address) in go.into_iter().zip(addresses) {
             let found = match (go, address) {
                 (Some(go), _) => go,
                 (None, None) => Found::Nothing,
-                (None, Some(address)) => match symbols.next() {
-                    // At zero lies the header, not code: what has a name there is a version of the interface.
-                    Some(Symbolized::Sym(symbol))
-                        if symbol.addr != 0 && !symbol.name.is_empty() && writer.has_room() =>
-                    {
-                        writer.named(&symbol)
+                (None, Some(address)) => {
+                    let symbol = symbols.next().flatten();
+                    let symbol = symbol.filter(|symbol| {
+                        self.outline.reaches(&symbol.name, symbol.addr, symbol.size, address)
+                    });
+                    match symbol {
+                        Some(symbol) if writer.has_room() => writer.named(&symbol),
+                        Some(_) => Found::Bare(address),
+                        None => match self.stubs.name(&self.own.file, address) {
+                            Some(name) if writer.has_room() => Found::Named(vec![writer.place(&name, "", 0)]),
+                            Some(_) | None => Found::Bare(address),
+                        },
                     }
-                    Some(Symbolized::Sym(_) | Symbolized::Unknown(_)) | None => Found::Bare(address),
-                },
+                }
             };
             writer.names.found.push(found);
         }
@@ -158,21 +172,18 @@ impl Open {
         let go = self.go.as_mut().filter(|_| writer.has_room())?;
         go.name(&self.own.file, offset, self.bounds.is_some(), writer).ok().flatten()
     }
+}
 
-    /// Symbols at `addresses`, in their order.
-    fn symbols(&self, addresses: &[u64]) -> Vec<Symbolized<'_>> {
-        let Some(apart) = &self.apart else { return self.own.symbols(addresses) };
-        let mut symbols = apart.symbols(addresses);
-        if symbols.iter().any(|symbol| matches!(symbol, Symbolized::Unknown(_))) {
-            let own = self.own.symbols(addresses);
-            for (symbol, own) in symbols.iter_mut().zip(own) {
-                if matches!(symbol, Symbolized::Unknown(_)) {
-                    *symbol = own;
-                }
-            }
+/// Symbols at `addresses`, in their order, from a file and the one with its debug information.
+fn symbols<'a>(own: &'a Lookup, apart: Option<&'a Lookup>, addresses: &[u64]) -> Vec<Option<Sym<'a>>> {
+    let Some(apart) = apart else { return own.symbols(addresses) };
+    let mut symbols = apart.symbols(addresses);
+    if symbols.iter().any(Option::is_none) {
+        for (symbol, own) in symbols.iter_mut().zip(own.symbols(addresses)) {
+            *symbol = symbol.take().or(own);
         }
-        symbols
     }
+    symbols
 }
 
 impl Lookup {
@@ -182,6 +193,31 @@ impl Lookup {
             tracing::debug!("a file cannot be opened again: {refused}");
             return Err(Refusal::Unopenable);
         }
+        let plain = debug.then(|| Symbols::new(&path, false));
+        Ok(Self { whole: Symbols::new(&path, debug), plain, file })
+    }
+
+    /// Symbols at `addresses`, in their order; without symbols that can be read there are none.
+    fn symbols(&self, addresses: &[u64]) -> Vec<Option<Sym<'_>>> {
+        let Some(plain) = &self.plain else { return self.whole.named(addresses) };
+        // Debug information that cannot be read must not cost the names that are there without it.
+        let Some(mut symbols) = self.whole.at(addresses) else { return plain.named(addresses) };
+        let doubtful: Vec<usize> =
+            (0..symbols.len()).filter(|&at| symbols[at].as_ref().is_none_or(is_doubtful)).collect();
+        let asked: Vec<u64> = doubtful.iter().map(|&at| addresses[at]).collect();
+        let known = plain.at(&asked).unwrap_or_else(|| vec![None; asked.len()]);
+        for (at, known) in doubtful.into_iter().zip(known) {
+            symbols[at] = match symbols[at].take() {
+                Some(symbol) => settled(symbol, known),
+                None => known.filter(|known| !is_doubtful(known)),
+            };
+        }
+        symbols
+    }
+}
+
+impl Symbols {
+    fn new(path: &Path, debug: bool) -> Self {
         let mut source = Elf::new(path);
         source.debug_syms = debug;
         let nowhere: Option<[&Path; 0]> = Some([]);
@@ -191,17 +227,41 @@ impl Lookup {
             .enable_inlined_fns(debug)
             .set_debug_dirs(nowhere)
             .build();
-        Ok(Self { file, source: source.into(), symbolizer })
+        Self { source: source.into(), symbolizer }
     }
 
-    /// Symbols at `addresses`, in their order; without symbols that can be read there are none.
-    fn symbols(&self, addresses: &[u64]) -> Vec<Symbolized<'_>> {
+    /// Symbols at `addresses`, in their order; none if nothing can be read.
+    fn at(&self, addresses: &[u64]) -> Option<Vec<Option<Sym<'_>>>> {
         if addresses.is_empty() {
-            return Vec::new();
+            return Some(Vec::new());
         }
-        let symbols = self.symbolizer.symbolize(&self.source, Input::VirtOffset(addresses));
-        symbols.unwrap_or_else(|_| vec![Symbolized::Unknown(Reason::MissingSyms); addresses.len()])
+        let symbols = self.symbolizer.symbolize(&self.source, Input::VirtOffset(addresses)).ok()?;
+        Some(symbols.into_iter().map(|symbol| symbol.into_sym()).collect())
     }
+
+    /// The same of a table of symbols alone.
+    fn named(&self, addresses: &[u64]) -> Vec<Option<Sym<'_>>> {
+        let symbols = self.at(addresses).unwrap_or_else(|| vec![None; addresses.len()]);
+        symbols.into_iter().map(|symbol| symbol.filter(|symbol| !is_doubtful(symbol))).collect()
+    }
+}
+
+/// Whether a symbol may be none. At zero lies the header, not code: what has a name there is a version of the interface. But debug
+/// information also gives zero for a function that lies in several places, as those do whose cold part was moved away; and it has functions
+/// without a name, as compilers make them of coroutines.
+fn is_doubtful(symbol: &Sym<'_>) -> bool {
+    symbol.addr == 0 || symbol.name.is_empty()
+}
+
+/// What debug information says of a `doubtful` function, where the table of symbols has what is `known`.
+fn settled<'a>(mut doubtful: Sym<'a>, known: Option<Sym<'a>>) -> Option<Sym<'a>> {
+    match known {
+        // It is from that table.
+        Some(known) if known.addr == 0 && known.name == doubtful.name => return None,
+        Some(known) if known.addr != 0 && doubtful.name.is_empty() => doubtful.name = known.name,
+        Some(_) | None => {}
+    }
+    (!doubtful.name.is_empty()).then_some(doubtful)
 }
 
 /// What is to become of the debug information of a file.

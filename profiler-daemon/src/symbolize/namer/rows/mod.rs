@@ -1,7 +1,7 @@
 //! Unwind tables of files.
 //!
 //! In: an open file, any bytes, and the page to go on from. Out: blocks of rows, as many as one answer carries. Rules come from
-//! `.eh_frame`, then Go's own table of functions, then `.debug_frame`; where two overlap, the one that begins first goes on,
+//! `.eh_frame`, then Go's own table of functions, then `.debug_frame`, then the code of stubs; where two overlap, the one that begins first goes on,
 //! and of two that begin together the one from the source named first. The file's tables are kept for the next question. Read
 //! by `pread`: nothing here can fault, and a file that changes meanwhile gives rules that lead nowhere, which every walk survives.
 //! Not here: the walk; and what an address means in a process.
@@ -12,6 +12,7 @@ mod callees;
 mod frames;
 mod go;
 mod machine;
+mod stubs;
 
 #[cfg(test)]
 mod aarch64_tests;
@@ -39,6 +40,7 @@ use self::machine::Machine;
 use super::super::protocol::{BLOCK_WORDS_MAX, Refusal, Rows};
 use super::elf::{Reader, Section, Segment, malformed, number};
 use super::pclntab::Pclntab;
+use super::stubs::is_stubs;
 
 /// Counts up whenever another table is made of the same file, so that what was kept of the old ones is not used.
 pub(in super::super) const TABLES_VERSION: u32 = 4;
@@ -51,6 +53,9 @@ const FUNCTION_BYTES_MAX: u64 = 16 << 20;
 
 /// Words of a file's table at most, twice what the largest library known needs.
 pub(in crate::symbolize) const TABLE_WORDS_MAX: usize = 4 << 20;
+
+/// Bytes of the names of a file's symbols that are looked through. The C library has a tenth of that.
+const NAMES_BYTES_MAX: u64 = 1 << 20;
 
 /// Bytes between functions, which only align the next: nothing runs there, so what held before may go on.
 const PADDING_BYTES_MAX: u64 = 15;
@@ -78,6 +83,7 @@ struct Function {
 const EH_FRAME: u8 = 0;
 const GO: u8 = 1;
 const DEBUG_FRAME: u8 = 2;
+const STUBS: u8 = 3;
 
 /// What is read of a file, and how far its table is made.
 #[derive(Debug)]
@@ -87,6 +93,9 @@ pub(in super::super) struct Builder {
     eh_frame: Option<Table>,
     debug_frame: Option<Table>,
     go: Option<Go>,
+    stubs: Vec<Section>,
+    /// True if the file makes stacks for others to run on.
+    makes_stacks: bool,
     /// Where a program begins, which nobody called.
     entry: Option<u64>,
     writer: Writer,
@@ -146,6 +155,12 @@ impl Builder {
         if functions.is_empty() {
             return Err(Refusal::NoTable);
         }
+        for (number, section) in (0..).zip(&found.stubs) {
+            let (offset, bytes, address) = (section.offset(), section.bytes(), section.address());
+            if functions.len() < FUNCTIONS_MAX {
+                functions.push(Function { offset, bytes, address, source: STUBS, number });
+            }
+        }
         // Linkers leave them sorted but for a few places, and this sort sees that.
         functions.sort_by_key(|function| (function.offset, function.source, function.number));
         let program = reader.is_fixed().unwrap_or(false)
@@ -156,6 +171,8 @@ impl Builder {
             eh_frame: found.eh_frame,
             debug_frame: found.debug_frame,
             go,
+            stubs: found.stubs,
+            makes_stacks: found.makes_stacks,
             entry: reader.entry().ok().filter(|&entry| program && entry != 0),
             writer: Writer::new(),
             next: 0,
@@ -197,6 +214,9 @@ impl Builder {
                     read(table, function, &mut rules)
                 }
                 (GO, _, _, Some(go)) => go.rules(file, function.number, &mut rules),
+                (STUBS, ..) if let Some(section) = self.stubs.get(function.number as usize) => {
+                    stubs::rules(file, section, &mut rules);
+                }
                 _ => continue,
             }
             if self.entry.is_some_and(|entry| entry.wrapping_sub(function.address) < function.bytes) {
@@ -209,7 +229,13 @@ impl Builder {
             {
                 callees::add(file, function, &self.functions, &self.code, table, &mut rules);
             }
-            let (framed, frameless) = self.machine.frame(&rules);
+            let is_bottom = self.makes_stacks && self.machine == Machine::X86_64 && is_bottom(file, function);
+            if is_bottom {
+                rules.clear();
+                rules.push((function.address, Rule::Stop));
+            }
+            let (framed, frameless) =
+                if function.source == STUBS { (false, false) } else { self.machine.frame(&rules) };
             part.functions += u64::from(framed);
             // Once there are too many, no more code is looked at.
             let enough = self.frameless > self.functions.len() as u64 / KEEPING_FRAMES;
@@ -223,10 +249,12 @@ impl Builder {
             // What overlaps the function before begins where that ends.
             let mut begin = function.offset.max(self.reached);
             let mut before = None;
-            if let Some((_, Rule::Signal)) = rules.first() {
+            if let Some(&(_, rule)) = rules.first()
+                && (rule == Rule::Signal || is_bottom)
+            {
                 // A handler returns to its first byte, and whoever looks up a return address looks before it.
                 begin = function.offset.saturating_sub(1).max(self.reached);
-                before = Some(Rule::Signal);
+                before = Some(rule);
             }
             for &(address, rule) in &rules {
                 let at = function.offset.saturating_add(address.saturating_sub(function.address));
@@ -288,6 +316,18 @@ fn may_call(file: &File, function: &Function, code: &[Segment], machine: Machine
     })
 }
 
+/// Whether a function is what `makecontext` lets the function that it starts return to: nobody called it, and the word above is none that
+/// leads on. It has no name that a file keeps, and begins by taking the stack pointer from rbx.
+fn is_bottom(file: &File, function: &Function) -> bool {
+    const BYTES_MAX: u64 = 64;
+    const FROM_RBX: [u8; 3] = [0x48, 0x89, 0xdc];
+    let mut code = [0; 3];
+    function.source == EH_FRAME
+        && function.bytes <= BYTES_MAX
+        && file.read_exact_at(&mut code, function.offset).is_ok()
+        && code == FROM_RBX
+}
+
 /// Whether the functions of a file keep frame pointers, all but a few: of `functions` with frames, `frameless` do not.
 pub(in super::super) fn keeps_frames(functions: u64, frameless: u64) -> bool {
     functions > 0 && frameless <= functions / KEEPING_FRAMES
@@ -300,6 +340,8 @@ struct Found {
     debug_frame: Option<Table>,
     /// Where Go's table of functions is.
     go: Option<Section>,
+    stubs: Vec<Section>,
+    makes_stacks: bool,
 }
 
 impl Found {
@@ -315,9 +357,19 @@ impl Found {
                     let bytes = reader.read(section.offset(), section.bytes(), TABLE_BYTES_MAX).ok();
                     found.eh_frame = bytes.map(|bytes| Table::eh_frame(bytes, section.address(), machine));
                 }
-                b".debug_frame" => {
-                    found.debug_frame =
-                        inflated(reader, section).ok().map(|bytes| Table::debug_frame(bytes, machine));
+                b".debug_frame" | b".zdebug_frame" => {
+                    let is_old = name.starts_with(b".z");
+                    found.debug_frame = inflated(reader, section, is_old)
+                        .ok()
+                        .map(|bytes| Table::debug_frame(bytes, machine));
+                }
+                b".dynstr" | b".strtab" => {
+                    let names = reader.read(section.offset(), section.bytes(), NAMES_BYTES_MAX);
+                    found.makes_stacks |=
+                        names.is_ok_and(|names| memchr::memmem::find(&names, b"\0makecontext\0").is_some());
+                }
+                name if is_stubs(name) && section.is_code() && machine == Machine::X86_64 => {
+                    found.stubs.push(*section);
                 }
                 name if Pclntab::is_section(name) => found.go = Some(*section),
                 _ => {}
@@ -333,22 +385,28 @@ impl Found {
     }
 }
 
-fn inflated(reader: &Reader<'_>, section: &Section) -> io::Result<Vec<u8>> {
-    if !section.is_compressed() {
-        return reader.read(section.offset(), section.bytes(), TABLE_BYTES_MAX);
-    }
+/// The bytes of a section; `is_old` if it is compressed in the way that was before there was a flag for it.
+fn inflated(reader: &Reader<'_>, section: &Section, is_old: bool) -> io::Result<Vec<u8>> {
     const HEADER_BYTES: usize = 24;
+    const OLD_HEADER_BYTES: usize = 12;
     const ZLIB: u64 = 1;
+    const ZSTD: u64 = 2;
     let bytes = reader.read(section.offset(), section.bytes(), TABLE_BYTES_MAX)?;
-    if number(&bytes, 0, 4)? != ZLIB {
-        return Err(malformed());
-    }
+    let packed = |header: usize| bytes.get(header..).ok_or_else(malformed);
+    let kind = match (section.is_compressed(), is_old) {
+        (true, _) => number(&bytes, 0, 4)?,
+        (false, true) if bytes.starts_with(b"ZLIB") => ZLIB,
+        (false, true) => return Err(malformed()),
+        (false, false) => return Ok(bytes),
+    };
+    let packed = packed(if section.is_compressed() { HEADER_BYTES } else { OLD_HEADER_BYTES })?;
+    let mut unpacked: Box<dyn io::Read + '_> = match kind {
+        ZLIB => Box::new(flate2::read::ZlibDecoder::new(packed)),
+        ZSTD => Box::new(zstd::stream::read::Decoder::with_buffer(packed)?),
+        _ => return Err(malformed()),
+    };
     let mut inflated = Vec::new();
-    let packed = bytes.get(HEADER_BYTES..).ok_or_else(malformed)?;
-    io::Read::read_to_end(
-        &mut io::Read::take(flate2::read::ZlibDecoder::new(packed), TABLE_BYTES_MAX),
-        &mut inflated,
-    )?;
+    io::Read::read_to_end(&mut io::Read::take(&mut unpacked, TABLE_BYTES_MAX), &mut inflated)?;
     Ok(inflated)
 }
 
