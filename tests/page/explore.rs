@@ -279,6 +279,62 @@ fn what_was_too_thin_to_be_sent_is_said_and_seen_from_near() {
 }
 
 #[test]
+fn what_comes_from_near_is_drawn_between_what_is_there() {
+    let Some(mut browser) = Browser::start() else { return };
+    let server = Server::start("127.0.0.1:0");
+    let start = now_ns() - 10 * SECOND;
+    // Frames that are seen from afar, deeper than the graph is high, between them some that are seen from near only, and dust.
+    let deep = |name: &str| (0..30).map(|row| format!(";{name}{row}@/opt/w")).collect::<String>();
+    let mut stacks = vec![("main@/opt/w;dust@/opt/w".to_owned(), 400 * SECOND)];
+    for (name, weight) in [("wide", 40), ("less", 30), ("least", 20)] {
+        stacks.push((format!("main@/opt/w;near@/opt/w{}", deep(name)), weight * SECOND));
+        stacks.extend((0..300).map(|thin| {
+            let weight = SECOND / 10 + thin * SECOND / 10_000;
+            (format!("main@/opt/w;near@/opt/w;{name}0@/opt/w;thin{name}{thin}@/opt/w"), weight)
+        }));
+    }
+    server.push("wide", start, 10 * SECOND, &stacks);
+    for half in ["one", "two"] {
+        let dust = |leaf| (format!("main@/opt/w;dust@/opt/w;{half}{leaf}@/opt/w"), 1);
+        server.push("wide", start, 10 * SECOND, &(0..12_000).map(dust).collect::<Vec<_>>());
+    }
+    browser.window(1440, 900, "dark");
+    let (from, until) = (start / 1_000_000 - 60_000, start / 1_000_000 + 20_000);
+    browser.open(&format!("http://{}/#from={from}&until={until}", server.address));
+    browser.wait("window.__state?.frames.some((f) => f.name === 'near')");
+    // The answer waits, and labels that are drawn are counted.
+    browser.evaluate(
+        "(() => { const asks = fetch; window.held = new Promise((go) => (window.release = go)); \
+         window.fetch = async (url, options) => { if (url.includes('only_below')) await held; return asks(url, options); }; \
+         const { fillText } = CanvasRenderingContext2D.prototype; window.labels = 0; \
+         CanvasRenderingContext2D.prototype.fillText = function (...of) { labels++; fillText.apply(this, of); }; \
+         window.settled = async () => { for (let i = 0; i < 3; i++) await new Promise(requestAnimationFrame); }; \
+         window.pixels = () => { const canvas = document.querySelector('#flame'); \
+           return canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data; }; })()",
+    );
+    let near = frame(&mut browser, "near").expect("near");
+    browser.click(near.x + near.width / 2.0, near.y);
+    browser.wait("__state.zoomed === 'near' && __state.frames.some((f) => f.name === 'wide9')");
+    check(&mut browser, "__state.frames.some((f) => f.name.startsWith('thin'))", "false");
+    browser.evaluate("settled().then(() => { labels = 0; release(); })");
+    browser.wait("__state.frames.filter((f) => f.name.startsWith('thin')).length === 900");
+    let drawn = browser.evaluate(
+        "(async () => { await settled(); const [some, first] = [labels, pixels()]; \
+         labels = 0; document.querySelector('#flame').dispatchEvent(new Event('blur')); await settled(); \
+         const [all, second] = [labels, pixels()]; \
+         const other = second.reduce((sum, value, i) => sum + (Math.abs(value - first[i]) > 8 ? 1 : 0), 0); \
+         const seen = second.reduce((sum, value) => sum + (value > 0 ? 1 : 0), 0); \
+         return JSON.stringify({ some, all, other, seen }); })()",
+    );
+    let drawn: serde_json::Value = serde_json::from_str(drawn.as_str().expect("figures")).expect("JSON");
+    let [some, all, other, seen] =
+        ["some", "all", "other", "seen"].map(|what| drawn[what].as_u64().expect(what));
+    assert!(all >= 20 && some < all / 2, "only what is new is drawn: {drawn}");
+    assert!(seen > 100_000 && other == 0, "as if all had been drawn at once: {drawn}");
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
+#[test]
 fn rows_of_the_table_are_there_when_one_comes_to_them() {
     let Some(mut browser) = Browser::start() else { return };
     let server = Server::start("127.0.0.1:0");

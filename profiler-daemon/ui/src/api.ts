@@ -31,8 +31,9 @@ export type Column = ArrayLike<number>;
 /** Texts by number. */
 export interface Texts {
   at(index: number): string | undefined;
-  /** Whether it begins so: told without cutting it out. */
-  begins(index: number, start: string): boolean;
+  /** Its first UTF-16 unit and a number made of all of them (`hash.ts`): told without cutting it out. */
+  first(index: number): number;
+  hash(index: number): number;
 }
 
 /** One merged tree in columns: in arrays, or in what `columns.ts` makes of an answer. */

@@ -1,7 +1,8 @@
 // Which colour means what. Colours of modules, packages and services are given out as they are first seen, heaviest first, and kept:
 // the next refresh paints nothing anew.
 
-import { hash, type Fn } from "./tree.js";
+import { hash } from "./hash.js";
+import type { Fn, Tree } from "./tree.js";
 import type { ColorBy } from "./state.js";
 
 export type Theme = "dark" | "light";
@@ -64,7 +65,33 @@ const shades: Record<Theme, Map<number, string>> = { dark: new Map(), light: new
 
 /** The colour of a frame; one that is not known is drawn hatched too. */
 export function frameColor(fn: Fn, by: ColorBy, theme: Theme): string {
-  return shaded(fn, by, theme, (hash(fn.name) >>> 8) % SHADES);
+  return shaded(fn, by, theme, (fn.mark >>> 8) % SHADES);
+}
+
+/** The colours of a tree's functions, which are no objects for that: of most nobody asks more than what they look like. */
+export class Palette {
+  private readonly known: string[] = [];
+  /** Of each module the shades of its functions, where they have one hue. */
+  private readonly shades: (string[] | undefined)[] = [];
+
+  constructor(
+    private readonly tree: Tree,
+    private readonly by: ColorBy,
+    private readonly theme: Theme,
+  ) {}
+
+  /** The colour of the function of that number, as `frameColor` has it. */
+  of(index: number): string {
+    return (this.known[index] ??= this.find(index));
+  }
+
+  private find(index: number): string {
+    const { tree, by, theme } = this;
+    const { texts, functions } = tree.json;
+    if (by === "package" || tree.isBracketed(index)) return frameColor(tree.functionAt(index), by, theme);
+    const shades = (this.shades[functions.module[index]!] ??= Array.from({ length: SHADES }, (_, shade) => shaded(tree.functionAt(index), by, theme, shade)));
+    return shades[(texts.hash(functions.name[index]!) >>> 8) % SHADES]!;
+  }
 }
 
 function shaded(fn: Fn, by: ColorBy, theme: Theme, shade: number): string {

@@ -3,12 +3,15 @@
 // In: four bytes that say how long the head is, the head in JSON, then one column after the other, each from a multiple of
 // eight bytes on, all numbers little-endian. Out: the same as from JSON, but nothing of it is read before it is needed.
 
-import type { FlameJson, Texts } from "./api.js";
+import type { Column, FlameJson, Texts } from "./api.js";
+import { hash } from "./hash.js";
+
+const ARRAYS = { 1: Uint8Array, 2: Uint16Array, 4: Uint32Array, 8: Float64Array };
 
 /** What of a tree is not in columns, and where the columns are. */
 interface Head {
-  /** Group, name, bytes of one number (of four a whole number, of eight a float), count. */
-  columns: [string, string, 4 | 8, number][];
+  /** Group, name, bytes of one number (of eight a float, of fewer a whole number), count. */
+  columns: [string, string, keyof typeof ARRAYS, number][];
   /** Bytes of all texts. */
   texts: number;
 }
@@ -21,7 +24,7 @@ class Cut implements Texts {
   constructor(
     private readonly text: string,
     /** Where each ends, UTF-16 units. */
-    private readonly ends: Uint32Array,
+    private readonly ends: Column,
   ) {
     this.cut = new Array<string>(ends.length);
   }
@@ -30,9 +33,13 @@ class Cut implements Texts {
     return (this.cut[index] ??= this.text.slice(this.from(index), this.ends[index]!));
   }
 
-  begins(index: number, start: string): boolean {
+  first(index: number): number {
     const from = this.from(index);
-    return from + start.length <= this.ends[index]! && this.text.startsWith(start, from);
+    return from < this.ends[index]! ? this.text.charCodeAt(from) : NaN;
+  }
+
+  hash(index: number): number {
+    return hash(this.text, this.from(index), this.ends[index]!);
   }
 
   private from(index: number): number {
@@ -46,12 +53,12 @@ export async function columns(answer: Response): Promise<FlameJson> {
   const text = (at: number, length: number) => new TextDecoder().decode(new Uint8Array(bytes, at, length));
   const length = new DataView(bytes).getUint32(0, true);
   const { columns, texts, ...head } = JSON.parse(text(4, length)) as Head & Omit<FlameJson, "texts">;
-  const groups: Record<string, Record<string, Uint32Array | Float64Array>> = {};
+  const groups: Record<string, Record<string, Column>> = {};
   let at = 4 + length;
   const aligned = () => (at = Math.ceil(at / 8) * 8);
   for (const [group, name, size, count] of columns) {
-    (groups[group] ??= {})[name] = size === 4 ? new Uint32Array(bytes, aligned(), count) : new Float64Array(bytes, aligned(), count);
+    (groups[group] ??= {})[name] = new ARRAYS[size](bytes, aligned(), count);
     at += size * count;
   }
-  return { ...head, ...groups, texts: new Cut(text(aligned(), texts), groups["texts"]!["end"] as Uint32Array) } as FlameJson;
+  return { ...head, ...groups, texts: new Cut(text(aligned(), texts), groups["texts"]!["end"]!) } as FlameJson;
 }

@@ -1,10 +1,10 @@
 // A flame graph: an icicle on a canvas, root on top, or turned over with its root below. Only rows and frames that can be
 // seen are drawn, and once for each zoom: the movement is the compositor's, which stretches what is drawn already.
 
-import { changeColor, frameColor, INK, type Theme } from "./colors.js";
+import { changeColor, INK, Palette, type Theme } from "./colors.js";
 import { el, onceAFrame, sharp, type Child, type Tooltip } from "./dom.js";
 import { basename, percent, type Unit } from "./format.js";
-import { longest, shorter } from "./names.js";
+import { longest } from "./names.js";
 import type { ColorBy } from "./state.js";
 import { describe } from "./tip.js";
 import type { Fn, Tree } from "./tree.js";
@@ -14,6 +14,8 @@ const FONT = '12px ui-monospace, "SF Mono", "Cascadia Mono", "JetBrains Mono", M
 /** Thinner frames are left out, pixels: they would be drawn over each other. */
 export const WIDTH_MIN = 0.4;
 const ZOOM_MS = 170;
+/** How long a movement stays at its end: in their last 40 ms Chromium updates the page with each frame, however little moves, so it is ended before. */
+const REST_MS = 80;
 /** A movement from or to a frame that is thinner than this part of the graph begins at this size: nobody sees more. */
 const STRETCH_MAX = 100;
 
@@ -22,6 +24,16 @@ interface View {
   start: number;
   width: number;
   depth: number;
+}
+
+/** What a canvas shows beside frames: how large it is, how far it is scrolled, and which of its ends fade out. */
+interface Shown {
+  width: number;
+  height: number;
+  ratio: number;
+  scrolled: number;
+  above: boolean;
+  below: boolean;
 }
 
 /** A frame as it is drawn, for tests and assistive technology. */
@@ -75,14 +87,19 @@ export class FlameGraph {
   width = 0;
   private seen = 0;
   private scrolled = 0;
-  private colors: string[] = [];
-  private readonly labels = new Map<number, string[]>();
+  private palette: Palette | null = null;
   private readonly hatches = new Map<Theme, CanvasPattern | null>();
   private isStale = false;
+  /** Where all but thinner frames is drawn as it is to be: the nodes that are. */
+  private finer: Uint8Array | null = null;
+  /** What the canvas shows, beside its frames. */
+  private shown: Shown | null = null;
   /** Around what is pointed at. Not on the canvas: the pointer comes over hundreds of frames, and none of them is drawn anew. */
   private readonly outline = el("div", { class: "outline", "aria-hidden": "true", hidden: true });
   /** What was seen before a zoom that is not drawn yet, and where its first row was. */
   private left: { view: View; top: number } | null = null;
+  private movement: Animation | null = null;
+  private resting = 0;
   private readonly nextFrame = onceAFrame(() => this.frame());
 
   constructor(private readonly options: FlameOptions) {
@@ -142,6 +159,7 @@ export class FlameGraph {
   /** Draws with the next frame. */
   private readonly redraw = (): void => {
     this.isStale = true;
+    this.finer = null;
     this.nextFrame();
   };
 
@@ -150,22 +168,29 @@ export class FlameGraph {
     const { pointed, left } = this;
     this.pointed = this.left = null;
     if (pointed !== null) this.hover(this.nodeAt(pointed), pointed);
-    if (this.isStale) this.draw();
+    if (this.isStale || this.finer !== null) this.draw();
     if (left !== null) this.moveFrom(left.view, left.top);
   }
 
   /** Shows another tree at once: what it shows is the same place, at another time. A movement goes on. */
   show(tree: Tree, zoom: number, unit: Unit, rangeMs: number): void {
+    const { tree: coarse, zoom: other, shown } = this;
+    // Marks are drawn around frames, and dim others.
+    const isPlain = !this.isStale && this.matched === null && this.highlighted === null && this.cursor < 0;
     this.tree = tree;
     this.unit = unit;
     this.rangeMs = rangeMs;
-    this.colors = [];
-    this.labels.clear();
+    this.palette = null;
     this.hovered = this.cursor = -1;
     this.zoom = zoom;
     this.view = this.viewOf(zoom);
+    const finer = isPlain && coarse !== null && shown !== null ? tree.finer(zoom, coarse, other, this.view.width / shown.width) : null;
     this.resize();
-    this.redraw();
+    if (finer === null || this.isStale) this.redraw();
+    else {
+      this.finer = finer;
+      this.nextFrame();
+    }
   }
 
   /** Moves to another place of the same tree. */
@@ -195,12 +220,22 @@ export class FlameGraph {
     const left = ((start - from.start) / from.width) * this.width;
     const rows = (depth - from.depth) * ROW * (flipped === true ? -1 : 1);
     const before = `translate(${left}px, ${top + rows - this.top(depth)}px) scaleX(${stretch})`;
-    for (const movement of canvas.getAnimations()) movement.cancel();
-    canvas.animate({ transform: [before, "none"] }, { duration: ZOOM_MS, easing: "cubic-bezier(0.2, 0.7, 0.2, 1)" });
+    this.rest();
+    const steps = [{ transform: before, easing: "cubic-bezier(0.2, 0.7, 0.2, 1)" }, { transform: "none", offset: ZOOM_MS / (ZOOM_MS + REST_MS) }, { transform: "none" }];
+    this.movement = canvas.animate(steps, { duration: ZOOM_MS + REST_MS });
+    this.resting = setTimeout(() => this.rest(), ZOOM_MS + REST_MS / 4);
+  }
+
+  /** Ends a movement; where it came to its end this is not seen. */
+  private rest(): void {
+    clearTimeout(this.resting);
+    this.movement?.cancel();
+    this.movement = null;
   }
 
   /** Marks functions that match a search; `null` marks none and dims none. */
   mark(matched: Uint8Array | null): void {
+    if (matched === null && this.matched === null) return;
     this.matched = matched;
     this.redraw();
   }
@@ -215,7 +250,7 @@ export class FlameGraph {
   paint(theme: Theme, color: ColorBy): void {
     this.theme = theme;
     this.color = color;
-    this.colors = [];
+    this.palette = null;
     this.redraw();
   }
 
@@ -277,13 +312,14 @@ export class FlameGraph {
     const thinnest = this.thinnest;
     const [left, right] = [this.view.start, this.view.start + this.view.width];
     const first = this.top(0);
-    for (let i = 0; i < tree.count; ) {
-      const start = tree.start[i]!;
-      const total = tree.widths[i]!;
-      const y = first + (flipped ? -tree.depth[i]! : tree.depth[i]!) * ROW;
+    const { start: starts, widths, depth: depths, end: ends, count } = tree;
+    for (let i = 0; i < count; ) {
+      const start = starts[i]!;
+      const total = widths[i]!;
+      const y = first + (flipped ? -depths[i]! : depths[i]!) * ROW;
       const beyond = flipped ? y <= -ROW : y >= height;
       if (beyond || start >= right || start + total <= left || total < thinnest) {
-        i = tree.end[i]!;
+        i = ends[i]!;
         continue;
       }
       if (y > -ROW && y < height) {
@@ -299,8 +335,18 @@ export class FlameGraph {
     const { width, seen: height } = this;
     const { tree } = this;
     if (width === 0 || height === 0 || tree === null) return;
-    const context = sharp(this.options.canvas, width, height);
+    const before = this.shown;
+    const shown = (this.shown = { width, height, ratio: window.devicePixelRatio, scrolled: this.scrolled, above: this.scrolled >= 1, below: this.height - height - this.scrolled >= 1 });
+    // The place may lie between two pixels.
+    const stays = before !== null && before.width === width && before.height === height && before.ratio === shown.ratio && before.scrolled === shown.scrolled;
+    const finer = stays ? this.finer : null;
+    const context = sharp(this.options.canvas, width, height, finer !== null);
     this.isStale = false;
+    this.finer = null;
+    // What fades out, or did, is drawn anew.
+    const [above, below] = [shown.above || before?.above === true, shown.below || before?.below === true];
+    const fades = (y: number) => (above && y < ROW) || (below && y > height - 2 * ROW);
+    if (finer !== null) for (let y = (this.top(0) % ROW) - ROW; y < height; y += ROW) if (fades(y)) context.clearRect(0, y, width, ROW);
     const ink = INK[this.theme];
     context.font = FONT;
     context.textBaseline = "middle";
@@ -308,15 +354,29 @@ export class FlameGraph {
     const hatch = this.hatch(context);
     // What is thinner than a pixel is drawn where nothing is yet: over each other they would only cost.
     const covered = new Float64Array(tree.depthMax + 1).fill(-1);
+    const { depth: depths, fn: functions } = tree;
+    const { matched, highlighted, cursor } = this;
+    const palette = tree.base === null ? (this.palette ??= new Palette(tree, this.color, this.theme)) : null;
+    const isPlain = matched === null && highlighted === null;
+    let filled = "";
     this.visit((node, x, y, w) => {
-      const depth = tree.depth[node]!;
+      const depth = depths[node]!;
       if (w < 1 && x + w < covered[depth]! + 0.5) return;
       covered[depth] = x + Math.max(w, 1);
-      const index = tree.fn[node]!;
-      const dimmed = this.matched !== null && this.matched[index] === 0;
+      if (finer !== null && finer[node] === 1 && !fades(y)) return;
+      const index = functions[node]!;
       const drawn = Math.max(w - 1, Math.min(w, 0.7));
+      const color = node === 0 ? ink.root : palette !== null ? palette.of(index) : changeColor(tree.changeOf(node), this.theme);
+      // Most frames are thin, and of those there is nothing else to draw.
+      if (drawn <= 6 && isPlain && node !== cursor) {
+        if (color !== filled) context.fillStyle = filled = color;
+        context.fillRect(x, y + 1, drawn, ROW - 2);
+        return;
+      }
+      filled = "";
+      const dimmed = matched !== null && matched[index] === 0;
       if (dimmed) context.globalAlpha = 0.28;
-      context.fillStyle = node === 0 ? ink.root : tree.base === null ? this.colorOf(index) : changeColor(tree.changeOf(node), this.theme);
+      context.fillStyle = color;
       if (drawn > 6) {
         context.beginPath();
         context.roundRect(x, y + 1, drawn, ROW - 2, 2.5);
@@ -327,7 +387,7 @@ export class FlameGraph {
         }
       } else context.fillRect(x, y + 1, drawn, ROW - 2);
       if (drawn > 22) {
-        const label = node === 0 ? this.fit(["all"], drawn) : this.fit(this.labelsOf(index), drawn);
+        const label = node === 0 ? this.fit(["all"], drawn) : this.fit(tree.functionAt(index).labels, drawn);
         if (label !== "") {
           if (dimmed) context.globalAlpha = 0.5;
           context.fillStyle = node === 0 || tree.functionAt(index).kind === "missing" ? ink.text : ink.frameText;
@@ -335,9 +395,9 @@ export class FlameGraph {
         }
       }
       if (dimmed) context.globalAlpha = 1;
-      const outlined = node === this.cursor;
-      const same = this.highlighted !== null && node !== 0 && tree.functionAt(index).key === this.highlighted;
-      const match = this.matched !== null && !dimmed && drawn > 3;
+      const outlined = node === cursor;
+      const same = highlighted !== null && node !== 0 && tree.functionAt(index).key === highlighted;
+      const match = matched !== null && !dimmed && drawn > 3;
       if (outlined || same || match) {
         context.strokeStyle = match && !outlined && !same ? ink.match : this.theme === "dark" ? "#ffffff" : "#0b1220";
         context.lineWidth = outlined ? 2 : 1.25;
@@ -346,7 +406,7 @@ export class FlameGraph {
         context.stroke();
       }
     });
-    this.fade(context, width, height);
+    this.fade(context, shown);
     this.surround();
   }
 
@@ -365,11 +425,10 @@ export class FlameGraph {
   }
 
   /** Where rows go on above or below they fade out: the edge is not their end. */
-  private fade(context: CanvasRenderingContext2D, width: number, height: number): void {
+  private fade(context: CanvasRenderingContext2D, { width, height, above, below }: Shown): void {
     context.globalCompositeOperation = "destination-out";
-    for (const [hidden, from, to] of [[this.scrolled, ROW, 0], [this.height - height - this.scrolled, height - ROW, height]] as const) {
-      // The place may lie between two pixels.
-      if (hidden < 1) continue;
+    for (const [hides, from, to] of [[above, ROW, 0], [below, height - ROW, height]] as const) {
+      if (!hides) continue;
       const gradient = context.createLinearGradient(0, from, 0, to);
       gradient.addColorStop(0, "transparent");
       gradient.addColorStop(1, "black");
@@ -391,10 +450,6 @@ export class FlameGraph {
     return out;
   }
 
-  private colorOf(index: number): string {
-    return (this.colors[index] ??= frameColor(this.tree!.functionAt(index), this.color, this.theme));
-  }
-
   private hatch(context: CanvasRenderingContext2D): CanvasPattern | null {
     const known = this.hatches.get(this.theme);
     if (known !== undefined) return known;
@@ -411,15 +466,6 @@ export class FlameGraph {
     const pattern = context.createPattern(tile, "repeat");
     this.hatches.set(this.theme, pattern);
     return pattern;
-  }
-
-  private labelsOf(index: number): string[] {
-    let labels = this.labels.get(index);
-    if (labels === undefined) {
-      labels = shorter(this.tree!.functionAt(index).name);
-      this.labels.set(index, labels);
-    }
-    return labels;
   }
 
   private fit(labels: string[], width: number): string {

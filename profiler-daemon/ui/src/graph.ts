@@ -124,7 +124,7 @@ export class GraphView {
       const stays = this.near.every((key, step) => key === state.zoom[step]);
       if (this.tree !== this.whole && !stays) this.look(this.whole!, before.zoom);
       this.flame.zoomTo(this.tree.find(state.zoom));
-      this.showPlace();
+      this.showPlace(this.hides(state.zoom));
     }
     this.showWithout();
   }
@@ -207,8 +207,8 @@ export class GraphView {
     badge.textContent = `${least}${percent(value, this.tree.widths[this.zoomed]!)} matched`;
   }
 
-  /** Where one is: the way from the root, or the function in the middle. */
-  private showPlace(): void {
+  /** Where one is: the way from the root, or the function in the middle. What more is `awaited` for is not told of before. */
+  private showPlace(awaited = false): void {
     const { tree } = this;
     if (tree === null) return;
     const { state, choose } = this.context;
@@ -243,8 +243,15 @@ export class GraphView {
       });
     }
     if (state.query !== "") this.showMatches();
-    this.showLegend();
     this.showWithout();
+    if (!awaited) this.tell();
+  }
+
+  /** What it is made of, and what is not to be seen of it. */
+  tell(): void {
+    const { tree, zoomed } = this;
+    if (tree === null) return;
+    this.showLegend();
     const hidden = tree.hiddenBelow(zoomed);
     say(byId("hidden"), hidden === 0 ? "" : `${percent(hidden, tree.totals[zoomed]!)} in stacks too thin to draw: zoom in`);
   }

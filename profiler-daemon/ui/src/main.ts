@@ -214,6 +214,8 @@ async function refresh(): Promise<void> {
     failures++;
     trouble = error instanceof TypeError ? "the server does not answer" : error instanceof Error ? error.message : String(error);
     for (const question of [servicesQuestion, flameQuestion, callersQuestion]) question.forget();
+    // Of what is near nothing more comes now.
+    graph.tell();
   }
   showControls();
   showEmptiness();

@@ -2,7 +2,12 @@
 
 import type { Column, FlameJson } from "./api.js";
 import { isLevel } from "./format.js";
+import { hash } from "./hash.js";
+import { shorter } from "./names.js";
 import { packageOf } from "./packages.js";
+
+/** What the name of what is missing begins with. */
+const BRACKET = "[".charCodeAt(0);
 
 export type Kind = "user" | "kernel" | "missing";
 
@@ -11,6 +16,8 @@ export class Fn {
   readonly kind: Kind;
   private ownKey: string | null = null;
   private ownPackage: string | null = null;
+  private ownMark: number | null = null;
+  private ownLabels: string[] | null = null;
 
   constructor(
     readonly name: string,
@@ -26,20 +33,20 @@ export class Fn {
     return (this.ownKey ??= hash(`${this.name}\0${this.module}`).toString(36));
   }
 
+  /** A number that its name has in every answer. */
+  get mark(): number {
+    return (this.ownMark ??= hash(this.name));
+  }
+
+  /** Its name in ever shorter forms. */
+  get labels(): string[] {
+    return (this.ownLabels ??= shorter(this.name));
+  }
+
   /** Package, crate or library. */
   get package(): string {
     return (this.ownPackage ??= packageOf(this.name, this.file, this.module));
   }
-}
-
-/** FNV-1a, short enough for an address. */
-export function hash(text: string): number {
-  let value = 0x811c9dc5;
-  for (let i = 0; i < text.length; i++) {
-    value ^= text.charCodeAt(i);
-    value = Math.imul(value, 0x01000193);
-  }
-  return value >>> 0;
 }
 
 function kindOf(name: string, module: string): Kind {
@@ -71,6 +78,8 @@ export class Tree {
   /** What the server's values were multiplied with. */
   readonly scale: number;
   private readonly made: Fn[];
+  /** What was sent of a node and all below it weighs alone. */
+  private sent = { below: -1, value: 0 };
   readonly parent: Uint32Array;
   readonly fn: Uint32Array;
   readonly depth: Uint16Array;
@@ -98,12 +107,14 @@ export class Tree {
     this.total = json.total * scale;
     this.all = json.all * scale;
     const scaled = (values: Column) => {
+      if (scale === 1 && values instanceof Float64Array) return values;
       const all = new Float64Array(values);
       if (scale !== 1) for (let i = 0; i < all.length; i++) all[i]! *= scale;
       return all;
     };
-    const parents = (this.parent = new Uint32Array(nodes.parent));
-    this.fn = new Uint32Array(nodes.function);
+    const whole = (values: Column) => (values instanceof Uint32Array ? values : new Uint32Array(values));
+    const parents = (this.parent = whole(nodes.parent));
+    this.fn = whole(nodes.function);
     this.totals = scaled(nodes.total);
     this.selfs = scaled(nodes.self);
     this.base =
@@ -143,13 +154,6 @@ export class Tree {
       fn = this.made[index] = new Fn(texts.at(name[index]!)!, texts.at(file[index]!)!, texts.at(module[index]!)!, line[index]!);
     }
     return fn;
-  }
-
-  /** The number of its module; `null` for what is missing, which has none. */
-  private moduleAt(index: number): number | null {
-    const { texts, functions } = this.json;
-    const module = functions.module[index]!;
-    return texts.at(module) === "" && texts.begins(functions.name[index]!, "[") ? null : module;
   }
 
   /** All functions, of nodes and of the table. */
@@ -192,6 +196,41 @@ export class Tree {
     return node;
   }
 
+  /**
+   * Which nodes in and below `node` another tree of the same data has in and below `other` too, where it lacks only lighter
+   * ones: what was drawn of it stays as it is. `null` if more is different, or if it has nodes that are thinner than `thinnest`.
+   */
+  finer(node: number, coarse: Tree, other: number, thinnest: number): Uint8Array | null {
+    if (this.base !== null || coarse.base !== null || this.widths[node] !== coarse.widths[other]) return null;
+    const known = new Uint8Array(this.count);
+    const [end, last] = [this.end[node]!, coarse.end[other]!];
+    const [away, deeper] = [this.start[node]! - coarse.start[other]!, this.depth[node]! - coarse.depth[other]!];
+    let at = other;
+    for (let i = node; i < end && at < last; ) {
+      const width = coarse.widths[at]!;
+      const same = this.widths[i] === width && this.depth[i] === coarse.depth[at]! + deeper && (i === node || this.names(this.fn[i]!, coarse, coarse.fn[at]!));
+      if (!same) {
+        // What is below it is new, too.
+        i = this.end[i]!;
+        continue;
+      }
+      if (width < thinnest || Math.abs(this.start[i]! - coarse.start[at]! - away) > thinnest / 1000) return null;
+      known[i++] = 1;
+      at++;
+    }
+    return at === last ? known : null;
+  }
+
+  /** Whether a function is called the same in another tree: then one object stands for both. */
+  private names(index: number, other: Tree, there: number): boolean {
+    const { texts, functions } = this.json;
+    const fn = other.functionAt(there);
+    if (this.made[index] === fn) return true;
+    if (texts.at(functions.name[index]!) !== fn.name || texts.at(functions.module[index]!) !== fn.module || texts.at(functions.file[index]!) !== fn.file) return false;
+    this.made[index] = fn;
+    return true;
+  }
+
   /** The deepest row below `node` with something in it that is at least as wide as `thinnest`. */
   deepest(node: number, thinnest = 0): number {
     let deepest = this.depth[node]!;
@@ -222,35 +261,54 @@ export class Tree {
 
   /** What in and below `node` is too light to have been sent: the gaps. */
   hiddenBelow(node: number): number {
-    let sent = 0;
-    for (let i = node; i < this.end[node]!; i++) sent += this.selfs[i]!;
-    const hidden = this.totals[node]! - sent;
+    const { sent, selfs } = this;
+    // One place is asked about more than once.
+    if (sent.below !== node) {
+      let value = 0;
+      for (let i = node, end = this.end[node]!; i < end; i++) value += selfs[i]!;
+      this.sent = { below: node, value };
+    }
+    const hidden = this.totals[node]! - this.sent.value;
     return hidden > this.totals[node]! * 1e-9 ? hidden : 0;
+  }
+
+  /** Whether a function may be what is missing: it has no module, and its name is in brackets. */
+  isBracketed(index: number): boolean {
+    const { texts, functions } = this.json;
+    return texts.at(functions.module[index]!) === "" && texts.first(functions.name[index]!) === BRACKET;
   }
 
   /** What each group of functions weighs alone below `node`, heaviest first; `ofModules` if all of a module and kind are of one group. */
   groups(node: number, groupOf: (fn: Fn) => string, ofModules: boolean): { name: string; fn: Fn; value: number }[] {
-    const selfs = new Float64Array(this.made.length);
-    const { rows } = this.json;
-    // The table has what was too thin to be sent, but only of all stacks; the functions that it leaves out weigh least.
-    if (node === 0 && this.total === this.all) for (let i = 0; i < rows.function.length; i++) selfs[rows.function[i]!]! += rows.self[i]! * this.scale;
-    else for (let i = node; i < this.end[node]!; i++) selfs[this.fn[i]!]! += this.selfs[i]!;
+    const { rows, functions, texts } = this.json;
+    const { module } = functions;
     const sums = new Map<string, { name: string; fn: Fn; value: number }>();
-    // Of thousands of functions one of each module is looked at.
-    const known = new Map<number, { value: number }>();
-    for (let i = 0; i < selfs.length; i++) {
-      if (selfs[i] === 0) continue;
-      const module = ofModules ? this.moduleAt(i) : null;
-      let sum = module === null ? undefined : known.get(module);
+    const sumOf = (index: number) => {
+      const fn = this.functionAt(index);
+      const name = groupOf(fn);
+      let sum = sums.get(name);
+      if (sum === undefined) sums.set(name, (sum = { name, fn, value: 0 }));
+      return sum;
+    };
+    // Of thousands of functions one of each module is looked at; what is missing has no module, and is of many groups.
+    const known: { value: number }[] = [];
+    let nameless = -1;
+    const add = (index: number, value: number) => {
+      if (value === 0) return;
+      const of = module[index]!;
+      let sum = known[of];
       if (sum === undefined) {
-        const fn = this.functionAt(i);
-        const name = groupOf(fn);
-        const named = sums.get(name) ?? { name, fn, value: 0 };
-        sums.set(name, named);
-        if (module !== null) known.set(module, named);
-        sum = named;
-      }
-      sum.value += selfs[i]!;
+        if (texts.at(of) === "") nameless = of;
+        sum = sumOf(index);
+        if (ofModules && !(of === nameless && this.isBracketed(index))) known[of] = sum;
+      } else if (of === nameless && this.isBracketed(index)) sum = sumOf(index);
+      sum.value += value;
+    };
+    // The table has what was too thin to be sent, but only of all stacks; the functions that it leaves out weigh least.
+    if (node === 0 && this.total === this.all) for (let i = 0; i < rows.function.length; i++) add(rows.function[i]!, rows.self[i]! * this.scale);
+    else {
+      const { fn, selfs } = this;
+      for (let i = node, end = this.end[node]!; i < end; i++) add(fn[i]!, selfs[i]!);
     }
     return [...sums.values()].sort((a, b) => b.value - a.value);
   }

@@ -25,6 +25,23 @@ test("children lie inside their parents, side by side", () => {
   assert.equal(tree.find(tree.keys(tree.count - 1)), tree.count - 1);
 });
 
+test("a tree of what is below a node is finer than one of all, where only lighter nodes are new", () => {
+  const whole = treeOf({ "main;a;x": 30, "main;a;y": 20, "main;b": 40 });
+  const from = whole.find(whole.keys(1)) + 1;
+  const finer = (near: Record<string, number>, thinnest = 1) => {
+    const tree = treeOf(near);
+    const known = tree.finer(2, whole, from, thinnest);
+    return known === null ? null : [...known.keys()].filter((i) => known[i] === 1).map((i) => tree.functionOf(i).name).join();
+  };
+  assert.equal(whole.functionOf(from).name, "a");
+  assert.equal(finer({ "main;a;x;1": 4, "main;a;x": 26, "main;a;y;2": 20 }), "a,x,y");
+  assert.equal(finer({ "main;a;x;1": 4, "main;a;x": 26, "main;a;y": 15, "main;a;z": 5 }), null, "y weighs less");
+  assert.equal(finer({ "main;a;x": 30, "main;a;z": 20 }), null, "y is called z");
+  assert.equal(finer({ "main;a;z": 1, "main;a;x": 30, "main;a;y": 19 }), null, "x is not where it was");
+  assert.equal(finer({ "main;a;x": 30, "main;a;y": 20 }, 21), null, "y is too thin");
+  assert.equal(finer({ "main;a;x": 30, "main;a;y": 21 }), null, "a weighs more");
+});
+
 test("folded stacks keep every unit, also of what was too light to be sent", () => {
   const tree = treeOf({ "main;a;b": 3, "main;a": 1, "we;ird": 2 });
   assert.equal(folded(exported(tree)), "main;a 1\nmain;a;b 3\nwe;ird 2\n");

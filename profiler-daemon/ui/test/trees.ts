@@ -1,6 +1,7 @@
 // Trees from folded stacks, as the server writes them.
 
 import type { FlameJson } from "../src/api.js";
+import { hash } from "../src/hash.js";
 import { Tree } from "../src/tree.js";
 
 /** A tree of stacks, root first, with their own values. A frame is `name` or `name@module`. */
@@ -45,7 +46,7 @@ export function treeOf(stacks: Record<string, number>, change: Partial<FlameJson
   const total = put(root, 0);
   return new Tree({
     ...{ from_ms: 0, until_ms: 1000, service: null, type: "process_cpu:cpu:nanoseconds:cpu:nanoseconds", total, all: total, profiles: 0, series: 0 },
-    ...{ texts: { at: (index: number) => texts[index], begins: (index: number, start: string) => texts[index]!.startsWith(start) }, functions, nodes, rows: { function: [], self: [], total: [] }, hidden: { nodes: 0, value: 0, rows: 0 } },
+    ...{ texts: { at: (index: number) => texts[index], first: (index: number) => texts[index]!.charCodeAt(0), hash: (index: number) => hash(texts[index]!) }, functions, nodes, rows: { function: [], self: [], total: [] }, hidden: { nodes: 0, value: 0, rows: 0 } },
     ...change,
   });
 }

@@ -3,7 +3,8 @@
 //! In: columns of numbers, texts, and what there is once. Out: the length of the head (four bytes), the head in JSON, then
 //! each column and at last all texts in one, each from a multiple of eight bytes on. The head says in `columns` which there
 //! are: group, name, bytes of a number, count; and in `texts` how many bytes those have. Numbers are little-endian: whole
-//! ones of four bytes, and weights, which JavaScript has as floats in any case. `texts.end` says where each text ends, in
+//! ones of one, two or four bytes, as many as the greatest of a column needs, and weights of eight, which JavaScript has as
+//! floats in any case. `texts.end` says where each text ends, in
 //! UTF-16 units, as JavaScript counts. Not here: what is in the columns.
 
 use serde::Serialize;
@@ -29,7 +30,15 @@ struct Head<'a, T> {
 impl Columns {
     /// Adds whole numbers.
     pub(super) fn numbers(&mut self, group: &'static str, name: &'static str, numbers: &[u32]) {
-        self.put(group, name, numbers.iter().map(|number| number.to_le_bytes()));
+        let most = numbers.iter().copied().max().unwrap_or(0);
+        let bytes = numbers.iter().map(|number| number.to_le_bytes());
+        if most <= u32::from(u8::MAX) {
+            self.put(group, name, bytes.map(|[a, ..]| [a]));
+        } else if most <= u32::from(u16::MAX) {
+            self.put(group, name, bytes.map(|[a, b, ..]| [a, b]));
+        } else {
+            self.put(group, name, bytes);
+        }
     }
 
     /// Adds weights: exact up to 2^53.
@@ -67,5 +76,25 @@ impl Columns {
         head.resize((LENGTH + head.len()).next_multiple_of(ALIGN) - LENGTH, b' ');
         let length = u32::try_from(head.len()).expect("a head is short");
         [&length.to_le_bytes()[..], &head, &self.bytes, all.as_bytes()].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_has_as_many_bytes_as_the_greatest_of_its_column_needs() {
+        for (most, size) in [(0, 1), (255, 1), (256, 2), (65_535, 2), (65_536, 4), (u32::MAX, 4)] {
+            let mut columns = Columns::default();
+            columns.numbers("group", "name", &[1, most, 2]);
+            assert_eq!(columns.known, [("group", "name", size, 3)]);
+            let bytes = [1, most, 2].map(|number: u32| number.to_le_bytes()[..size].to_vec()).concat();
+            assert_eq!(columns.bytes[..bytes.len()], bytes);
+            assert_eq!(columns.bytes.len(), bytes.len().next_multiple_of(ALIGN));
+        }
+        let mut columns = Columns::default();
+        columns.numbers("group", "name", &[]);
+        assert_eq!(columns.known, [("group", "name", 1, 0)]);
     }
 }

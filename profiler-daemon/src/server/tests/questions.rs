@@ -123,6 +123,8 @@ fn read_columns(bytes: &[u8]) -> Value {
         let [size, count] = [2, 3].map(|at| index(&column[at]));
         assert_eq!(at % 8, 0, "{group}.{name} begins where a typed array may");
         let numbers = bytes[at..at + size * count].chunks_exact(size).map(|number| match size {
+            1 => u64::from(number[0]),
+            2 => u64::from(u16::from_le_bytes(number.try_into().unwrap())),
             4 => u64::from(u32::from_le_bytes(number.try_into().unwrap())),
             _ => f64::from_le_bytes(number.try_into().unwrap()).to_string().parse().unwrap(),
         });
