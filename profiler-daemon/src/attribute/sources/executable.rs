@@ -23,7 +23,7 @@ pub(super) fn service(facts: &Facts<'_>) -> Option<String> {
 fn in_memory(name: &[u8]) -> &[u8] {
     let name = name.split(|&byte| byte == b':').next().unwrap_or_default();
     let is_separator = |byte: &u8| matches!(byte, b'-' | b'_' | b'.');
-    let (front, end) = match name.iter().rposition(|byte| is_separator(byte)) {
+    let (front, end) = match name.iter().rposition(is_separator) {
         Some(at) => (&name[..at], &name[at + 1..]),
         None => (&b""[..], name),
     };

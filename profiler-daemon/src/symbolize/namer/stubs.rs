@@ -16,7 +16,7 @@ const LIST_BYTES_MAX: u64 = 32 << 20;
 /// Stubs of a file that have names, at most; large libraries have ten thousand.
 const STUBS_MAX: usize = 1 << 18;
 /// All stubs lie in pieces of that many bytes, one or two of them in each.
-const PIECE_BYTES: u64 = 16;
+const PIECE_BYTES: usize = 16;
 
 /// The stubs of a file.
 #[derive(Debug, Default)]
@@ -43,21 +43,21 @@ impl Stubs {
             address.checked_sub(section.address()).is_some_and(|inside| inside < section.bytes())
         };
         let section = known.sections.iter().find(inside)?;
-        let begins = address & !(PIECE_BYTES - 1);
+        let begins = address & !(PIECE_BYTES as u64 - 1);
         let offset = begins.checked_sub(section.address())?.checked_add(section.offset())?;
-        let mut piece = [0; PIECE_BYTES as usize];
+        let mut piece = [0; PIECE_BYTES];
         file.read_exact_at(&mut piece, offset).ok()?;
         let words = words(&piece, begins).into_iter().rev();
         // The second of two begins in the middle.
-        let mut reached =
-            words.filter(|(at, _)| *at < PIECE_BYTES / 2 || address - begins >= PIECE_BYTES / 2);
+        let mut reached = words
+            .filter(|(at, _)| *at < PIECE_BYTES as u64 / 2 || address - begins >= PIECE_BYTES as u64 / 2);
         let name = reached.find_map(|(_, word)| known.names.get(&word))?;
         Some(format!("{}@plt", demangled(name)))
     }
 }
 
 /// Where a piece of code that lies at `address` may jump through a word: where in it, and which.
-fn words(piece: &[u8; PIECE_BYTES as usize], address: u64) -> Vec<(u64, u64)> {
+fn words(piece: &[u8; PIECE_BYTES], address: u64) -> Vec<(u64, u64)> {
     const JUMP_BYTES: u64 = 6;
     let jumps = (0..).zip(piece.windows(6)).filter_map(|(at, window)| match *window {
         [0xff, 0x25, a, b, c, d] => {

@@ -21,7 +21,8 @@ const PUSHED_BYTES: i32 = 8;
 pub(super) fn rules(file: &File, section: &Section, rules: &mut Vec<(u64, Rule)>) {
     let Ok(bytes) = usize::try_from(section.bytes().min(STUBS_BYTES_MAX)) else { return };
     let mut code = vec![0; bytes];
-    if section.address() % STUB_BYTES as u64 != 0 || file.read_exact_at(&mut code, section.offset()).is_err()
+    if !section.address().is_multiple_of(STUB_BYTES as u64)
+        || file.read_exact_at(&mut code, section.offset()).is_err()
     {
         return;
     }
