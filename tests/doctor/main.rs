@@ -82,8 +82,8 @@ fn check_closed(found: &Value, how: &str, after_ms: u64) {
         "{found}"
     );
     let idle_ms = found["idle_timeout_ms"].as_u64().unwrap_or_default();
-    // The clock starts with our request.
-    assert!((after_ms..after_ms + 80).contains(&idle_ms), "{after_ms}: {found}");
+    // The clock starts with our request, the server's with the whole millisecond that it looked at last.
+    assert!((after_ms - 5..after_ms + 80).contains(&idle_ms), "{after_ms}: {found}");
     assert_eq!(found["connections"].as_array().map_or(0, Vec::len), 3, "{found}");
 }
 

@@ -53,7 +53,9 @@ fn is_ready_pyroscope(address: SocketAddr) -> bool {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(500))?;
         stream.set_read_timeout(Some(Duration::from_millis(500)))?;
         stream.set_write_timeout(Some(Duration::from_millis(500)))?;
-        write!(stream, "GET /ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        // In one piece: who answers the first of several may have closed before the last.
+        let question = format!("GET /ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(question.as_bytes())?;
         let mut answer = Vec::new();
         // A read that times out after the answer still has the answer.
         let _ = stream.take(4096).read_to_end(&mut answer);
