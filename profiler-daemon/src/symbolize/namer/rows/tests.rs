@@ -283,7 +283,7 @@ fn compare(path: &Path, file: &File) -> Option<Compared> {
                 let is_held = row.register(Register(16)) == Some(RegisterRule::Register(Register(5)));
                 compared.held += u64::from(is_held);
                 // A caller lies above, at a whole word: assembly that says otherwise is not believed.
-                let is_none = |sp: u64| sp <= regs.sp || sp % 8 != 0;
+                let is_none = |sp: u64| sp <= regs.sp || !sp.is_multiple_of(8);
                 if expected
                     .is_ok_and(|caller| !is_held && !function.is_signal_trampoline() && is_none(caller.sp))
                 {
