@@ -15,4 +15,4 @@ __attribute__((noinline)) int make_children(int children) {
     return status;
 }
 
-int main(int argc, char **argv) { return make_children(argc > 1 ? atoi(argv[1]) : 1) + 0; }
+int main(int argc, char **argv) { return make_children(argc > 1 ? atoi(argv[1]) : 1); }
