@@ -85,7 +85,8 @@ impl Stacks {
         }
         self.words += stack.words.len();
         let until = MonoNs::now().plus(WAIT);
-        self.waiting.push(Waiting { sample, stack, process: process.clone(), module: None, until });
+        let process = process.narrowed(addresses(&sample, &stack));
+        self.waiting.push(Waiting { sample, stack, process, module: None, until });
         None
     }
 
@@ -119,6 +120,12 @@ impl Stacks {
         self.count(result, 1);
         (waiting.sample, waiting.process)
     }
+}
+
+/// All that a walk may take for an address of code, and all that the sample has.
+fn addresses(sample: &RawSample, stack: &RawStack) -> impl Iterator<Item = u64> {
+    let of_stack = stack.words.iter().chain(&stack.links).copied();
+    of_stack.chain([stack.regs.ip]).chain(sample.user.iter().map(|address| address.0))
 }
 
 impl Waiting {

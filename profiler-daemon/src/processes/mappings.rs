@@ -126,6 +126,25 @@ impl Mappings {
         })
     }
 
+    /// Those of them that `addresses` lie in, or the byte before each.
+    pub(super) fn only(&self, addresses: impl Iterator<Item = u64>) -> Self {
+        let mut only = Self::new(&self.total);
+        only.has_anonymous = self.has_anonymous;
+        let range = match (self.spans.first_key_value(), self.spans.last_key_value()) {
+            (Some((&first, _)), Some((_, last))) => first..=last.end,
+            _ => return only,
+        };
+        for address in addresses.filter(|address| range.contains(address)) {
+            for at in [address, address.wrapping_sub(1)] {
+                if let Some((start, span)) = self.span_at(at) {
+                    only.spans.entry(start).or_insert_with(|| span.clone());
+                }
+            }
+        }
+        self.total.add(only.spans.len());
+        only
+    }
+
     /// Adds `mapping` to a table that others may share; `spans_max` bounds this table, `total_max` all of them.
     pub(super) fn add(
         shared: &mut Arc<Self>,
@@ -360,6 +379,18 @@ mod tests {
         assert_eq!(Mappings::add(&mut shared, &mapping(&("a", 20, 30, 11)), 1000, 1000), Added::Changed);
         assert_eq!(Arc::strong_count(&shared), 1);
         assert_eq!((shared.len(), shared.total.get()), (3, 4));
+    }
+
+    #[test]
+    fn of_many_those_that_addresses_lie_in() {
+        let all = table(&[("a", 10, 20, 0), ("b", 20, 30, 0), ("c", 30, 40, 0), ("-", 50, 60, 0)], 1000);
+        let only = all.only([0, 20, 35, 36, 45, 61, u64::MAX].into_iter());
+        assert_eq!(only.iter().map(|mapped| mapped.start).collect::<Vec<_>>(), [10, 20, 30]);
+        assert_eq!(only.settle(UserAddr(35)).map(|(_, offset)| offset), Ok(FileOffset(5)));
+        assert!(only.has_anonymous());
+        assert_eq!(all.total.get(), 4 + 3);
+        drop(only);
+        assert_eq!(all.total.get(), 4);
     }
 
     #[test]

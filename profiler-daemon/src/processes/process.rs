@@ -6,6 +6,9 @@ use super::mappings::Mappings;
 use crate::model::{Comm, FileOffset, Module, Pid, Reason, UserAddr};
 use crate::time::MonoNs;
 
+/// Mappings of a process whose table may be copied for a sample: a browser has a few hundred.
+const NARROW_OVER: usize = 1 << 10;
+
 /// A process: a pid from a start to an end. A pid that is used again is another one.
 #[derive(Clone, Debug)]
 pub struct Process {
@@ -41,6 +44,15 @@ impl Process {
     /// What is mapped.
     pub fn mappings(&self) -> &Mappings {
         &self.mappings
+    }
+
+    /// The same process for one who will ask after `addresses` alone (and after the byte before each): of very many mappings it has
+    /// those that these lie in. While it is kept, its own table changes without a copy of all of them.
+    pub fn narrowed(&self, addresses: impl Iterator<Item = u64>) -> Self {
+        if self.mappings.len() <= NARROW_OVER {
+            return self.clone();
+        }
+        Self { mappings: Arc::new(self.mappings.only(addresses)), ..self.clone() }
     }
 
     /// The file that `address` lies in, and where in it; of code that it made, the file with its names.
