@@ -1,5 +1,6 @@
 //! Tier 6: programs of known call tree and CPU shares, profiled on this kernel with the rest of the system around them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -197,6 +198,32 @@ fn who_makes_children_by_vfork_is_known() {
     }
     println!("{known} of {all} samples in vfork have their callers");
     assert!(all > 100 && known * 100 >= all * 98, "{known} of {all}");
+}
+
+/// A process that exits, or becomes another program, has no memory any more, and the kernel works on for it: of one that does
+/// little else that is a quarter of its time. It has no stack of its own then; it is not one that was cut.
+#[test]
+fn who_exits_or_executes_has_no_user_stack() {
+    need!(gate::bpf());
+    let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let recording = Recording::start(999);
+    let loops = "i=0; while [ $i -lt 2000 ]; do /bin/true; i=$((i+1)); done";
+    workloads::succeed(Command::new("sh").args(["-c", loops]));
+    let recorded = recording.stop();
+    let own = recorded.folded.of("true");
+    let (mut cut, mut all, mut exits) = (BTreeMap::new(), 0, 0);
+    for stack in &own.stacks {
+        all += stack.samples;
+        if let Some(reason) = stack.cut() {
+            *cut.entry(reason.to_string()).or_insert(0) += stack.samples;
+        }
+        if stack.frames.iter().any(|frame| frame.name.starts_with("do_exit")) {
+            exits += stack.samples;
+        }
+    }
+    println!("{all} samples, {exits} of them in an exit; cut: {cut:?}");
+    let lost: u64 = cut.values().sum();
+    assert!(exits > 50 && lost * 100 <= all * 5, "{all}, {exits} in an exit, {cut:?}");
 }
 
 /// What a budget for tables is too small for is walked by frame pointer, which loses callers and says so, and nothing else.

@@ -38,7 +38,7 @@ pub fn user_walk(context: &PerfEventContext) {
     let scratch = unsafe { &mut *scratch };
     let mut user = Regs { ip: 0, sp: 0, fp: 0 };
     let mut links = [0; 2];
-    if !regs::user_regs(context, regs::in_kernel(context), &mut user, &mut links) {
+    if regs::user_regs(context, regs::in_kernel(context), &mut user, &mut links) == regs::NONE {
         return;
     }
     scratch.words = 0;

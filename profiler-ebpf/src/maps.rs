@@ -76,6 +76,8 @@ pub struct Scratch {
     /// The registers the walk began with.
     pub begun: Regs,
     pub links: Links,
+    /// Whose they are: a number of [`crate::regs`].
+    pub whose: u64,
     /// Words of `frames` in use.
     pub words: u64,
     /// How the walk ended: an `End` as a number.

@@ -127,6 +127,14 @@ fn step(scratch: &mut Scratch, recent: &mut Recent) -> bool {
     false
 }
 
+/// Whether a program that stood at stack pointer `sp` has not even that word of its stack any more.
+#[inline(always)]
+pub fn is_gone(sp: u64) -> bool {
+    let mut word = 0u64;
+    // SAFETY: a word is that long, and the helper checks the address it reads.
+    unsafe { bpf_probe_read_user((&raw mut word).cast(), 8, (sp & !7) as *const c_void) != 0 }
+}
+
 /// The list of process `tgid`; false if nothing is known of it.
 #[inline(always)]
 fn find(tgid: u32, list: &mut MappingList) -> bool {

@@ -115,8 +115,9 @@ fn on_a_phone_everything_is_within_its_width() {
     let _server = known_page(&mut browser);
     browser.window(390, 844, "dark");
     browser.wait("document.documentElement.clientWidth === 390");
-    // The chart learns its new width after the window has it.
+    // Chart and graph learn their new width after the window has it.
     browser.wait("document.documentElement.scrollWidth <= 390");
+    browser.wait("__state.frames.every((f) => f.x + f.width <= 390)");
     browser.evaluate("document.querySelector('#flame').scrollIntoView({ block: 'center' })");
     let leaf = frame(&mut browser, "leaf").expect("leaf");
     browser.right_click(leaf.x + 5.0, leaf.y);

@@ -36,7 +36,7 @@ pub struct Regs {
 pub enum End {
     /// The chain ended where a program starts: a zero frame pointer or return address.
     Root = 0,
-    /// A task without user memory (a kernel thread), or one whose user registers could not be read.
+    /// A task without user memory: a kernel thread, or a process that exits or executes another program, whose own is gone.
     NoUser = 1,
     /// The frame pointer does not point into the stack above the last frame: code that keeps none called us.
     NoFrame = 2,

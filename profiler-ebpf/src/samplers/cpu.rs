@@ -96,7 +96,8 @@ pub fn sample(context: &PerfEventContext) {
     unsafe { bpf_get_current_comm(scratch.header.comm.as_mut_ptr().cast(), COMM_BYTES as u32) };
     let mut user = Regs { ip: 0, sp: 0, fp: 0 };
     let mut links = [0; 2];
-    if regs::user_regs(context, kernel, &mut user, &mut links) {
+    scratch.whose = regs::user_regs(context, kernel, &mut user, &mut links);
+    if scratch.whose != regs::NONE {
         walk::user(context, scratch, user, links, tgid, CHAIN_CPU);
     }
     send(context, counters, scratch);
@@ -145,6 +146,13 @@ pub fn walk_on(context: &PerfEventContext) {
 /// Puts the sample into the ring.
 #[inline(always)]
 fn send(context: &PerfEventContext, counters: &mut Counters, scratch: &mut Scratch) {
+    let frames = u64::from(scratch.header.kernel_frames);
+    if scratch.whose == regs::CALLED && scratch.words == frames + 1 && walk::is_gone(scratch.begun.sp) {
+        // A program that exits, or that becomes another one: what it called from is no more.
+        scratch.words = frames;
+        scratch.ended = End::NoUser as u64;
+        scratch.walk.wants = 0;
+    }
     let words = scratch.words as usize;
     scratch.header.user_frames = (words as u16).wrapping_sub(scratch.header.kernel_frames);
     scratch.header.ended = scratch.ended as u16;
