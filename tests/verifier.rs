@@ -13,10 +13,10 @@ use profiler_tests::need;
 
 /// Instructions the verifier may look at, with `bpf_loop` and with the chain of programs of older kernels. It gives up at
 /// a million.
-const VERIFIED_INSTRUCTIONS_MAX: [u32; 2] = [20_000, 120_000];
+const VERIFIED_INSTRUCTIONS_MAX: [u32; 2] = [10_000, 10_000];
 
 /// The same for the sampler with its diagnostics on, who tells a log what it does.
-const VERIFIED_WITH_DIAGNOSTICS_MAX: u32 = 25_000;
+const VERIFIED_WITH_DIAGNOSTICS_MAX: u32 = 15_000;
 
 /// What it looked at when that was last noted, by kernel: a change of the programs that costs much more, or less, is to be seen.
 const NOTED: &str = include_str!("verified.txt");

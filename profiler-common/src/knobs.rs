@@ -15,7 +15,7 @@ pub struct Settings {
     pub wakeup_bytes: u64,
     /// Unread bytes in the ring from which on samples bring no stacks: those must not cost other samples their place.
     pub stacks_bytes: u64,
-    /// One where the kernel has `bpf_loop` (5.17): the verifier then looks at [`crate::limits::FRAMES_PER_TURN`] frames, however deep
+    /// One where the kernel has `bpf_loop` (5.17): the verifier then looks at one step of a walk, however deep
     /// stacks are. Zero for programs that call one another, which is all that 5.15 has.
     pub bpf_loop: u64,
     /// Zero to walk by frame pointer alone.

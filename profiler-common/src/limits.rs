@@ -8,8 +8,9 @@ pub const USER_FRAMES_MAX: usize = 512;
 /// and with 16 frames each those are enough for all.
 pub const FRAMES_PER_PROGRAM: usize = 16;
 
-/// Frames that are walked each time `bpf_loop` calls: so many share the cost of a call, and a verifier looks at each of them.
-pub const FRAMES_PER_TURN: usize = 4;
+/// Frames that are walked each time `bpf_loop` calls: so many share the cost of a call. A verifier looks at each call of the step, and once
+/// at the step itself.
+pub const FRAMES_PER_TURN: usize = 16;
 
 /// Kernel frames of one sample at most: the kernel itself stops at `kernel.perf_event_max_stack` = 127.
 pub const KERNEL_FRAMES_MAX: usize = 127;

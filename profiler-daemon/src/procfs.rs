@@ -4,6 +4,8 @@
 //! are none. Not here: what they mean. Processes vanish between two reads and choose their own names, so every
 //! byte is foreign: each read has a bound, and nothing is taken for UTF-8 that need not be.
 
+mod asked;
+
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStringExt;
@@ -154,6 +156,9 @@ impl Procfs {
     pub fn executable_maps(&self, pid: u32, mappings_max: usize) -> Result<Maps, Unread> {
         let path = self.path(pid, "maps");
         let file = File::open(&path).map_err(|source| unread(&path, source))?;
+        if let Some(maps) = asked::executable_maps(&file, mappings_max) {
+            return Ok(maps);
+        }
         parse_maps(BufReader::with_capacity(16 << 10, file), mappings_max)
             .map_err(|source| unread(&path, source))
     }

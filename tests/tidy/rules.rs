@@ -58,6 +58,7 @@ pub(crate) const UNSAFE_FILES: &[&str] = &[
     "profiler-common/src/unwind/sign.rs",
     "profiler-daemon/src/capture/sys.rs",
     "profiler-daemon/src/children.rs",
+    "profiler-daemon/src/procfs/asked.rs",
     "profiler-daemon/src/socket.rs",
 ];
 /// Where unsafe needs no list: the kernel side, and programs that are profiled.

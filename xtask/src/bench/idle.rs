@@ -2,7 +2,8 @@
 //! a window.
 //!
 //! A start is over when everything that is met at first has its names and its table: so something runs for its first seconds, and what the
-//! namers do for that is part of the start, not of the idling. How long it takes is seen from outside, for whoever asks it makes work.
+//! namers do for that is part of the start, not of the idling. How long it takes is seen from outside, for whoever asks it makes work: and so do we,
+//! whose reading of `/proc` is sampled like anything else, and whose own file then needs a table and names. So little is read, and nothing twice.
 
 use std::time::{Duration, Instant};
 
@@ -140,24 +141,23 @@ fn live(tools: &Tools, hz: u32) -> Result<Life> {
     let busy = Load::of(Scene::Busy, &tools.deep)?;
     sleep_until(begun + BUSY);
     drop(busy);
-    let (start, settled_s) = settle(pid, begun)?;
-    let quiet = Reading::of(pid);
+    let (start, quiet, settled_s) = settle(pid, begun)?;
     sleep_until(quiet.at + IDLE);
-    let idled = Reading::of(pid);
+    let idled = Reading::without_memory(pid);
     Ok(Life { start, settled_s, quiet, idled, stopped: daemon.stop()? })
 }
 
-/// What was used, and how long it took, until the namers did nothing more for a while.
-fn settle(pid: u32, begun: Instant) -> Result<(Reading, f64)> {
+/// What was used, and how long it took, until the namers did nothing more for a while; between the two, what was used after that while.
+fn settle(pid: u32, begun: Instant) -> Result<(Reading, Reading, f64)> {
     // What is neither the agent's nor the server's is the namers', of those that have ended too.
     let named_s = |reading: &Reading| reading.cpu_s - reading.cpu_s_of("run") - reading.cpu_s_of("serve");
-    let mut last = Reading::of(pid);
+    let mut last = Reading::without_memory(pid);
     loop {
         std::thread::sleep(QUIET);
-        let now = Reading::of(pid);
+        let now = Reading::without_memory(pid);
         if named_s(&now) - named_s(&last) <= QUIET_CPU_S {
             let took_s = last.at.duration_since(begun).as_secs_f64();
-            return Ok((last, took_s));
+            return Ok((last, now, took_s));
         }
         if begun.elapsed() > SETTLED_MAX {
             bail!("its namers work on and on: this machine is not idle");

@@ -32,7 +32,7 @@ impl Machine {
     pub(super) fn frame(self, rules: &[(u64, Rule)]) -> (bool, bool) {
         let frames = || {
             rules.iter().filter_map(|(_, rule)| match rule {
-                Rule::Frame { cfa, rbp } => Some((*cfa, *rbp)),
+                Rule::Frame { cfa, rbp } => Some((cfa, rbp)),
                 Rule::Stop
                 | Rule::Plt(_)
                 | Rule::Link { .. }
@@ -50,7 +50,7 @@ impl Machine {
                 (deep, deep && !pointed)
             }
             Self::Aarch64 => {
-                let saves = frames().any(|(_, saved)| saved != Saved::Not);
+                let saves = frames().any(|(_, saved)| *saved != Saved::Not);
                 let deep = saves || rules.iter().any(|(_, rule)| matches!(rule, Rule::Link { .. }));
                 (deep, deep)
             }
@@ -64,7 +64,7 @@ impl Machine {
             Self::X86_64 => {
                 const CALL: u8 = 0xe8;
                 const INDIRECT: u8 = 0xff;
-                code.iter().enumerate().any(|(at, &byte)| match (byte, &code[at + 1..]) {
+                memchr::memchr2_iter(CALL, INDIRECT, code).any(|at| match (code[at], &code[at + 1..]) {
                     (CALL, &[a, b, c, d, ..]) => {
                         let distance = i64::from(i32::from_le_bytes([a, b, c, d]));
                         let next = address.wrapping_add(at as u64 + 5);
