@@ -305,7 +305,8 @@ fn what_comes_from_near_is_drawn_between_what_is_there() {
     // The answer waits, and labels that are drawn are counted.
     browser.evaluate(
         "(() => { const asks = fetch; window.held = new Promise((go) => (window.release = go)); \
-         window.fetch = async (url, options) => { if (url.includes('only_below')) await held; return asks(url, options); }; \
+         window.fetch = async (url, options) => { const isNear = url.includes('only_below'); if (isNear) await held; \
+           const answer = await asks(url, options); if (isNear) window.kept = await answer.clone().arrayBuffer(); return answer; }; \
          const { fillText } = CanvasRenderingContext2D.prototype; window.labels = 0; \
          CanvasRenderingContext2D.prototype.fillText = function (...of) { labels++; fillText.apply(this, of); }; \
          window.settled = async () => { for (let i = 0; i < 3; i++) await new Promise(requestAnimationFrame); }; \
@@ -331,6 +332,22 @@ fn what_comes_from_near_is_drawn_between_what_is_there() {
         ["some", "all", "other", "seen"].map(|what| drawn[what].as_u64().expect(what));
     assert!(all >= 20 && some < all / 2, "only what is new is drawn: {drawn}");
     assert!(seen > 100_000 && other == 0, "as if all had been drawn at once: {drawn}");
+    // An answer that does not keep one waiting is drawn with the zoom, and who only clicks is told nothing of what they pointed at.
+    browser.press("Escape");
+    browser.wait("__state.zoomed === 'all' && __state.frames.some((f) => f.name === 'dust')");
+    browser.evaluate(
+        "(() => { const asks = fetch; window.fetch = async (url, options) => url.includes('only_below') ? new Response(kept) : asks(url, options); \
+         const { clearRect } = CanvasRenderingContext2D.prototype; window.draws = 0; \
+         CanvasRenderingContext2D.prototype.clearRect = function (...of) { \
+           if (this.canvas.id === 'flame') draws++; clearRect.apply(this, of); }; \
+         window.tips = 0; new MutationObserver(() => tips++).observe(document.querySelector('.tooltip'), { childList: true }); })()",
+    );
+    browser.evaluate("new Promise((go) => setTimeout(go, 400)).then(() => { draws = tips = 0; })");
+    let near = frame(&mut browser, "near").expect("near");
+    browser.click(near.x + near.width / 2.0, near.y);
+    browser.wait("__state.frames.filter((f) => f.name.startsWith('thin')).length === 900");
+    browser.evaluate("settled()");
+    check(&mut browser, "`${draws} ${tips}`", "1 0");
     assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
 }
 

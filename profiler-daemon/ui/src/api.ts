@@ -28,12 +28,12 @@ export interface Services {
 
 export type Column = ArrayLike<number>;
 
+/** In place of a shade: that of a function without a module whose name begins with a bracket, which may be what is missing. */
+export const BRACKETED = 255;
+
 /** Texts by number. */
 export interface Texts {
   at(index: number): string | undefined;
-  /** Its first UTF-16 unit and a number made of all of them (`hash.ts`): told without cutting it out. */
-  first(index: number): number;
-  hash(index: number): number;
 }
 
 /** One merged tree in columns: in arrays, or in what `columns.ts` makes of an answer. */
@@ -51,7 +51,8 @@ export interface FlameJson {
   profiles: number;
   series: number;
   texts: Texts;
-  functions: { name: Column; file: Column; module: Column; line: Column };
+  /** The shade of each, or `BRACKETED`. */
+  functions: { name: Column; file: Column; module: Column; line: Column; shade: Column };
   nodes: { parent: Column; function: Column; total: Column; self: Column; base_total?: Column; base_self?: Column };
   rows: { function: Column; self: Column; total: Column; base_total?: Column; base_self?: Column };
   hidden: { nodes: number; value: number; rows: number };
@@ -97,6 +98,9 @@ export class Question<T> {
     const headers: Record<string, string> = {};
     const known = this.known?.url === url ? this.known : null;
     if (known?.tag != null) headers["If-None-Match"] = known.tag;
+    // With nothing of the script around it: of who asks, whoever watches requests takes the stack, and to say where in a function that was
+    // it is read once more, with all that is in it.
+    await null;
     const signal = AbortSignal.any([asking.signal, AbortSignal.timeout(TIMEOUT_MS)]);
     const answer = await fetch(url, { headers, cache: "no-store", signal });
     if (answer.status === 304 && known !== null) return { changed: false, value: known.value, tag: known.tag };

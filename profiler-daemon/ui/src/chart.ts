@@ -37,11 +37,13 @@ export class Chart {
   private pointer: number | null = null;
   /** The step that the keyboard walked to, and where a choice began. */
   private cursor: { at: number; from: number } | null = null;
+  /** Of its place, kept: asking for it lays the page out. */
+  private size = { width: 0, height: 0 };
   private readonly redraw = onceAFrame(() => this.draw());
 
   constructor(private readonly options: ChartOptions) {
     const { canvas, holder } = options;
-    new ResizeObserver(this.redraw).observe(holder);
+    new ResizeObserver(() => this.measure() && this.redraw()).observe(holder);
     canvas.addEventListener("pointerdown", (event) => {
       if (event.button !== 0) return;
       canvas.setPointerCapture(event.pointerId);
@@ -123,8 +125,16 @@ export class Chart {
   }
 
   private get inner(): { left: number; width: number; top: number; height: number } {
-    const { holder } = this.options;
-    return { left: PAD.left, width: Math.max(1, holder.clientWidth - PAD.left - PAD.right), top: PAD.top, height: Math.max(1, holder.clientHeight - PAD.top - PAD.bottom) };
+    const { width, height } = this.size;
+    return { left: PAD.left, width: Math.max(1, width - PAD.left - PAD.right), top: PAD.top, height: Math.max(1, height - PAD.top - PAD.bottom) };
+  }
+
+  /** Takes the size of its place over, which lays the page out; false if it is what it was. */
+  private measure(): boolean {
+    const { width, height } = this.size;
+    const { clientWidth, clientHeight } = this.options.holder;
+    this.size = { width: clientWidth, height: clientHeight };
+    return clientWidth !== width || clientHeight !== height;
   }
 
   private timeAt(x: number): number {
@@ -140,9 +150,9 @@ export class Chart {
   }
 
   private draw(): void {
-    const { canvas, holder } = this.options;
     if (this.data === null) return;
-    const context = sharp(canvas, holder.clientWidth, holder.clientHeight);
+    if (this.size.width === 0) this.measure();
+    const context = sharp(this.options.canvas, this.size.width, this.size.height);
     const ink = INK[this.theme];
     const { left, width, top, height } = this.inner;
     context.font = '11px system-ui, "Segoe UI", Roboto, sans-serif';

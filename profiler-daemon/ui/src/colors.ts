@@ -1,6 +1,7 @@
 // Which colour means what. Colours of modules, packages and services are given out as they are first seen, heaviest first, and kept:
 // the next refresh paints nothing anew.
 
+import { BRACKETED } from "./api.js";
 import { hash } from "./hash.js";
 import type { Fn, Tree } from "./tree.js";
 import type { ColorBy } from "./state.js";
@@ -70,7 +71,6 @@ export function frameColor(fn: Fn, by: ColorBy, theme: Theme): string {
 
 /** The colours of a tree's functions, which are no objects for that: of most nobody asks more than what they look like. */
 export class Palette {
-  private readonly known: string[] = [];
   /** Of each module the shades of its functions, where they have one hue. */
   private readonly shades: (string[] | undefined)[] = [];
 
@@ -82,15 +82,11 @@ export class Palette {
 
   /** The colour of the function of that number, as `frameColor` has it. */
   of(index: number): string {
-    return (this.known[index] ??= this.find(index));
-  }
-
-  private find(index: number): string {
     const { tree, by, theme } = this;
-    const { texts, functions } = tree.json;
-    if (by === "package" || tree.isBracketed(index)) return frameColor(tree.functionAt(index), by, theme);
-    const shades = (this.shades[functions.module[index]!] ??= Array.from({ length: SHADES }, (_, shade) => shaded(tree.functionAt(index), by, theme, shade)));
-    return shades[(texts.hash(functions.name[index]!) >>> 8) % SHADES]!;
+    const { module, shade } = tree.json.functions;
+    if (by === "package" || shade[index] === BRACKETED) return frameColor(tree.functionAt(index), by, theme);
+    const shades = (this.shades[module[index]!] ??= Array.from({ length: SHADES }, (_, shade) => shaded(tree.functionAt(index), by, theme, shade)));
+    return shades[shade[index]!]!;
   }
 }
 

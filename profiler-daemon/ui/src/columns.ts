@@ -4,7 +4,6 @@
 // eight bytes on, all numbers little-endian. Out: the same as from JSON, but nothing of it is read before it is needed.
 
 import type { Column, FlameJson, Texts } from "./api.js";
-import { hash } from "./hash.js";
 
 const ARRAYS = { 1: Uint8Array, 2: Uint16Array, 4: Uint32Array, 8: Float64Array };
 
@@ -31,15 +30,6 @@ class Cut implements Texts {
 
   at(index: number): string {
     return (this.cut[index] ??= this.text.slice(this.from(index), this.ends[index]!));
-  }
-
-  first(index: number): number {
-    const from = this.from(index);
-    return from < this.ends[index]! ? this.text.charCodeAt(from) : NaN;
-  }
-
-  hash(index: number): number {
-    return hash(this.text, this.from(index), this.ends[index]!);
   }
 
   private from(index: number): number {

@@ -16,6 +16,8 @@ export const WIDTH_MIN = 0.4;
 const ZOOM_MS = 170;
 /** How long a movement stays at its end: in their last 40 ms Chromium updates the page with each frame, however little moves, so it is ended before. */
 const REST_MS = 80;
+/** Who points at a graph is told of what they point at after this long, and from then on at once: who passes over it, or clicks, needs no telling. */
+const POINT_MS = 60;
 /** A movement from or to a frame that is thinner than this part of the graph begins at this size: nobody sees more. */
 const STRETCH_MAX = 100;
 
@@ -72,6 +74,7 @@ export class FlameGraph {
   private hovered = -1;
   /** Where the pointer came to since the last frame. */
   private pointed: MouseEvent | null = null;
+  private pointing = 0;
   /** Where the pointer has rested since it clicked. */
   private clicked: MouseEvent | null = null;
   /** Chosen by the keyboard. */
@@ -116,11 +119,12 @@ export class FlameGraph {
       const { clicked } = this;
       if (clicked !== null && Math.abs(event.clientX - clicked.clientX) < 1 && Math.abs(event.clientY - clicked.clientY) < 1) return;
       this.clicked = null;
+      if (this.hovered >= 0) this.nextFrame();
+      else if (this.pointed === null) this.pointing = setTimeout(this.nextFrame, POINT_MS);
       this.pointed = event;
-      this.nextFrame();
     });
     canvas.addEventListener("pointerleave", () => {
-      this.pointed = null;
+      this.unpoint();
       this.hover(-1, null);
       this.nextFrame();
     });
@@ -128,7 +132,7 @@ export class FlameGraph {
       const node = this.nodeAt(event);
       if (node < 0) return;
       // What was pointed at is about to go away, and what comes is looked at.
-      this.pointed = null;
+      this.unpoint();
       this.clicked = event;
       this.hover(-1, null);
       options.onZoom(node);
@@ -140,7 +144,7 @@ export class FlameGraph {
       if (node < 0) return;
       event.preventDefault();
       const place = byKey ? this.placeOf(node) : { x: event.clientX, y: event.clientY };
-      this.pointed = null;
+      this.unpoint();
       options.tooltip.hide();
       options.onMenu(node, place.x, place.y);
     });
@@ -163,10 +167,17 @@ export class FlameGraph {
     this.nextFrame();
   };
 
+  private unpoint(): void {
+    clearTimeout(this.pointing);
+    this.pointed = null;
+  }
+
   /** All that comes of what happened since the last frame. */
   private frame(): void {
-    const { pointed, left } = this;
+    const { pointed, left, tree } = this;
     this.pointed = this.left = null;
+    // The page may have got its first room for it with what it shows.
+    if (this.width === 0 && this.measure() && tree !== null) this.resize();
     if (pointed !== null) this.hover(this.nodeAt(pointed), pointed);
     if (this.isStale || this.finer !== null) this.draw();
     if (left !== null) this.moveFrom(left.view, left.top);
@@ -183,7 +194,10 @@ export class FlameGraph {
     this.palette = null;
     this.hovered = this.cursor = -1;
     this.zoom = zoom;
+    const { view, left } = this;
     this.view = this.viewOf(zoom);
+    // It is the same place, which may begin elsewhere in this tree.
+    if (left !== null) left.view = { ...left.view, start: left.view.start + this.view.start - view.start, depth: left.view.depth + this.view.depth - view.depth };
     const finer = isPlain && coarse !== null && shown !== null ? tree.finer(zoom, coarse, other, this.view.width / shown.width) : null;
     this.resize();
     if (finer === null || this.isStale) this.redraw();
@@ -276,12 +290,19 @@ export class FlameGraph {
   /** Draws at once what has room now, so that no frame shows a strip of nothing; rows may come and go with the next. */
   private resized(): void {
     const isDrawn = this.width > 0;
-    ({ clientWidth: this.width, clientHeight: this.seen, scrollTop: this.scrolled } = this.options.scroller);
+    if (!this.measure()) return;
     if (isDrawn) this.draw();
     requestAnimationFrame(() => {
       if (this.tree !== null) this.resize();
       this.draw();
     });
+  }
+
+  /** Takes the size of the graph over; false if it is what it was. */
+  private measure(): boolean {
+    const { width, seen } = this;
+    ({ clientWidth: this.width, clientHeight: this.seen, scrollTop: this.scrolled } = this.options.scroller);
+    return this.width !== width || this.seen !== seen;
   }
 
   /** Thinner nodes are not drawn, in units of the tree; nothing is left out before there is a place to draw. */
@@ -387,7 +408,7 @@ export class FlameGraph {
         }
       } else context.fillRect(x, y + 1, drawn, ROW - 2);
       if (drawn > 22) {
-        const label = node === 0 ? this.fit(["all"], drawn) : this.fit(tree.functionAt(index).labels, drawn);
+        const label = node === 0 ? this.fit("all", drawn) : this.fit(tree.functionAt(index), drawn);
         if (label !== "") {
           if (dimmed) context.globalAlpha = 0.5;
           context.fillStyle = node === 0 || tree.functionAt(index).kind === "missing" ? ink.text : ink.frameText;
@@ -468,9 +489,11 @@ export class FlameGraph {
     return pattern;
   }
 
-  private fit(labels: string[], width: number): string {
+  private fit(named: string | Fn, width: number): string {
     const room = Math.floor((width - 9) / this.charWidth);
-    const label = longest(labels, room);
+    const name = typeof named === "string" ? named : named.name;
+    // Shorter forms of a name are made where it is too long.
+    const label = typeof named === "string" || name.length <= room ? name : longest(named.labels, room);
     if (label.length <= room) return label;
     return room >= 3 ? `${label.slice(0, room - 1)}…` : "";
   }

@@ -13,6 +13,8 @@ import { matcher, type ColorBy, type State } from "./state.js";
 import { FunctionTable } from "./table.js";
 import { Tree, type Fn } from "./tree.js";
 
+/** A zoom waits this long for what it asks for, so that it is drawn once and not twice; it is drawn from what is there if that takes longer. */
+const PATIENCE_MS = 150;
 /** Groups that the legend names. */
 const NAMED = 6;
 
@@ -23,6 +25,9 @@ export class GraphView {
   whole: Tree | null = null;
   /** Where what is shown begins to be all that can be drawn, if it is not the whole. */
   private near: readonly string[] = [];
+  /** A zoom that waits: into which tree, and from where in it. */
+  private coming: { tree: Tree; from: readonly string[] } | null = null;
+  private patience = 0;
   private callers: Tree | null = null;
   private known: { tree: Tree; node: number; color: ColorBy; groups: ReturnType<Tree["groups"]> } | null = null;
   readonly flame: FlameGraph;
@@ -72,6 +77,8 @@ export class GraphView {
 
   /** Takes what the server answered; `callers` if it is a sandwich. */
   show(json: FlameJson, callers: FlameJson | null): void {
+    clearTimeout(this.patience);
+    this.coming = null;
     const base = this.context.state.against ?? "before";
     const tree = (this.tree = this.whole = new Tree(json, base));
     this.callers = callers === null ? null : new Tree(callers, base);
@@ -97,6 +104,7 @@ export class GraphView {
     const tree = new Tree(json, this.whole?.baseName);
     // The data of one range only grow or go: what weighs the same is the same.
     if (tree.all !== this.whole?.all || tree.base?.all !== this.whole.base?.all) return false;
+    this.settle();
     this.look(tree, this.context.state.zoom);
     this.near = near;
     this.showMatches();
@@ -121,12 +129,28 @@ export class GraphView {
     }
     if (this.tree !== null && this.callers === null && before.zoom.join() !== state.zoom.join()) {
       // Who leaves what is near sees the whole again: from the same place, so that the movement begins there.
-      const stays = this.near.every((key, step) => key === state.zoom[step]);
-      if (this.tree !== this.whole && !stays) this.look(this.whole!, before.zoom);
-      this.flame.zoomTo(this.tree.find(state.zoom));
-      this.showPlace(this.hides(state.zoom));
+      const stays = this.tree === this.whole || this.near.every((key, step) => key === state.zoom[step]);
+      this.coming = { tree: stays ? this.tree : this.whole!, from: this.coming?.from ?? before.zoom };
+      clearTimeout(this.patience);
+      const awaits = this.hides(state.zoom);
+      const move = () => {
+        this.settle();
+        this.showPlace(awaits);
+      };
+      if (awaits) this.patience = setTimeout(move, PATIENCE_MS);
+      else move();
     }
     this.showWithout();
+  }
+
+  /** Lets a zoom that waits begin. */
+  private settle(): void {
+    const { coming } = this;
+    if (coming === null) return;
+    clearTimeout(this.patience);
+    this.coming = null;
+    if (coming.tree !== this.tree) this.look(coming.tree, coming.from);
+    this.flame.zoomTo(coming.tree.find(this.context.state.zoom));
   }
 
   paint(): void {
@@ -147,9 +171,10 @@ export class GraphView {
     return this.callers === null ? this.flame.zoomed : Math.min(1, (this.tree?.count ?? 1) - 1);
   }
 
-  /** True if something at that place was too light to be sent: who comes near may ask for it. */
+  /** True if something at that place was too light to be sent: who comes near may ask for it. From afar there is no more to be seen. */
   hides(zoom: readonly string[]): boolean {
-    return this.tree !== null && this.isWhole && this.tree.json.hidden.value > 0 && this.tree.hiddenBelow(this.tree.find(zoom)) > 0;
+    const tree = this.coming?.tree ?? this.tree;
+    return zoom.length > 0 && tree !== null && this.isWhole && tree.json.hidden.value > 0 && tree.hiddenBelow(tree.find(zoom)) > 0;
   }
 
   /** Frames as they are drawn, for tests. */

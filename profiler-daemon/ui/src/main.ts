@@ -184,16 +184,19 @@ async function refresh(): Promise<void> {
   try {
     const asked = parameters();
     const told = { where: state.filters.length === 0 ? null : selector(state.filters), group: state.group, type: state.type, only: lines(state.only) };
+    const first = servicesQuestion.ask("api/services", { ...range(state.fixed), ...told, points: 120 });
+    // While the graph is awaited, so that what comes of it is drawn with it.
+    if (data === null) first.then(({ value }) => void ((skew = value.now_ms - Date.now()), filters.learn()), () => {});
     const [services, flame, callers] = await Promise.all([
-      servicesQuestion.ask("api/services", { ...range(state.fixed), ...told, points: 120 }),
+      first,
       flameQuestion.ask("api/flamegraph", asked),
       state.view === "sandwich" ? callersQuestion.ask("api/flamegraph", { ...asked, view: "callers" }) : null,
     ]);
     unanswered = false;
     failures = 0;
     trouble = null;
+    byId("main").hidden = false;
     if (services.changed) {
-      if (data === null) void filters.learn();
       data = levelled(services.value);
       skew = data.now_ms - Date.now();
       // Who profiles something else than CPUs need not look for it.
@@ -206,10 +209,11 @@ async function refresh(): Promise<void> {
       header.showQuality(graph.tree);
     }
     const shown = shownRange();
-    if (shown !== null && !document.hidden) void earlier.ask(shown, told).then(showShares, () => {});
+    if (shown !== null && !document.hidden) void earlier.ask(shown, told).then((isNew) => isNew && showShares(), () => {});
   } catch (error) {
     // A newer question took this one's place.
     if (wanted !== state || (error instanceof DOMException && error.name === "AbortError")) return;
+    byId("main").hidden = false;
     unanswered = true;
     failures++;
     trouble = error instanceof TypeError ? "the server does not answer" : error instanceof Error ? error.message : String(error);

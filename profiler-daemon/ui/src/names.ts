@@ -31,6 +31,7 @@ function unwrapped(name: string): string {
 
 /** A name without what stands in angle brackets; an operator's own stay. */
 function withoutBrackets(name: string): string {
+  if (!name.includes("<")) return name;
   let out = "";
   let depth = 0;
   for (let i = 0; i < name.length; i++) {

@@ -39,7 +39,6 @@ export interface TableOptions {
 }
 
 export class FunctionTable {
-  private rows: Row[] = [];
   /** Those that are listed, and how many of them are made, from the first on. */
   private listed: Row[] = [];
   private made = BATCH;
@@ -87,12 +86,6 @@ export class FunctionTable {
     this.tree = tree;
     this.unit = unit;
     const compared = tree.base !== null;
-    const { rows } = tree.json;
-    this.rows = Array.from(rows.function, (index, i) => {
-      const total = rows.total[i]! * tree.scale;
-      const change = compared ? share(total, tree.all) - share(rows.base_total![i]!, tree.base!.all) : 0;
-      return { index, self: rows.self[i]! * tree.scale, total, change };
-    });
     // What changed most is what a comparison is made for.
     if (this.options.table.classList.toggle("compared", compared) !== this.compared) this.by = { column: compared ? "change" : "self", down: true };
     this.compared = compared;
@@ -120,15 +113,27 @@ export class FunctionTable {
     if (key !== null) this.elements.get(key)?.classList.add("marked");
   }
 
+  /** What the server's row of that number says. */
+  private row(i: number): Row {
+    const { json, scale, all, base } = this.tree!;
+    const { rows } = json;
+    const total = rows.total[i]! * scale;
+    const change = base === null ? 0 : share(total, all) - share(rows.base_total![i]!, base.all);
+    return { index: rows.function[i]!, self: rows.self[i]! * scale, total, change };
+  }
+
   private render(): void {
     const { options, tree, by, matches } = this;
     if (tree === null) return;
     for (const [column, cell] of this.heads) cell.setAttribute("aria-sort", column !== by.column ? "none" : by.down ? "descending" : "ascending");
     const sign = by.down ? -1 : 1;
     const fnOf = (row: Row) => tree.functionAt(row.index);
-    const fitting = this.rows.filter((row) => matches === null || matches(fnOf(row).name) || matches(fnOf(row).module));
-    // By what is spent in functions themselves they come sorted already.
-    if (this.compared || by.column !== "self" || !by.down) fitting.sort((a, b) => {
+    // By what is spent in functions themselves they come sorted already: none is made that is not listed.
+    const isSorted = !this.compared && by.column === "self" && by.down;
+    const count = tree.json.rows.function.length;
+    const all = Array.from({ length: isSorted && matches === null ? Math.min(this.shown, count) : count }, (_, i) => this.row(i));
+    const fitting = matches === null ? all : all.filter((row) => matches(fnOf(row).name) || matches(fnOf(row).module));
+    if (!isSorted) fitting.sort((a, b) => {
       const order = by.column === "name" ? fnOf(a).name.localeCompare(fnOf(b).name) : by.column === "change" ? Math.abs(a.change) - Math.abs(b.change) : a[by.column] - b[by.column];
       return order === 0 ? b.total - a.total : order * sign;
     });
@@ -145,7 +150,7 @@ export class FunctionTable {
       const again = this.listed.find((row) => fnOf(row).name === focused);
       if (again !== undefined) this.elements.get(fnOf(again).key)?.querySelector("button")?.focus({ preventScroll: true });
     }
-    const left = fitting.length - Math.min(this.shown, fitting.length);
+    const left = (matches === null ? count : fitting.length) - this.listed.length;
     options.more.hidden = left === 0;
     options.more.textContent = `Show more (${left} left)`;
     const { hidden } = tree.json;

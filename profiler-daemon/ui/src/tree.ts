@@ -1,13 +1,10 @@
 // The merged tree, ready to be drawn: flat arrays, no objects per node, no recursion.
 
-import type { Column, FlameJson } from "./api.js";
+import { BRACKETED, type Column, type FlameJson } from "./api.js";
 import { isLevel } from "./format.js";
 import { hash } from "./hash.js";
 import { shorter } from "./names.js";
 import { packageOf } from "./packages.js";
-
-/** What the name of what is missing begins with. */
-const BRACKET = "[".charCodeAt(0);
 
 export type Kind = "user" | "kernel" | "missing";
 
@@ -123,22 +120,21 @@ export class Tree {
     const depths = (this.depth = new Uint16Array(count));
     const starts = (this.start = new Float64Array(count));
     const ends = (this.end = new Uint32Array(count));
-    // Children lie side by side from the left; what a node weighs alone is the gap at its right.
-    const next = new Float64Array(count);
-    let depthMax = 0;
+    // Children lie side by side from the left; what a node weighs alone is the gap at its right. Of each depth: where the next begins, and
+    // which node is open.
+    const next = [0, 0];
+    const open = [0];
+    let [depthMax, last] = [0, 0];
     for (let i = 1; i < count; i++) {
-      const parent = parents[i]!;
-      const depth = (depths[i] = depths[parent]! + 1);
+      const depth = (depths[i] = depths[parents[i]!]! + 1);
+      for (; last >= depth; last--) ends[open[last]!] = i;
+      open[(last = depth)] = i;
       if (depth > depthMax) depthMax = depth;
-      const start = (starts[i] = next[i] = next[parent]!);
-      next[parent] = start + widths[i]!;
+      const start = (starts[i] = next[depth + 1] = next[depth]!);
+      next[depth] = start + widths[i]!;
     }
+    for (; last >= 0; last--) ends[open[last]!] = count;
     this.depthMax = depthMax;
-    for (let i = count - 1; i >= 0; i--) {
-      // The last of its children has told already; a leaf ends with itself.
-      const end = (ends[i] ||= i + 1);
-      ends[parents[i]!] ||= end;
-    }
   }
 
   functionOf(node: number): Fn {
@@ -272,16 +268,10 @@ export class Tree {
     return hidden > this.totals[node]! * 1e-9 ? hidden : 0;
   }
 
-  /** Whether a function may be what is missing: it has no module, and its name is in brackets. */
-  isBracketed(index: number): boolean {
-    const { texts, functions } = this.json;
-    return texts.at(functions.module[index]!) === "" && texts.first(functions.name[index]!) === BRACKET;
-  }
-
   /** What each group of functions weighs alone below `node`, heaviest first; `ofModules` if all of a module and kind are of one group. */
   groups(node: number, groupOf: (fn: Fn) => string, ofModules: boolean): { name: string; fn: Fn; value: number }[] {
-    const { rows, functions, texts } = this.json;
-    const { module } = functions;
+    const { rows, functions } = this.json;
+    const { module, shade } = functions;
     const sums = new Map<string, { name: string; fn: Fn; value: number }>();
     const sumOf = (index: number) => {
       const fn = this.functionAt(index);
@@ -290,26 +280,24 @@ export class Tree {
       if (sum === undefined) sums.set(name, (sum = { name, fn, value: 0 }));
       return sum;
     };
-    // Of thousands of functions one of each module is looked at; what is missing has no module, and is of many groups.
-    const known: { value: number }[] = [];
-    let nameless = -1;
-    const add = (index: number, value: number) => {
-      if (value === 0) return;
-      const of = module[index]!;
-      let sum = known[of];
-      if (sum === undefined) {
-        if (texts.at(of) === "") nameless = of;
-        sum = sumOf(index);
-        if (ofModules && !(of === nameless && this.isBracketed(index))) known[of] = sum;
-      } else if (of === nameless && this.isBracketed(index)) sum = sumOf(index);
-      sum.value += value;
-    };
     // The table has what was too thin to be sent, but only of all stacks; the functions that it leaves out weigh least.
-    if (node === 0 && this.total === this.all) for (let i = 0; i < rows.function.length; i++) add(rows.function[i]!, rows.self[i]! * this.scale);
-    else {
-      const { fn, selfs } = this;
-      for (let i = node, end = this.end[node]!; i < end; i++) add(fn[i]!, selfs[i]!);
+    const ofAll = node === 0 && this.total === this.all;
+    const [indices, selfs, scale] = ofAll ? [rows.function, rows.self, this.scale] : [this.fn, this.selfs, 1];
+    // Of thousands of functions one of each module is looked at; what is missing has no module, and is of many groups.
+    const known: number[] = [];
+    const of: (ReturnType<typeof sumOf> | undefined)[] = [];
+    for (let i = ofAll ? 0 : node, end = ofAll ? indices.length : this.end[node]!; i < end; i++) {
+      const value = selfs[i]! * scale;
+      if (value === 0) continue;
+      const index = indices[i]!;
+      const place = module[index]!;
+      if (!ofModules || shade[index] === BRACKETED) sumOf(index).value += value;
+      else {
+        of[place] ??= sumOf(index);
+        known[place] = (known[place] ?? 0) + value;
+      }
     }
+    of.forEach((sum, place) => sum !== undefined && (sum.value += known[place]!));
     return [...sums.values()].sort((a, b) => b.value - a.value);
   }
 }

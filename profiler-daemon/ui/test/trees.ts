@@ -1,6 +1,6 @@
 // Trees from folded stacks, as the server writes them.
 
-import type { FlameJson } from "../src/api.js";
+import { BRACKETED, type FlameJson } from "../src/api.js";
 import { hash } from "../src/hash.js";
 import { Tree } from "../src/tree.js";
 
@@ -8,7 +8,7 @@ import { Tree } from "../src/tree.js";
 export function treeOf(stacks: Record<string, number>, change: Partial<FlameJson> = {}): Tree {
   const texts = [""];
   const text = (value: string) => (texts.includes(value) ? texts.indexOf(value) : texts.push(value) - 1);
-  const functions: Record<keyof FlameJson["functions"], number[]> = { name: [0], file: [0], module: [0], line: [0] };
+  const functions: Record<keyof FlameJson["functions"], number[]> = { name: [0], file: [0], module: [0], line: [0], shade: [0] };
   const known = [""];
   interface Node {
     frame: number;
@@ -26,6 +26,7 @@ export function treeOf(stacks: Record<string, number>, change: Partial<FlameJson
         functions.file.push(0);
         functions.module.push(text(module));
         functions.line.push(0);
+        functions.shade.push(module === "" && name.startsWith("[") ? BRACKETED : (hash(name) >>> 8) % 7);
       }
       const index = known.indexOf(frame);
       let next = at.children.find((child) => child.frame === index);
@@ -46,7 +47,7 @@ export function treeOf(stacks: Record<string, number>, change: Partial<FlameJson
   const total = put(root, 0);
   return new Tree({
     ...{ from_ms: 0, until_ms: 1000, service: null, type: "process_cpu:cpu:nanoseconds:cpu:nanoseconds", total, all: total, profiles: 0, series: 0 },
-    ...{ texts: { at: (index: number) => texts[index], first: (index: number) => texts[index]!.charCodeAt(0), hash: (index: number) => hash(texts[index]!) }, functions, nodes, rows: { function: [], self: [], total: [] }, hidden: { nodes: 0, value: 0, rows: 0 } },
+    ...{ texts: { at: (index: number) => texts[index] }, functions, nodes, rows: { function: [], self: [], total: [] }, hidden: { nodes: 0, value: 0, rows: 0 } },
     ...change,
   });
 }

@@ -10,12 +10,17 @@ use serde::{Deserialize, Serialize};
 
 use super::columns::Columns;
 use super::looked::{Looked, Order};
+use super::shape::hash;
 use super::{MS, Resolved};
 use crate::server::store::{ProfileType, Store, TreeFunction, TreeNode};
 
 /// Nodes sent: more than a wide screen has pixels for, several times over.
 const NODES_MAX: usize = 200_000;
 const NODES: usize = 20_000;
+/// Shades that the page has of each colour (`colors.ts`); a function has one by its name.
+const SHADES: u32 = 7;
+/// In place of a shade: that of a function without a module whose name begins with a bracket, which may be what is missing.
+const BRACKETED: u32 = 255;
 /// Rows of the table.
 const ROWS_MAX: usize = 5_000;
 
@@ -56,9 +61,14 @@ impl FlameGraph<'_> {
 
     fn columns(self) -> Vec<u8> {
         let Self { head, texts, functions, nodes, rows } = self;
+        let shades: Vec<u32> = (functions.name.iter().zip(&functions.module))
+            .map(|(&name, &module)| shade(texts[name as usize], texts[module as usize]))
+            .collect();
         let Functions { name, file, module, line } = functions;
         let mut columns = Columns::default();
-        for (of, numbers) in [("name", name), ("file", file), ("module", module), ("line", line)] {
+        let functions =
+            [("name", name), ("file", file), ("module", module), ("line", line), ("shade", shades)];
+        for (of, numbers) in functions {
             columns.numbers("functions", of, &numbers);
         }
         columns.numbers("nodes", "parent", &nodes.parent);
@@ -87,6 +97,15 @@ struct Functions {
     file: Vec<u32>,
     module: Vec<u32>,
     line: Vec<u32>,
+}
+
+/// Which shade the page draws a function in: told, so that it need not read the names of thousands.
+fn shade(name: &str, module: &str) -> u32 {
+    if module.is_empty() && name.starts_with('[') {
+        BRACKETED
+    } else {
+        (hash(name.encode_utf16()) >> 8) % SHADES
+    }
 }
 
 /// Stacks in depth-first order, heaviest first, in columns. The first is the root; a parent comes before its children.
@@ -148,25 +167,29 @@ pub(in crate::server) fn flamegraph(asked: &Resolved, store: &Store) -> (&'stati
         });
     }
     let nodes_max = asked.question.nodes.unwrap_or(NODES).clamp(1, NODES_MAX);
-    let look = |selection| Looked::at(&asked.shape, store.merge(&selection).into(), nodes_max);
-    let mut looked = look(selection);
-    if let Some(base) = asked.base_selection() {
-        looked = looked.beside(look(base));
+    let look = |tabled| {
+        let at = |selection| Looked::at(&asked.shape, store.merge(&selection).into(), nodes_max, tabled);
+        let looked = at(asked.selection());
+        asked.base_selection().map(at).into_iter().fold(looked, Looked::beside)
+    };
+    let mut looked = look(!asked.question.only_below);
+    let below = asked.shape.below(&looked.functions, &looked.nodes);
+    let alone = asked.question.only_below && below.is_some();
+    if asked.question.only_below && !alone {
+        // There is no such place: all is shown, with its table.
+        looked = look(true);
     }
     let Looked { functions, nodes, rows, all, base } = &looked;
     let widths = looked.widths();
     let bounds = Bounds { nodes_max, parts: asked.question.parts };
-    let below = asked.shape.below(functions, nodes);
-    let alone = asked.question.only_below && below.is_some();
     let shown = bounds.shown(nodes, &widths, below, alone);
-    let rows = if alone { &[][..] } else { rows };
 
     let mut names = Names::default();
     let mut sent = Nodes::default();
     let mut place = vec![0_u32; nodes.len()];
     let mut value = 0_u64;
-    let order = Order::of(functions, nodes, &widths);
-    for &index in order.nodes.iter().filter(|&&index| shown[index as usize]) {
+    let order = Order::of(functions, nodes, &widths, |index| shown[index]);
+    for &index in &order.nodes {
         let node = nodes[index as usize];
         place[index as usize] = u32::try_from(sent.parent.len()).unwrap_or(u32::MAX);
         sent.parent.push(place[node.parent as usize]);
@@ -298,5 +321,24 @@ impl<'a> Names<'a> {
         self.functions.line.push(function.line);
         self.function_ids.insert(index, id);
         id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shade_is_what_the_page_makes_of_a_name() {
+        // (hash(name) >>> 8) % 7 of `hash.ts`.
+        for (name, module, expected) in [
+            ("main", "/opt/app", 3),
+            ("main", "", 3),
+            ("übersetzt::𝄞", "/opt/app", 1),
+            ("[vdso]x", "[vdso]", 1),
+            ("[no frame]", "", BRACKETED),
+        ] {
+            assert_eq!(shade(name, module), expected, "{name}");
+        }
     }
 }

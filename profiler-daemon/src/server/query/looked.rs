@@ -50,11 +50,11 @@ pub(super) struct Looked {
 }
 
 impl Looked {
-    /// `graph` as `shape` says. The table is that of all its stacks, from whichever end they are read.
-    pub(super) fn at(shape: &Shape, graph: Graph, nodes_max: usize) -> Self {
+    /// `graph` as `shape` says. The table is that of all its stacks, from whichever end they are read, and empty unless it
+    /// is `tabled`.
+    pub(super) fn at(shape: &Shape, graph: Graph, nodes_max: usize, tabled: bool) -> Self {
         let graph = shape.filtered(graph);
-        let order = Order::of(&graph.functions, &graph.nodes, &totals(&graph.nodes));
-        let rows = rows(&graph, &order);
+        let rows = if tabled { rows(&graph) } else { Vec::new() };
         let viewed = shape.view(&graph, nodes_max);
         let Graph { functions, nodes } = graph;
         Self { functions, all: nodes[0].total, nodes: viewed.unwrap_or(nodes), rows, base: None }
@@ -140,11 +140,16 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// That of `all`, of which each is as heavy as `widths` says.
-    pub(super) fn of(functions: &[TreeFunction], all: &[TreeNode], widths: &[u64]) -> Self {
+    /// That of those of `all` that are `shown`, of which each is as heavy as `widths` says. The root is.
+    pub(super) fn of(
+        functions: &[TreeFunction],
+        all: &[TreeNode],
+        widths: &[u64],
+        shown: impl Fn(usize) -> bool,
+    ) -> Self {
         let count = all.len();
         // Children of a node lie side by side, heaviest last, since the stack below turns them round.
-        let mut by_parent: Vec<u32> = (1..index(count)).collect();
+        let mut by_parent: Vec<u32> = (1..index(count)).filter(|&node| shown(node as usize)).collect();
         by_parent.sort_unstable_by(|&a, &b| {
             let (x, y) = (all[a as usize], all[b as usize]);
             let names = || functions[y.function as usize].name.cmp(&functions[x.function as usize].name);
@@ -171,7 +176,8 @@ impl Order {
 }
 
 /// Heaviest alone first. A function that calls itself counts a stack once.
-fn rows(graph: &Graph, order: &Order) -> Vec<Row> {
+fn rows(graph: &Graph) -> Vec<Row> {
+    let order = Order::of(&graph.functions, &graph.nodes, &totals(&graph.nodes), |_| true);
     let mut rows: Vec<Row> =
         (0..index(graph.functions.len())).map(|function| Row { function, ..Row::default() }).collect();
     let mut on_path = vec![0_u32; graph.functions.len()];

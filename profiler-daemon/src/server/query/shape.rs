@@ -326,10 +326,14 @@ impl Calls {
     }
 }
 
-/// What the page calls a function in an address: FNV-1a over the UTF-16 units of its name, a zero, and its module.
+/// What the page calls a function in an address: a number of its name, a zero, and its module.
 fn key(function: &TreeFunction) -> u32 {
-    let units = function.name.encode_utf16().chain([0]).chain(function.module.encode_utf16());
-    units.fold(0x811c_9dc5, |hash: u32, unit| (hash ^ u32::from(unit)).wrapping_mul(0x0100_0193))
+    hash(function.name.encode_utf16().chain([0]).chain(function.module.encode_utf16()))
+}
+
+/// FNV-1a over UTF-16 units, as the page has it (`hash.ts`).
+pub(super) fn hash(units: impl Iterator<Item = u16>) -> u32 {
+    units.fold(0x811c_9dc5, |hash, unit| (hash ^ u32::from(unit)).wrapping_mul(0x0100_0193))
 }
 
 #[cfg(test)]
