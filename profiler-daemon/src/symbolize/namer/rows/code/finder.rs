@@ -4,12 +4,32 @@
 //! again while that teaches where others begin and which of them do not return; guesses come after, and are taken back unless proven.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 
+use rustc_hash::FxHashSet;
+
+use super::super::super::stubs::Stubs;
 use super::flow::{ALIGNED_BYTES, Flow, is_padding};
 use super::space::Space;
 
 /// How often all is gone through because of what was learned, at most.
 const PASSES_MAX: usize = 6;
+
+/// Functions of libraries that do not return.
+const ENDLESS: [&str; 12] = [
+    "abort",
+    "exit",
+    "_exit",
+    "quick_exit",
+    "__assert_fail",
+    "__stack_chk_fail",
+    "__fortify_fail",
+    "__chk_fail",
+    "longjmp",
+    "siglongjmp",
+    "__longjmp_chk",
+    "pthread_exit",
+];
 
 /// What is known so far.
 pub(super) struct Finder<'a> {
@@ -17,8 +37,30 @@ pub(super) struct Finder<'a> {
     pub(super) flow: Flow<'a>,
     /// Where trampolines of signals begin.
     pub(super) signals: BTreeSet<u64>,
-    /// Where functions may begin.
+    /// Where functions may begin, because data or other code leads there.
     pub(super) doubtful: BTreeSet<u64>,
+    /// Of what followed code takes the address: hardly anything but functions.
+    pub(super) taken: BTreeSet<u64>,
+    file: &'a File,
+    stubs: Stubs,
+    /// Stubs whose names are known.
+    asked: FxHashSet<u64>,
+}
+
+impl<'a> Finder<'a> {
+    pub(super) fn new(space: &'a Space, flow: Flow<'a>, file: &'a File) -> Self {
+        let (signals, doubtful, taken) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        Self {
+            space,
+            flow,
+            signals,
+            doubtful,
+            taken,
+            file,
+            stubs: Stubs::default(),
+            asked: FxHashSet::default(),
+        }
+    }
 }
 
 impl Finder<'_> {
@@ -61,11 +103,23 @@ impl Finder<'_> {
             self.flow.endless.insert(start);
         }
         for called in std::mem::take(&mut self.flow.called) {
-            if self.space.index(called).is_some() && self.flow.starts.insert(called) {
+            if self.space.index(called).is_none() {
+                self.ask(called);
+            } else if self.flow.starts.insert(called) {
                 next.insert(called);
             }
         }
-        self.doubtful.extend(std::mem::take(&mut self.flow.taken));
+        self.taken.extend(std::mem::take(&mut self.flow.taken));
+    }
+
+    /// Notes whether the stub at `called` leads to a function that does not return.
+    fn ask(&mut self, called: u64) {
+        if self.asked.insert(called)
+            && let Some(name) = self.stubs.name(self.file, called)
+            && ENDLESS.iter().any(|endless| name.strip_suffix("@plt") == Some(endless))
+        {
+            self.flow.endless.insert(called);
+        }
     }
 
     /// Whether there is code that was not reached, but for padding.
@@ -82,14 +136,19 @@ impl Finder<'_> {
         let mut tried = BTreeSet::new();
         loop {
             let mut found = false;
+            while let Some(start) = self.taken.pop_first() {
+                found |= tried.insert(start) && self.tries(start, start.is_multiple_of(ALIGNED_BYTES));
+            }
             while let Some(start) = self.doubtful.pop_first() {
-                found |= tried.insert(start) && self.tries(start);
+                found |= tried.insert(start) && self.tries(start, false);
             }
             if !found {
                 let mut behind = Vec::new();
                 self.each_unknown(|address, _| behind.push(address));
                 for start in behind {
-                    found |= start.is_multiple_of(ALIGNED_BYTES) && tried.insert(start) && self.tries(start);
+                    found |= start.is_multiple_of(ALIGNED_BYTES)
+                        && tried.insert(start)
+                        && self.tries(start, false);
                 }
             }
             if !found || self.flow.is_spent() {
@@ -101,8 +160,9 @@ impl Finder<'_> {
         }
     }
 
-    /// Whether a function begins at `start`, which is gone through if so, with those that it calls.
-    fn tries(&mut self, start: u64) -> bool {
+    /// Whether a function begins at `start`, which is gone through if so, with those that it calls. One that `may_be_endless` needs
+    /// not be seen to return.
+    fn tries(&mut self, start: u64, may_be_endless: bool) -> bool {
         let Some(code) = self.space.from(start) else { return false };
         if signal_bytes(code).is_some() {
             return self.signals.insert(start);
@@ -111,7 +171,7 @@ impl Finder<'_> {
             return false;
         }
         let explored = self.flow.explore(start);
-        if !explored.is_known || !explored.is_proven {
+        if !explored.is_known || !(explored.is_proven || (may_be_endless && !explored.returns)) {
             self.flow.take_back();
             self.flow.called.clear();
             self.flow.taken.clear();
@@ -125,7 +185,7 @@ impl Finder<'_> {
                 next.insert(called);
             }
         }
-        self.doubtful.extend(std::mem::take(&mut self.flow.taken));
+        self.taken.extend(std::mem::take(&mut self.flow.taken));
         while let Some(start) = next.pop_first() {
             self.explore(start, &mut next);
         }

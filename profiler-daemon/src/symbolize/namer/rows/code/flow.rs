@@ -4,7 +4,10 @@
 //! as a whole: where two ways through it do not agree on the stack pointer, something was misunderstood, and it is gone
 //! through again with less faith, or nothing is said of it. Not here: who knows where functions begin.
 
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
+use iced_x86::{
+    Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpKind,
+    Register,
+};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::space::Space;
@@ -82,6 +85,8 @@ pub(super) struct Flow<'a> {
     factory: InstructionInfoFactory,
     /// What was there before the function that is being gone through.
     journal: Vec<(usize, u16)>,
+    /// What that one reached.
+    own: FxHashSet<usize>,
     /// Instructions to which only the return of a call leads, and which.
     returned_to: FxHashMap<u64, u64>,
     switches: Switch,
@@ -107,6 +112,7 @@ impl<'a> Flow<'a> {
             looks: bytes as u64 * LOOKS_PER_BYTE_MAX,
             factory: InstructionInfoFactory::new(),
             journal: Vec::new(),
+            own: FxHashSet::default(),
             returned_to: FxHashMap::default(),
             switches,
             pending: Vec::new(),
@@ -166,6 +172,7 @@ impl<'a> Flow<'a> {
 
     fn attempt(&mut self, start: u64, faith: Faith) -> Result<Explored, Wrong> {
         self.journal.clear();
+        self.own.clear();
         self.called.clear();
         self.taken.clear();
         self.pending.clear();
@@ -226,6 +233,10 @@ impl<'a> Flow<'a> {
                 state
             }
             Some(known) if known == state => {
+                if !self.own.contains(&index) {
+                    // Another function goes on here, and it is consistent.
+                    explored.returns = true;
+                }
                 if way == Way::Sure {
                     self.returned_to.remove(&at);
                 }
@@ -250,6 +261,7 @@ impl<'a> Flow<'a> {
             }
         };
         let number = self.number(next);
+        self.own.insert(index);
         self.journal.push((index, self.reached[index]));
         self.reached[index] = number;
         Ok(true)
@@ -326,7 +338,8 @@ impl<'a> Flow<'a> {
                     let targets = (faith < Faith::Least)
                         .then(|| {
                             let inside = |target: u64| {
-                                space.index(target).is_some() && (target == start || !self.starts.contains(&target))
+                                space.index(target).is_some()
+                                    && (target == start || !self.starts.contains(&target))
                             };
                             self.switches.targets(&instruction, &trail, inside)
                         })
@@ -366,7 +379,8 @@ impl<'a> Flow<'a> {
                     if faith >= Faith::Less && is_padding(space.from(next).unwrap_or_default()) {
                         returns = false;
                     }
-                    if next.is_multiple_of(ALIGNED_BYTES) && is_prologue(space.from(next).unwrap_or_default()) {
+                    if next.is_multiple_of(ALIGNED_BYTES) && is_prologue(space.from(next).unwrap_or_default())
+                    {
                         returns = false;
                     }
                     if returns {
@@ -399,7 +413,9 @@ impl<'a> Flow<'a> {
             Mnemonic::Mov | Mnemonic::Push => {
                 let last = instruction.op_count() - 1;
                 match instruction.op_kind(last) {
-                    OpKind::Immediate32 | OpKind::Immediate32to64 | OpKind::Immediate64 => instruction.immediate(last),
+                    OpKind::Immediate32 | OpKind::Immediate32to64 | OpKind::Immediate64 => {
+                        instruction.immediate(last)
+                    }
                     _ => return,
                 }
             }
@@ -442,12 +458,9 @@ fn clears_rbp(instruction: &Instruction) -> bool {
         && instruction.op1_register() == instruction.op0_register()
 }
 
-/// Whether one of the next few instructions is a call of whom a register or the code names.
+/// Whether one of the next few instructions calls whom a register names, as that of a thread does.
 fn calls_soon(code: &[u8]) -> bool {
     const SOON: usize = 4;
     let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
-    decoder
-        .iter()
-        .take(SOON)
-        .any(|instruction| matches!(instruction.flow_control(), FlowControl::Call | FlowControl::IndirectCall))
+    decoder.iter().take(SOON).any(|instruction| instruction.flow_control() == FlowControl::IndirectCall)
 }

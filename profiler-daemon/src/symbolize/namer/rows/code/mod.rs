@@ -13,6 +13,8 @@ mod state;
 mod switch;
 
 #[cfg(test)]
+mod step_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
@@ -68,12 +70,8 @@ impl Code {
         if space.bytes() == 0 {
             return code;
         }
-        let mut finder = Finder {
-            space: &space,
-            flow: Flow::new(&space, Switch::new(file, known.segments)),
-            signals: BTreeSet::new(),
-            doubtful: BTreeSet::new(),
-        };
+        let flow = Flow::new(&space, Switch::new(file, known.segments));
+        let mut finder = Finder::new(&space, flow, file);
         finder.take(known.entry.into_iter());
         // `.init` and `.fini` are functions that have no name that is kept.
         finder.take(known.sections.iter().filter(|section| section.bytes() < 64).map(Section::address));

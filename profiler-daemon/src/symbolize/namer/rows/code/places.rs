@@ -151,7 +151,9 @@ pub(super) fn calls(file: &File, functions: &[Function], mut found: impl FnMut(u
 /// Hands `found` every word of the data of a file.
 pub(super) fn words(reader: &Reader<'_>, mut found: impl FnMut(u64)) -> io::Result<()> {
     let mut left = DATA_BYTES_MAX;
-    for segment in reader.segments()?.iter().filter(|segment| segment.kind == Segment::LOADED && !segment.is_code()) {
+    for segment in
+        reader.segments()?.iter().filter(|segment| segment.kind == Segment::LOADED && !segment.is_code())
+    {
         let bytes = segment.bytes.min(left);
         left -= bytes;
         let data = reader.read(segment.offset, bytes, DATA_BYTES_MAX)?;

@@ -205,7 +205,8 @@ impl State {
 
     fn store(&mut self, instruction: &Instruction) {
         let Some(at) = self.address(instruction) else { return };
-        let is_rbp = instruction.op1_kind() == OpKind::Register && instruction.op1_register() == Register::RBP;
+        let is_rbp =
+            instruction.op1_kind() == OpKind::Register && instruction.op1_register() == Register::RBP;
         if is_rbp && self.rbp == Rbp::Callers {
             if self.saved.is_none() && self.depth.is_some_and(|depth| at <= depth) {
                 self.saved = Some(at);

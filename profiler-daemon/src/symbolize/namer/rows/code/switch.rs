@@ -43,7 +43,12 @@ pub(super) struct Switch {
 impl Switch {
     pub(super) fn new(file: &File, segments: &[Segment]) -> Self {
         let segments = segments.iter().filter(|segment| segment.kind == Segment::LOADED).copied().collect();
-        Self { file: file.try_clone().ok(), segments, bases: FxHashMap::default(), known: FxHashMap::default() }
+        Self {
+            file: file.try_clone().ok(),
+            segments,
+            bases: FxHashMap::default(),
+            known: FxHashMap::default(),
+        }
     }
 
     /// Another function begins.
@@ -96,7 +101,9 @@ impl Switch {
                 continue;
             }
             match instruction.mnemonic() {
-                Mnemonic::Add if instruction.op1_kind() == OpKind::Register => sought.push(instruction.op1_register()),
+                Mnemonic::Add if instruction.op1_kind() == OpKind::Register => {
+                    sought.push(instruction.op1_register())
+                }
                 Mnemonic::Mov if instruction.op1_kind() == OpKind::Memory => return absolute(instruction),
                 Mnemonic::Movsxd
                     if instruction.op1_kind() == OpKind::Memory

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use gimli::{
-    BaseAddresses, CfaRule, CieOrFde, EhFrame, LittleEndian, Register, RegisterRule, UnwindContext, UnwindSection,
-    UnwindTableRow,
+    BaseAddresses, CfaRule, CieOrFde, EhFrame, LittleEndian, Register, RegisterRule, UnwindContext,
+    UnwindSection, UnwindTableRow,
 };
 use profiler_common::unwind::table::{Cfa, Rule, Saved};
 
@@ -162,7 +162,10 @@ fn compare(path: &Path) -> Option<Compared> {
                     Judged::Rbp => all.rbp += bytes,
                     Judged::Root => all.root += bytes,
                 }
-                if !matches!(judged, Judged::Same | Judged::Unpaired) && shown < 20 && std::env::var("TEST_SHOW").is_ok() {
+                if !matches!(judged, Judged::Same | Judged::Unpaired)
+                    && shown < 20
+                    && std::env::var("TEST_SHOW").is_ok()
+                {
                     shown += 1;
                     println!(
                         "{judged:?} {begin:#x}..{end:#x} of {:#x}: {rule:?}, not {:?} {:?}",
@@ -177,32 +180,42 @@ fn compare(path: &Path) -> Option<Compared> {
     Some(all)
 }
 
+/// Of what is claimed one byte in so many may say something else than the compiler: assembly with rules of its own, and parts of functions
+/// that were moved away in files that have no names for them.
+const WRONG: u64 = 200;
+/// Of what is described so much is claimed, percent.
+const CLAIMED_PERCENT_MIN: u64 = 60;
+
 #[test]
 fn rules_of_code_are_what_its_compiler_wrote() {
-    let only = std::env::var("TEST_FILE").unwrap_or_default();
-    for path in [
+    let mut paths = vec![
         "/lib/x86_64-linux-gnu/libc.so.6",
         "/lib/x86_64-linux-gnu/libm.so.6",
         "/lib64/ld-linux-x86-64.so.2",
-        "/usr/lib/x86_64-linux-gnu/libcrypto.so.3",
         "/usr/lib/x86_64-linux-gnu/libstdc++.so.6",
-        "/usr/bin/python3",
         "/usr/bin/bash",
-        "/usr/bin/git",
-        "/usr/bin/perl",
         "/usr/bin/openssl",
-    ] {
-        if !path.contains(&only) {
-            continue;
-        }
+    ];
+    if std::env::var_os("TEST_LONG").is_some() {
+        let long = ["lib/x86_64-linux-gnu/libcrypto.so.3", "bin/python3", "bin/git", "bin/perl"];
+        paths.extend(long.map(|path| &*format!("/usr/{path}").leak()));
+    }
+    let mut files = 0;
+    for path in paths {
         let began = Instant::now();
         let Some(all) = compare(Path::new(path)) else { continue };
+        let wrong = all.frame + all.rbp + all.root;
         println!(
-            "{path}: {:.2} % claimed, {:.4} % wrong, {:.2} % unpaired in {:?}: {all:?}",
+            "{path}: {:.2} % claimed, {:.4} % wrong in {:?}: {all:?}",
             all.claimed as f64 * 100.0 / all.described as f64,
-            (all.frame + all.rbp + all.root) as f64 * 100.0 / all.claimed.max(1) as f64,
-            all.unpaired as f64 * 100.0 / all.claimed.max(1) as f64,
+            wrong as f64 * 100.0 / all.claimed.max(1) as f64,
             began.elapsed()
         );
+        assert!(wrong * WRONG < all.claimed, "{path}: {all:?}");
+        assert!(all.claimed * 100 > all.described * CLAIMED_PERCENT_MIN, "{path}: {all:?}");
+        // Nothing to compare with is no proof.
+        assert!(all.unpaired * 50 < all.claimed, "{path}: {all:?}");
+        files += 1;
     }
+    assert!(files >= 3, "too few files to mean anything");
 }
