@@ -52,7 +52,7 @@ pub(super) struct Code {
 pub(super) struct Known<'a> {
     /// What is mapped.
     pub(super) segments: &'a [Segment],
-    /// Sections with code; none if the file has lost its sections.
+    /// Sections with code.
     pub(super) sections: &'a [Section],
     /// Functions of its tables, ascending by offset.
     pub(super) functions: &'a [Function],

@@ -29,12 +29,9 @@ const PIECE_BYTES: u64 = 1 << 20;
 
 /// The code between the functions that are known; and how many stretches of it were left out.
 pub(super) fn gaps(file: &File, known: Known<'_>) -> (Space, u64) {
+    // A file that has lost its sections does not say what of it is code.
     let mut regions: Vec<(u64, u64, u64)> =
         known.sections.iter().map(|section| (section.offset(), section.bytes(), section.address())).collect();
-    if regions.is_empty() {
-        let code = known.segments.iter().filter(|segment| segment.is_code());
-        regions = code.map(|segment| (segment.offset, segment.bytes, segment.address)).collect();
-    }
     regions.sort_unstable();
     // Address, offset, bytes.
     let mut found: Vec<(u64, u64, u64)> = Vec::new();
