@@ -140,6 +140,55 @@ fn stacks_without_frame_pointers_are_whole() {
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
+/// CPU seconds of each program without tables, and how often a second it is looked at.
+const TABLELESS_CPU_SECONDS: f64 = 5.0;
+const TABLELESS_FREQUENCY_HZ: u32 = 499;
+
+/// musl's C library is built without tables, and so may a program be: rules are made of the code.
+#[test]
+fn stacks_without_unwind_tables_are_whole() {
+    need!(gate::bpf());
+    let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let limits = Limits {
+        samples_min: 1000,
+        share_points_max: 4.0,
+        weight_percent_max: 10.0,
+        whole_percent_min: FRAMELESS_WHOLE_PERCENT_MIN,
+    };
+    let mut programs = vec![("wl-tableless", workloads::tableless())];
+    match gate::musl() {
+        Ok(()) => {
+            programs.extend([
+                ("wl-one-musl", workloads::musl_static()),
+                ("wl-so-musl", workloads::musl_shared()),
+            ]);
+        }
+        Err(missing) => gate::skip("the programs in C with musl", &missing),
+    }
+    match gate::musl_rust() {
+        Ok(()) => programs.push(("wl-rs-musl", workloads::musl_rust())),
+        Err(missing) => gate::skip("the program in Rust with musl", &missing),
+    }
+    let recording = Recording::start(TABLELESS_FREQUENCY_HZ);
+    programs.iter().for_each(|(_, program)| make_known(program, "0.6"));
+    let spent: Vec<(&str, Spent)> = (programs.iter())
+        .map(|(comm, program)| {
+            let mut command = Command::new(program);
+            (*comm, Running::start(command.arg(TABLELESS_CPU_SECONDS.to_string())).finish())
+        })
+        .collect();
+    let recorded = recording.stop();
+
+    println!("{}", recorded.ended.said);
+    let mut faults = Vec::new();
+    for (comm, spent) in &spent {
+        let report = Report::new(&recorded.pprof, recorded.pprof.period_ns, comm, spent);
+        println!("{report}");
+        faults.extend(report.faults(limits));
+    }
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
 #[test]
 fn stacks_without_frame_pointers_are_whole_on_a_kernel_without_bpf_loop() {
     need!(gate::bpf());

@@ -33,6 +33,21 @@ pub fn go() -> Result<(), Missing> {
     program("go", "TEST_REQUIRE_GO").map(drop)
 }
 
+/// A compiler for musl's C library.
+pub fn musl() -> Result<(), Missing> {
+    program("musl-gcc", "TEST_REQUIRE_MUSL").map(drop)
+}
+
+/// Rust's own libraries for it.
+pub fn musl_rust() -> Result<(), Missing> {
+    let sysroot = std::process::Command::new("rustc").args(["--print", "sysroot"]).output();
+    let sysroot =
+        sysroot.map(|said| String::from_utf8_lossy(&said.stdout).trim().to_owned()).unwrap_or_default();
+    let what = "rustup has no target x86_64-unknown-linux-musl".to_owned();
+    let is_there = Path::new(&sysroot).join("lib/rustlib/x86_64-unknown-linux-musl").is_dir();
+    if is_there { Ok(()) } else { Err(Missing { required_by: "TEST_REQUIRE_MUSL", what }) }
+}
+
 /// A browser without a window.
 pub fn browser() -> Result<(), Missing> {
     program("chromium", "TEST_REQUIRE_BROWSER").map(drop)

@@ -25,6 +25,17 @@ const NATIVE: [&str; 7] = [
 const FRAMELESS: [&str; 6] =
     ["-O2", "-g", "-Wall", "-Wextra", "-fomit-frame-pointer", "-fno-optimize-sibling-calls"];
 
+/// What C is compiled with where not even tables say where frames are.
+const TABLELESS: [&str; 7] = [
+    "-O2",
+    "-Wall",
+    "-Wextra",
+    "-fomit-frame-pointer",
+    "-fno-optimize-sibling-calls",
+    "-fno-asynchronous-unwind-tables",
+    "-fno-unwind-tables",
+];
+
 /// The folder that holds `debug/` and `release/`.
 pub fn target_dir() -> PathBuf {
     let own = std::env::current_exe().expect("a test has a binary");
@@ -122,6 +133,32 @@ pub fn frameless_cpp() -> PathBuf {
 /// The shop in Rust as cargo builds it for release.
 pub fn frameless_rust() -> PathBuf {
     build("wl-bare-rust", "rustc", &["--edition=2024", "-O"], &["shop.rs"])
+}
+
+/// A program that is mostly in the C library, built without tables; the library has them.
+pub fn tableless() -> PathBuf {
+    build("wl-tableless", "cc", &[&TABLELESS[..], &["-pthread"]].concat(), &["library.c"])
+}
+
+/// The same with musl's C library, which has none either, all in one file.
+pub fn musl_static() -> PathBuf {
+    build("wl-one-musl", "musl-gcc", &[&TABLELESS[..], &["-static"]].concat(), &["library.c"])
+}
+
+/// The same, stripped.
+pub fn musl_stripped() -> PathBuf {
+    build("wl-bare-musl", "musl-gcc", &[&TABLELESS[..], &["-static", "-s"]].concat(), &["library.c"])
+}
+
+/// The same with the library in a file of its own.
+pub fn musl_shared() -> PathBuf {
+    build("wl-so-musl", "musl-gcc", &TABLELESS, &["library.c"])
+}
+
+/// A program in Rust that calls musl's C library.
+pub fn musl_rust() -> PathBuf {
+    let target = ["--edition=2024", "-O", "--target=x86_64-unknown-linux-musl"];
+    build("wl-rs-musl", "rustc", &target, &["library.rs"])
 }
 
 /// A program at the bottom of a stack as deep as its first argument says, without frame pointers.

@@ -2,8 +2,8 @@
 //! slowest, and says at the end which ones ran.
 //!
 //! A test target's tier stands beside it, in `[package.metadata.tiers]` of its package. A test that cannot run here says
-//! so aloud and is counted as skipped; with `TEST_REQUIRE_BPF=1`, `TEST_REQUIRE_BROWSER=1`, `TEST_REQUIRE_GO=1` and
-//! `TEST_REQUIRE_SERVERS=1`, as in CI, it fails instead.
+//! so aloud and is counted as skipped; with `TEST_REQUIRE_BPF=1`, `TEST_REQUIRE_BROWSER=1`, `TEST_REQUIRE_GO=1`,
+//! `TEST_REQUIRE_MUSL=1` and `TEST_REQUIRE_SERVERS=1`, as in CI, it fails instead.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -42,6 +42,11 @@ const GO: Need =
 const C: Need = Need { program: "cc", package: "build-essential", purpose: "programs in C are profiled" };
 const CPP: Need =
     Need { program: "c++", package: "build-essential", purpose: "programs in C++ are profiled" };
+const MUSL: Need = Need {
+    program: "musl-gcc",
+    package: "musl-tools",
+    purpose: "programs without unwind tables are profiled",
+};
 const CHROMIUM: Need =
     Need { program: "chromium", package: "chromium", purpose: "the page is looked at in a real browser" };
 
@@ -57,7 +62,7 @@ const TIERS: [Tier; 7] = [
     Tier { number: 3, name: "delivery against real servers", needs: &[GO, NODE, NGINX, APACHE, HAPROXY] },
     Tier { number: 4, name: "layouts against the object's types", needs: &[] },
     Tier { number: 5, name: "every program through the verifier", needs: &[] },
-    Tier { number: 6, name: "end to end on this kernel", needs: &[C, CPP, GO] },
+    Tier { number: 6, name: "end to end on this kernel", needs: &[C, CPP, GO, MUSL] },
     Tier { number: 7, name: "the page in a real browser", needs: &[CHROMIUM] },
 ];
 /// The last tier of `--quick`.

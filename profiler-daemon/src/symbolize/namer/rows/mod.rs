@@ -1,7 +1,7 @@
 //! Unwind tables of files.
 //!
 //! In: an open file, any bytes, and the page to go on from. Out: blocks of rows, as many as one answer carries. Rules come from
-//! `.eh_frame`, then Go's own table of functions, then `.debug_frame`, then the code of stubs; where two overlap, the one that begins first goes on,
+//! `.eh_frame`, then Go's own table of functions, then `.debug_frame`, then the code of stubs, and where none of these says anything the code itself; where two overlap, the one that begins first goes on,
 //! and of two that begin together the one from the source named first. The file's tables are kept for the next question. Read
 //! by `pread`: nothing here can fault, and a file that changes meanwhile gives rules that lead nowhere, which every walk survives.
 //! Not here: the walk; and what an address means in a process.
@@ -9,6 +9,7 @@
 mod aarch64;
 mod blocks;
 mod callees;
+mod code;
 mod frames;
 mod go;
 mod machine;
@@ -34,6 +35,7 @@ use std::os::unix::fs::FileExt;
 use profiler_common::unwind::table::{PAGE_BYTES, Rule, TABLE_PAGES_MAX};
 
 use self::blocks::Writer;
+use self::code::{Code, Known};
 use self::frames::{Reading, TABLE_BYTES_MAX, Table};
 use self::go::Go;
 use self::machine::Machine;
@@ -43,7 +45,7 @@ use super::pclntab::Pclntab;
 use super::stubs::is_stubs;
 
 /// Counts up whenever another table is made of the same file, so that what was kept of the old ones is not used.
-pub(in super::super) const TABLES_VERSION: u32 = 4;
+pub(in super::super) const TABLES_VERSION: u32 = 5;
 
 /// Functions of a file at most. A browser with all of its own has six hundred thousand.
 const FUNCTIONS_MAX: usize = 1 << 20;
@@ -84,6 +86,7 @@ const EH_FRAME: u8 = 0;
 const GO: u8 = 1;
 const DEBUG_FRAME: u8 = 2;
 const STUBS: u8 = 3;
+const CODE: u8 = 4;
 
 /// What is read of a file, and how far its table is made.
 #[derive(Debug)]
@@ -94,6 +97,7 @@ pub(in super::super) struct Builder {
     debug_frame: Option<Table>,
     go: Option<Go>,
     stubs: Vec<Section>,
+    by_code: Code,
     /// True if the file makes stacks for others to run on.
     makes_stacks: bool,
     /// Where a program begins, which nobody called.
@@ -152,9 +156,6 @@ impl Builder {
                 note(Function { offset, bytes, address, source: GO, number });
             });
         }
-        if functions.is_empty() {
-            return Err(Refusal::NoTable);
-        }
         for (number, section) in (0..).zip(&found.stubs) {
             let (offset, bytes, address) = (section.offset(), section.bytes(), section.address());
             if functions.len() < FUNCTIONS_MAX {
@@ -162,9 +163,32 @@ impl Builder {
             }
         }
         // Linkers leave them sorted but for a few places, and this sort sees that.
-        functions.sort_by_key(|function| (function.offset, function.source, function.number));
-        let program = reader.is_fixed().unwrap_or(false)
-            || segments.iter().any(|segment| segment.kind == Segment::INTERPRETER);
+        let sort = |functions: &mut Vec<Function>| {
+            functions.sort_by_key(|function| (function.offset, function.source, function.number));
+        };
+        sort(&mut functions);
+        let is_fixed = reader.is_fixed().unwrap_or(false);
+        let program = is_fixed || segments.iter().any(|segment| segment.kind == Segment::INTERPRETER);
+        let entry = reader.entry().ok().filter(|&entry| entry != 0);
+        let by_code = if machine == Machine::X86_64 {
+            let (segments, sections, functions) = (&segments[..], &found.code[..], &functions[..]);
+            Code::read(file, &reader, Known { segments, sections, functions, entry, is_fixed })
+        } else {
+            Code::default()
+        };
+        left_out += by_code.left_out;
+        let described = functions.len();
+        by_code.functions(|address, offset, bytes, number| {
+            if functions.len() < FUNCTIONS_MAX {
+                functions.push(Function { offset, bytes, address, source: CODE, number });
+            }
+        });
+        if functions.len() > described {
+            sort(&mut functions);
+        }
+        if functions.is_empty() {
+            return Err(Refusal::NoTable);
+        }
         Ok(Self {
             machine,
             functions,
@@ -172,8 +196,9 @@ impl Builder {
             debug_frame: found.debug_frame,
             go,
             stubs: found.stubs,
+            by_code,
             makes_stacks: found.makes_stacks,
-            entry: reader.entry().ok().filter(|&entry| program && entry != 0),
+            entry: entry.filter(|_| program),
             writer: Writer::new(),
             next: 0,
             reached: 0,
@@ -214,6 +239,7 @@ impl Builder {
                     read(table, function, &mut rules)
                 }
                 (GO, _, _, Some(go)) => go.rules(file, function.number, &mut rules),
+                (CODE, ..) => self.by_code.rules(function.number, &mut rules),
                 (STUBS, ..) if let Some(section) = self.stubs.get(function.number as usize) => {
                     stubs::rules(file, section, &mut rules);
                 }
@@ -341,6 +367,8 @@ struct Found {
     /// Where Go's table of functions is.
     go: Option<Section>,
     stubs: Vec<Section>,
+    /// Sections with code.
+    code: Vec<Section>,
     makes_stacks: bool,
 }
 
@@ -351,6 +379,9 @@ impl Found {
         let sections = reader.sections(|name, section| {
             if section.is_elsewhere() {
                 return Ok(());
+            }
+            if section.is_code() {
+                found.code.push(*section);
             }
             match name {
                 b".eh_frame" if !section.is_compressed() => {

@@ -1,0 +1,247 @@
+//! Finds functions in code that no table describes.
+//!
+//! In: where some begin for sure, and where others may. Out: all that was understood, in a [`Flow`]. What begins for sure is gone through
+//! again while that teaches where others begin and which of them do not return; guesses come after, and are taken back unless proven.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+
+use rustc_hash::FxHashSet;
+
+use super::super::super::stubs::Stubs;
+use super::flow::{ALIGNED_BYTES, Flow, is_padding};
+use super::space::Space;
+
+/// How often all is gone through because of what was learned, at most.
+const PASSES_MAX: usize = 6;
+
+/// Functions of libraries that do not return.
+const ENDLESS: [&str; 12] = [
+    "abort",
+    "exit",
+    "_exit",
+    "quick_exit",
+    "__assert_fail",
+    "__stack_chk_fail",
+    "__fortify_fail",
+    "__chk_fail",
+    "longjmp",
+    "siglongjmp",
+    "__longjmp_chk",
+    "pthread_exit",
+];
+
+/// What is known so far.
+pub(super) struct Finder<'a> {
+    pub(super) space: &'a Space,
+    pub(super) flow: Flow<'a>,
+    /// Where trampolines of signals begin.
+    pub(super) signals: BTreeSet<u64>,
+    /// Where functions may begin, because data or other code leads there.
+    pub(super) doubtful: BTreeSet<u64>,
+    /// Of what followed code takes the address: hardly anything but functions.
+    pub(super) taken: BTreeSet<u64>,
+    file: &'a File,
+    stubs: Stubs,
+    /// Stubs whose names are known.
+    asked: FxHashSet<u64>,
+}
+
+impl<'a> Finder<'a> {
+    pub(super) fn new(space: &'a Space, flow: Flow<'a>, file: &'a File) -> Self {
+        let (signals, doubtful, taken) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        Self {
+            space,
+            flow,
+            signals,
+            doubtful,
+            taken,
+            file,
+            stubs: Stubs::default(),
+            asked: FxHashSet::default(),
+        }
+    }
+}
+
+impl Finder<'_> {
+    /// Takes `starts` for the beginnings of functions.
+    pub(super) fn take(&mut self, starts: impl Iterator<Item = u64>) {
+        for start in starts {
+            let Some(code) = self.space.from(start) else { continue };
+            if signal_bytes(code).is_some() {
+                self.signals.insert(start);
+            } else {
+                self.flow.starts.insert(start);
+            }
+        }
+    }
+
+    /// Goes through all functions that begin for sure, and those that they call.
+    pub(super) fn find(&mut self) {
+        for _ in 0..PASSES_MAX {
+            let known = self.learned();
+            self.flow.forget();
+            let mut next: BTreeSet<u64> = self.flow.starts.iter().copied().collect();
+            while let Some(start) = next.pop_first() {
+                self.explore(start, &mut next);
+            }
+            if known == self.learned() {
+                break;
+            }
+        }
+    }
+
+    /// How much is known that another pass goes by.
+    fn learned(&self) -> [usize; 3] {
+        [self.flow.starts.len(), self.flow.endless.len(), self.flow.final_calls.len()]
+    }
+
+    /// Goes through a function that begins for sure; adds to `next` those that it calls and nobody knew.
+    fn explore(&mut self, start: u64, next: &mut BTreeSet<u64>) {
+        let explored = self.flow.explore(start);
+        if explored.is_known && !explored.returns {
+            self.flow.endless.insert(start);
+        }
+        for called in std::mem::take(&mut self.flow.called) {
+            if self.space.index(called).is_none() {
+                self.ask(called);
+            } else if self.flow.starts.insert(called) {
+                next.insert(called);
+            }
+        }
+        self.taken.extend(std::mem::take(&mut self.flow.taken));
+    }
+
+    /// Notes whether the stub at `called` leads to a function that does not return.
+    fn ask(&mut self, called: u64) {
+        if self.asked.insert(called)
+            && let Some(name) = self.stubs.name(self.file, called)
+            && ENDLESS.iter().any(|endless| name.strip_suffix("@plt") == Some(endless))
+        {
+            self.flow.endless.insert(called);
+        }
+    }
+
+    /// Whether there is code that was not reached, but for padding.
+    pub(super) fn has_more(&self) -> bool {
+        const FEW_BYTES: usize = 32;
+        let mut unknown = 0;
+        self.each_unknown(|_, bytes| unknown += bytes);
+        unknown > FEW_BYTES
+    }
+
+    /// Tries what may be functions, and goes through all again if some are.
+    pub(super) fn guess(&mut self) {
+        let before = self.flow.starts.len();
+        let mut tried = BTreeSet::new();
+        loop {
+            let mut found = false;
+            while let Some(start) = self.taken.pop_first() {
+                found |= tried.insert(start) && self.tries(start, start.is_multiple_of(ALIGNED_BYTES));
+            }
+            while let Some(start) = self.doubtful.pop_first() {
+                found |= tried.insert(start) && self.tries(start, false);
+            }
+            if !found {
+                let mut behind = Vec::new();
+                self.each_unknown(|address, _| behind.push(address));
+                for start in behind {
+                    found |= start.is_multiple_of(ALIGNED_BYTES)
+                        && tried.insert(start)
+                        && self.tries(start, false);
+                }
+            }
+            if !found || self.flow.is_spent() {
+                break;
+            }
+        }
+        if self.flow.starts.len() > before {
+            self.find();
+        }
+    }
+
+    /// Whether a function begins at `start`, which is gone through if so, with those that it calls. One that `may_be_endless` needs
+    /// not be seen to return.
+    fn tries(&mut self, start: u64, may_be_endless: bool) -> bool {
+        let Some(code) = self.space.from(start) else { return false };
+        if signal_bytes(code).is_some() {
+            return self.signals.insert(start);
+        }
+        if self.space.index(start).is_none_or(|index| self.flow.at(index).is_some()) || is_padding(code) {
+            return false;
+        }
+        let explored = self.flow.explore(start);
+        if !explored.is_known || !(explored.is_proven || (may_be_endless && !explored.returns)) {
+            self.flow.take_back();
+            self.flow.called.clear();
+            self.flow.taken.clear();
+            return false;
+        }
+        self.flow.starts.insert(start);
+        let mut next: BTreeSet<u64> = BTreeSet::new();
+        for called in std::mem::take(&mut self.flow.called) {
+            let unknown = self.space.index(called).is_some_and(|index| self.flow.at(index).is_none());
+            if unknown && self.flow.starts.insert(called) {
+                next.insert(called);
+            }
+        }
+        self.taken.extend(std::mem::take(&mut self.flow.taken));
+        while let Some(start) = next.pop_first() {
+            self.explore(start, &mut next);
+        }
+        true
+    }
+
+    /// Hands each stretch that was not reached, without the padding that it begins with, to `found`: its address, and how long it is.
+    fn each_unknown(&self, mut found: impl FnMut(u64, usize)) {
+        for gap in self.space.gaps() {
+            let end = gap.first + gap.bytes;
+            let mut at = gap.first;
+            while at < end {
+                if self.flow.at(at).is_some() {
+                    at += self.flow.length(at);
+                    continue;
+                }
+                let begins = at;
+                while at < end && self.flow.at(at).is_none() {
+                    at += 1;
+                }
+                let address = gap.address + (begins - gap.first) as u64;
+                let code = self.space.from(address).unwrap_or_default();
+                let padding = padding_bytes(&code[..code.len().min(at - begins)], address);
+                if padding < at - begins {
+                    found(address + padding as u64, at - begins - padding);
+                }
+            }
+        }
+    }
+}
+
+/// Bytes of padding that code begins with.
+fn padding_bytes(code: &[u8], address: u64) -> usize {
+    use iced_x86::{Decoder, DecoderOptions, Mnemonic};
+    if code.first() == Some(&0) {
+        return code.iter().take_while(|&&byte| byte == 0).count();
+    }
+    let mut decoder = Decoder::with_ip(64, code, address, DecoderOptions::NONE);
+    let mut bytes = 0;
+    while decoder.can_decode() {
+        let instruction = decoder.decode();
+        if !matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3)
+            && !(instruction.mnemonic() == Mnemonic::Xchg && instruction.len() == 2)
+        {
+            break;
+        }
+        bytes += instruction.len();
+    }
+    bytes
+}
+
+/// How long the trampoline of a signal is that code begins with, as every C library has it: the call of the system with number 15.
+pub(super) fn signal_bytes(code: &[u8]) -> Option<u64> {
+    match code {
+        [0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05, ..] => Some(9),
+        [0xb8, 15, 0, 0, 0, 0x0f, 0x05, ..] => Some(7),
+        _ => None,
+    }
+}
