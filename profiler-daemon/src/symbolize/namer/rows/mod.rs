@@ -172,7 +172,8 @@ impl Builder {
         let entry = reader.entry().ok().filter(|&entry| entry != 0);
         let by_code = if machine == Machine::X86_64 {
             let (segments, sections, functions) = (&segments[..], &found.code[..], &functions[..]);
-            Code::read(file, &reader, Known { segments, sections, functions, entry, is_fixed })
+            let nameless = &found.nameless[..];
+            Code::read(file, &reader, Known { segments, sections, functions, nameless, entry, is_fixed })
         } else {
             Code::default()
         };
@@ -369,6 +370,8 @@ struct Found {
     stubs: Vec<Section>,
     /// Sections with code.
     code: Vec<Section>,
+    /// Where `.init` and `.fini` begin, functions without a name that is kept.
+    nameless: Vec<u64>,
     makes_stacks: bool,
 }
 
@@ -382,6 +385,9 @@ impl Found {
             }
             if section.is_code() {
                 found.code.push(*section);
+                if matches!(name, b".init" | b".fini") {
+                    found.nameless.push(section.address());
+                }
             }
             match name {
                 b".eh_frame" if !section.is_compressed() => {

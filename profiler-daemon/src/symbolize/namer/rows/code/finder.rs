@@ -227,9 +227,9 @@ fn padding_bytes(code: &[u8], address: u64) -> usize {
     let mut bytes = 0;
     while decoder.can_decode() {
         let instruction = decoder.decode();
-        if !matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3)
-            && !(instruction.mnemonic() == Mnemonic::Xchg && instruction.len() == 2)
-        {
+        let is_filler = matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3)
+            || (instruction.mnemonic() == Mnemonic::Xchg && instruction.len() == 2);
+        if !is_filler {
             break;
         }
         bytes += instruction.len();

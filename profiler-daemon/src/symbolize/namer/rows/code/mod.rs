@@ -56,6 +56,8 @@ pub(super) struct Known<'a> {
     pub(super) sections: &'a [Section],
     /// Functions of its tables, ascending by offset.
     pub(super) functions: &'a [Function],
+    /// Where functions begin that no symbol names.
+    pub(super) nameless: &'a [u64],
     /// Where it begins.
     pub(super) entry: Option<u64>,
     /// True if its addresses are those of the process.
@@ -73,8 +75,7 @@ impl Code {
         let flow = Flow::new(&space, Switch::new(file, known.segments));
         let mut finder = Finder::new(&space, flow, file);
         finder.take(known.entry.into_iter());
-        // `.init` and `.fini` are functions that have no name that is kept.
-        finder.take(known.sections.iter().filter(|section| section.bytes() < 64).map(Section::address));
+        finder.take(known.nameless.iter().copied());
         // What cannot be read of these leads nowhere.
         let _ = places::symbols(reader, |address| finder.take(std::iter::once(address)));
         finder.find();

@@ -146,7 +146,7 @@ fn whatever_the_code_is_it_ends() {
         for _ in 0..6 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let at = usize::try_from(random >> 33).unwrap() % 0x16e;
-            bytes[0xf0 + at] = (random >> 20) as u8;
+            bytes[0xf0 + at] = random.to_le_bytes()[3];
         }
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&bytes).unwrap();

@@ -102,6 +102,7 @@ fn by_code(file: &File) -> (Code, BTreeMap<u64, (u64, Rule)>) {
         segments: &segments,
         sections: &sections,
         functions: &[],
+        nameless: &[],
         entry: reader.entry().ok().filter(|&entry| entry != 0),
         is_fixed: reader.is_fixed().unwrap(),
     };
