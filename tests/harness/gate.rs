@@ -45,7 +45,7 @@ pub fn musl_rust() -> Result<(), Missing> {
         sysroot.map(|said| String::from_utf8_lossy(&said.stdout).trim().to_owned()).unwrap_or_default();
     let what = "rustup has no target x86_64-unknown-linux-musl".to_owned();
     let is_there = Path::new(&sysroot).join("lib/rustlib/x86_64-unknown-linux-musl").is_dir();
-    if is_there { Ok(()) } else { Err(Missing { required_by: "TEST_REQUIRE_MUSL", what }) }
+    if is_there { Ok(()) } else { Err(Missing { required_by: "TEST_REQUIRE_MUSL_RUST", what }) }
 }
 
 /// A browser without a window.
