@@ -108,7 +108,7 @@ unsafe extern "C" fn callback(_index: u32, context: *mut c_void) -> c_long {
 /// Records the frame the walk stands at and goes to its caller; 0 at the end.
 ///
 /// A function of its own, and a global one: the verifier looks at it once, with any scratch and any rows, and believes every call of it. As a
-/// part of its callers it was looked at for each frame of a turn, in each turn, which was a third of what a start cost.
+/// part of its callers it was looked at for each frame of a turn, in each turn, which was a third of what the agent itself took to start.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn walk_step(scratch: *mut Scratch, recent: *mut Recent) -> u64 {
