@@ -14,7 +14,7 @@ import { FunctionTable } from "./table.js";
 import { Tree, type Fn } from "./tree.js";
 
 /** A zoom waits this long for what it asks for, so that it is drawn once and not twice; it is drawn from what is there if that takes longer. */
-const PATIENCE_MS = 150;
+const PATIENCE_MS = 100;
 /** Groups that the legend names. */
 const NAMED = 6;
 
