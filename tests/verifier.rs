@@ -99,9 +99,9 @@ fn functions() -> BTreeMap<u64, Vec<String>> {
 #[test]
 fn the_kernel_says_the_names_of_its_functions() {
     need!(gate::bpf());
+    let _alone = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
     let functions = functions();
     assert!(functions.len() > 100, "{} functions", functions.len());
-    let _alone = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
     let (stop, _held) = UnixStream::pair().expect("a socket");
     let mut kernel =
         Kernel::open(Config::default(), stop.as_fd(), &Meters::default()).expect("a kernel to profile");

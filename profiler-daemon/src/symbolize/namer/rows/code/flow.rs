@@ -71,6 +71,8 @@ pub(super) struct Flow<'a> {
     lengths: Vec<u8>,
     states: Vec<State>,
     numbers: FxHashMap<State, u16>,
+    /// Where the file begins.
+    entry: Option<u64>,
     /// Where functions begin for sure.
     pub(super) starts: FxHashSet<u64>,
     /// Functions that do not return.
@@ -96,7 +98,7 @@ pub(super) struct Flow<'a> {
 }
 
 impl<'a> Flow<'a> {
-    pub(super) fn new(space: &'a Space, switches: Switch) -> Self {
+    pub(super) fn new(space: &'a Space, entry: Option<u64>, switches: Switch) -> Self {
         let bytes = space.bytes();
         Self {
             space,
@@ -104,6 +106,7 @@ impl<'a> Flow<'a> {
             lengths: vec![0; bytes],
             states: vec![State::UNKNOWN],
             numbers: FxHashMap::default(),
+            entry,
             starts: FxHashSet::default(),
             endless: FxHashSet::default(),
             final_calls: FxHashSet::default(),
@@ -179,8 +182,12 @@ impl<'a> Flow<'a> {
         self.pending_returns.clear();
         self.switches.begin();
         let mut explored = Explored { is_known: true, ..Explored::default() };
-        if self.visit(start, start, State::ENTRY, Way::Sure, &mut explored)? {
-            self.pending.push((start, State::ENTRY));
+        // The loader of programs is called by nobody where it begins, and says so by no other sign. (That a library should begin somewhere is
+        // what some linkers made up.)
+        let is_root = self.entry == Some(start) && takes_stack(self.space.from(start).unwrap_or_default());
+        let begins = if is_root { State::ROOT } else { State::ENTRY };
+        if self.visit(start, start, begins, Way::Sure, &mut explored)? {
+            self.pending.push((start, begins));
         }
         loop {
             if let Some((at, state)) = self.pending.pop() {
@@ -438,6 +445,12 @@ pub(super) fn is_padding(code: &[u8]) -> bool {
             | [0x66, 0x2e, 0x0f, 0x1f, ..]
             | [0x0f, 0x1f | 0x0b, ..]
     )
+}
+
+/// Whether code begins by handing on the stack pointer as it is (`mov %rsp,%rdi`), which is what the kernel gives to who begins.
+fn takes_stack(code: &[u8]) -> bool {
+    let code = code.strip_prefix(&[0xf3, 0x0f, 0x1e, 0xfa]).unwrap_or(code);
+    code.starts_with(&[0x48, 0x89, 0xe7])
 }
 
 /// Whether code begins as functions do, and hardly anything else does.

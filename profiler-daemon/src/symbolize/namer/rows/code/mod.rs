@@ -72,7 +72,7 @@ impl Code {
         if space.bytes() == 0 {
             return code;
         }
-        let flow = Flow::new(&space, Switch::new(file, known.segments));
+        let flow = Flow::new(&space, known.entry, Switch::new(file, known.segments));
         let mut finder = Finder::new(&space, flow, file);
         finder.take(known.entry.into_iter());
         finder.take(known.nameless.iter().copied());

@@ -52,6 +52,9 @@ impl State {
     /// Where rbp was lost right at the beginning: so threads begin, by the rules for this processor, for who has a caller saves his rbp first.
     pub(super) const CLEARED: Self = Self { rbp: Rbp::Other, ..Self::ENTRY };
 
+    /// Where nobody called.
+    pub(super) const ROOT: Self = Self { root: true, ..Self::CLEARED };
+
     /// Nothing is known.
     pub(super) const UNKNOWN: Self = Self { depth: None, rbp: Rbp::Other, saved: None, root: false };
 

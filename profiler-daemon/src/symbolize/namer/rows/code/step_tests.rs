@@ -40,7 +40,7 @@ fn check(pieces: &[(&[u8], Rule)]) {
     space.push(BASE, 0, &bytes);
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&bytes).unwrap();
-    let mut finder = Finder::new(&space, Flow::new(&space, Switch::new(&file, &[])), &file);
+    let mut finder = Finder::new(&space, Flow::new(&space, None, Switch::new(&file, &[])), &file);
     finder.take(std::iter::once(BASE));
     finder.find();
     let mut at = 0;

@@ -187,6 +187,19 @@ const WRONG: u64 = 200;
 /// Of what is described so much is claimed, percent.
 const CLAIMED_PERCENT_MIN: u64 = 60;
 
+/// Nobody calls the loader where it begins, whose own table says nothing of that.
+#[test]
+fn where_the_loader_begins_a_stack_ends() {
+    let Ok(file) = File::open("/lib64/ld-linux-x86-64.so.2") else {
+        println!("skipped: this system has no loader of the GNU C library");
+        return;
+    };
+    let entry = Reader::new(&file).unwrap().entry().unwrap();
+    let (_, rules) = by_code(&file);
+    let (_, (end, rule)) = rules.range(..=entry).next_back().unwrap();
+    assert!(*rule == Rule::Stop && *end > entry, "{rule:?}");
+}
+
 #[test]
 fn rules_of_code_are_what_its_compiler_wrote() {
     let mut paths = vec![
