@@ -173,7 +173,9 @@ impl Builder {
         let by_code = if machine == Machine::X86_64 {
             let (segments, sections, functions) = (&segments[..], &found.code[..], &functions[..]);
             let nameless = &found.nameless[..];
-            Code::read(file, &reader, Known { segments, sections, functions, nameless, entry, is_fixed })
+            let bytes_max = code::CODE_BYTES_MAX;
+            let known = Known { segments, sections, functions, nameless, entry, is_fixed, bytes_max };
+            Code::read(file, &reader, known)
         } else {
             Code::default()
         };

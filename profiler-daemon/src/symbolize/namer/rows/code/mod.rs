@@ -28,6 +28,10 @@ use self::switch::Switch;
 use super::super::elf::{Reader, Section, Segment};
 use super::{Function, PADDING_BYTES_MAX};
 
+/// Bytes of such code of a file at most, which take a tenth of a second or two: a C library has four hundred thousand. A file with more has
+/// none of these rules: engines of JavaScript have some million, browsers a hundred, and both keep frame pointers.
+pub(super) const CODE_BYTES_MAX: u64 = 1 << 20;
+
 /// A function that was found.
 #[derive(Clone, Copy, Debug)]
 struct Found {
@@ -62,6 +66,8 @@ pub(super) struct Known<'a> {
     pub(super) entry: Option<u64>,
     /// True if its addresses are those of the process.
     pub(super) is_fixed: bool,
+    /// Bytes of code without a table, of which there are no rules if it is more.
+    pub(super) bytes_max: u64,
 }
 
 impl Code {

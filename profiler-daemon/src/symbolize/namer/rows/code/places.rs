@@ -11,9 +11,6 @@ use super::super::{Function, PADDING_BYTES_MAX};
 use super::Known;
 use super::space::Space;
 
-/// Bytes of such code of a file at most: a C library has four hundred thousand. A file with more has none of these rules: browsers
-/// have a hundred million, and keep frame pointers.
-pub(super) const CODE_BYTES_MAX: u64 = 8 << 20;
 /// Stretches of it at most; those behind are left out.
 const GAPS_MAX: usize = 1 << 13;
 /// Bytes of one table of symbols, or of names, at most.
@@ -55,7 +52,7 @@ pub(super) fn gaps(file: &File, known: Known<'_>) -> (Space, u64) {
         reached = from.max(end);
     }
     let mut space = Space::default();
-    if total > CODE_BYTES_MAX {
+    if total > known.bytes_max {
         return (space, found.len() as u64);
     }
     found.sort_unstable();

@@ -105,6 +105,8 @@ fn by_code(file: &File) -> (Code, BTreeMap<u64, (u64, Rule)>) {
         nameless: &[],
         entry: reader.entry().ok().filter(|&entry| entry != 0),
         is_fixed: reader.is_fixed().unwrap(),
+        // Most have more without their tables than a file should have that has none.
+        bytes_max: 8 << 20,
     };
     let code = Code::read(file, &reader, known);
     let mut rules = BTreeMap::new();
