@@ -161,7 +161,7 @@ impl Finder<'_> {
     }
 
     /// Whether a function begins at `start`, which is gone through if so, with those that it calls. One that `may_be_endless` needs
-    /// not be seen to return.
+    /// not be seen to return: it does not, or another one does for it.
     fn tries(&mut self, start: u64, may_be_endless: bool) -> bool {
         let Some(code) = self.space.from(start) else { return false };
         if signal_bytes(code).is_some() {
@@ -171,7 +171,9 @@ impl Finder<'_> {
             return false;
         }
         let explored = self.flow.explore(start);
-        if !explored.is_known || !(explored.is_proven || (may_be_endless && !explored.returns)) {
+        if !explored.is_known
+            || !(explored.is_proven || (may_be_endless && (!explored.returns || explored.hands_on)))
+        {
             self.flow.take_back();
             self.flow.called.clear();
             self.flow.taken.clear();

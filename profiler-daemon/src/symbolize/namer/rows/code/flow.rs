@@ -43,6 +43,8 @@ pub(super) struct Explored {
     pub(super) returns: bool,
     /// It was seen to return, or to go on as another function, with the stack as that has to be.
     pub(super) is_proven: bool,
+    /// It jumps to whom nobody knows, with the stack as who is called has it.
+    pub(super) hands_on: bool,
 }
 
 /// How an instruction is reached.
@@ -357,7 +359,11 @@ impl<'a> Flow<'a> {
                                 self.jump(start, target, state, explored)?;
                             }
                         }
-                        None => explored.returns = true,
+                        None => {
+                            explored.returns = true;
+                            explored.hands_on |=
+                                state.depth == State::ENTRY.depth && state.rbp == Rbp::Callers;
+                        }
                     }
                     return Ok(());
                 }

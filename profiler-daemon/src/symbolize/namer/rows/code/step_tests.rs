@@ -155,3 +155,20 @@ fn whatever_the_code_is_it_ends() {
         }
     }
 }
+
+/// As a comparison that is handed on is, with what it has to be called with in other registers.
+#[test]
+fn what_only_jumps_to_another_function_is_one_if_its_address_is_taken() {
+    let taken: &[u8] = &[0x48, 0x8d, 0x0d, 9, 0, 0, 0, 0xc3, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90];
+    let jump: &[u8] = &[0xff, 0xe2];
+    let bytes = [taken, jump].concat();
+    let mut space = Space::default();
+    space.push(BASE, 0, &bytes);
+    let file = tempfile::tempfile().unwrap();
+    let mut finder = Finder::new(&space, Flow::new(&space, None, Switch::new(&file, &[])), &file);
+    finder.take(std::iter::once(BASE));
+    finder.find();
+    assert!(finder.flow.at(taken.len()).is_none());
+    finder.guess();
+    assert_eq!(finder.flow.at(taken.len()).map(State::rule), Some(LEAF));
+}
