@@ -145,11 +145,6 @@ pub fn musl_static() -> PathBuf {
     build("wl-one-musl", "musl-gcc", &[&TABLELESS[..], &["-static"]].concat(), &["library.c"])
 }
 
-/// The same, stripped.
-pub fn musl_stripped() -> PathBuf {
-    build("wl-bare-musl", "musl-gcc", &[&TABLELESS[..], &["-static", "-s"]].concat(), &["library.c"])
-}
-
 /// The same with the library in a file of its own.
 pub fn musl_shared() -> PathBuf {
     build("wl-so-musl", "musl-gcc", &TABLELESS, &["library.c"])
