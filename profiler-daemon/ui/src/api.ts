@@ -56,6 +56,9 @@ export interface FlameJson {
   nodes: { parent: Column; function: Column; total: Column; self: Column; base_total?: Column; base_self?: Column };
   rows: { function: Column; self: Column; total: Column; base_total?: Column; base_self?: Column };
   hidden: { nodes: number; value: number; rows: number };
+  /** The node below which more was sent, and what functions of each module weigh alone below it, too thin or not, by the heaviest of them. */
+  below?: number;
+  groups?: { function: Column; self: Column };
 }
 
 /** Milliseconds since the epoch, both part of the range. */

@@ -134,7 +134,7 @@ export function serviceColor(name: string, theme: Theme): string {
 }
 
 /** What is drawn on canvas beside data. */
-export const INK: Record<Theme, { text: string; faint: string; grid: string; ground: string; accent: string; frameText: string; root: string; hatch: string; others: string; select: string; before: string; beforeEdge: string; match: string }> = {
+export const INK: Record<Theme, { text: string; faint: string; grid: string; ground: string; accent: string; frameText: string; root: string; hatch: string; fringe: string; others: string; select: string; before: string; beforeEdge: string; match: string }> = {
   dark: {
     text: "#c9d1dc",
     faint: "#8b95a5",
@@ -144,6 +144,7 @@ export const INK: Record<Theme, { text: string; faint: string; grid: string; gro
     frameText: "#f4f6fa",
     root: "#232a36",
     hatch: "rgba(255,255,255,0.13)",
+    fringe: "rgba(255,255,255,0.11)",
     others: "#4c5666",
     select: "rgba(110,168,254,0.16)",
     before: "rgba(242,179,94,0.15)",
@@ -159,6 +160,7 @@ export const INK: Record<Theme, { text: string; faint: string; grid: string; gro
     frameText: "#141a24",
     root: "#e6eaf0",
     hatch: "rgba(15,23,42,0.16)",
+    fringe: "rgba(15,23,42,0.11)",
     others: "#b4bcc9",
     select: "rgba(47,111,228,0.12)",
     before: "rgba(196,104,20,0.13)",

@@ -39,8 +39,8 @@ export function byId<T extends HTMLElement = HTMLElement>(id: string): T {
   return element as T;
 }
 
-/** Makes a canvas as sharp as the screen; returns a context in CSS pixels, with nothing drawn unless it `keeps` what is. */
-export function sharp(canvas: HTMLCanvasElement, width: number, height: number, keeps = false): CanvasRenderingContext2D {
+/** Makes a canvas as sharp as the screen; returns a context in CSS pixels, with nothing drawn. */
+export function sharp(canvas: HTMLCanvasElement, width: number, height: number): CanvasRenderingContext2D {
   const ratio = window.devicePixelRatio || 1;
   const [w, h] = [Math.max(1, Math.round(width * ratio)), Math.max(1, Math.round(height * ratio))];
   if (canvas.width !== w || canvas.height !== h) {
@@ -51,7 +51,7 @@ export function sharp(canvas: HTMLCanvasElement, width: number, height: number, 
   }
   const context = canvas.getContext("2d", { alpha: true })!;
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
-  if (!keeps) context.clearRect(0, 0, width, height);
+  context.clearRect(0, 0, width, height);
   return context;
 }
 

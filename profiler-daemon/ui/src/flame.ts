@@ -1,5 +1,6 @@
 // A flame graph: an icicle on a canvas, root on top, or turned over with its root below. Only rows and frames that can be
-// seen are drawn, and once for each zoom: the movement is the compositor's, which stretches what is drawn already.
+// seen are drawn, and once for each zoom: the movement is the compositor's, which stretches what is drawn already. What calls
+// made that are thinner than a pixel is a fringe below their caller, which leads there.
 
 import { changeColor, INK, Palette, type Theme } from "./colors.js";
 import { el, onceAFrame, sharp, type Child, type Tooltip } from "./dom.js";
@@ -11,8 +12,8 @@ import type { Fn, Tree } from "./tree.js";
 
 const ROW = 21;
 const FONT = '12px ui-monospace, "SF Mono", "Cascadia Mono", "JetBrains Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace';
-/** Thinner frames are left out, pixels: they would be drawn over each other. */
-export const WIDTH_MIN = 0.4;
+/** The narrowest frame with a fringe: of a narrower one nobody sees what is below it. */
+const FRINGED_MIN = 6;
 const ZOOM_MS = 170;
 /** How long a movement stays at its end: in their last 40 ms Chromium updates the page with each frame, however little moves, so it is ended before. */
 const REST_MS = 80;
@@ -26,16 +27,6 @@ interface View {
   start: number;
   width: number;
   depth: number;
-}
-
-/** What a canvas shows beside frames: how large it is, how far it is scrolled, and which of its ends fade out. */
-interface Shown {
-  width: number;
-  height: number;
-  ratio: number;
-  scrolled: number;
-  above: boolean;
-  below: boolean;
 }
 
 /** A frame as it is drawn, for tests and assistive technology. */
@@ -65,6 +56,11 @@ export interface FlameOptions {
   onMenu(node: number, x: number, y: number): void;
 }
 
+/** How many pixels of the screen are beside each other in that width: of large graphs nothing thinner than one is asked for. */
+export function pixels(width: number): number {
+  return Math.ceil(width * Math.max(1, window.devicePixelRatio || 1));
+}
+
 export class FlameGraph {
   private tree: Tree | null = null;
   private zoom = 0;
@@ -91,12 +87,8 @@ export class FlameGraph {
   private seen = 0;
   private scrolled = 0;
   private palette: Palette | null = null;
-  private readonly hatches = new Map<Theme, CanvasPattern | null>();
+  private readonly patterns = new Map<string, CanvasPattern | null>();
   private isStale = false;
-  /** Where all but thinner frames is drawn as it is to be: the nodes that are. */
-  private finer: Uint8Array | null = null;
-  /** What the canvas shows, beside its frames. */
-  private shown: Shown | null = null;
   /** Around what is pointed at. Not on the canvas: the pointer comes over hundreds of frames, and none of them is drawn anew. */
   private readonly outline = el("div", { class: "outline", "aria-hidden": "true", hidden: true });
   /** What was seen before a zoom that is not drawn yet, and where its first row was. */
@@ -163,7 +155,6 @@ export class FlameGraph {
   /** Draws with the next frame. */
   private readonly redraw = (): void => {
     this.isStale = true;
-    this.finer = null;
     this.nextFrame();
   };
 
@@ -179,15 +170,12 @@ export class FlameGraph {
     // The page may have got its first room for it with what it shows.
     if (this.width === 0 && this.measure() && tree !== null) this.resize();
     if (pointed !== null) this.hover(this.nodeAt(pointed), pointed);
-    if (this.isStale || this.finer !== null) this.draw();
+    if (this.isStale) this.draw();
     if (left !== null) this.moveFrom(left.view, left.top);
   }
 
   /** Shows another tree at once: what it shows is the same place, at another time. A movement goes on. */
   show(tree: Tree, zoom: number, unit: Unit, rangeMs: number): void {
-    const { tree: coarse, zoom: other, shown } = this;
-    // Marks are drawn around frames, and dim others.
-    const isPlain = !this.isStale && this.matched === null && this.highlighted === null && this.cursor < 0;
     this.tree = tree;
     this.unit = unit;
     this.rangeMs = rangeMs;
@@ -198,13 +186,8 @@ export class FlameGraph {
     this.view = this.viewOf(zoom);
     // It is the same place, which may begin elsewhere in this tree.
     if (left !== null) left.view = { ...left.view, start: left.view.start + this.view.start - view.start, depth: left.view.depth + this.view.depth - view.depth };
-    const finer = isPlain && coarse !== null && shown !== null ? tree.finer(zoom, coarse, other, this.view.width / shown.width) : null;
     this.resize();
-    if (finer === null || this.isStale) this.redraw();
-    else {
-      this.finer = finer;
-      this.nextFrame();
-    }
+    this.redraw();
   }
 
   /** Moves to another place of the same tree. */
@@ -277,7 +260,7 @@ export class FlameGraph {
   private resize(): void {
     const tree = this.tree!;
     const { flipped, spacer } = this.options;
-    const rows = tree.deepest(this.zoom, this.thinnest) - tree.depth[this.zoom]! + 1;
+    const rows = tree.deepest(this.zoom, this.thinnest, this.width === 0 ? Infinity : (FRINGED_MIN / this.width) * this.view.width) - tree.depth[this.zoom]! + 1;
     const before = this.height;
     this.height = rows * ROW;
     spacer.style.height = `${this.height}px`;
@@ -305,9 +288,29 @@ export class FlameGraph {
     return this.width !== width || this.seen !== seen;
   }
 
-  /** Thinner nodes are not drawn, in units of the tree; nothing is left out before there is a place to draw. */
+  /** Thinner nodes are not drawn, in units of the tree: they have no pixel of the screen to themselves. Nothing is left out before there is a place to draw. */
   private get thinnest(): number {
-    return this.width === 0 ? 0 : (this.view.width / this.width) * WIDTH_MIN;
+    return this.width === 0 ? 0 : this.view.width / pixels(this.width);
+  }
+
+  /** Calls `visit` for each place beside the callees of a node where calls are that are too thin to be drawn. */
+  private fringe(node: number, visit: (x: number, w: number) => void): void {
+    const tree = this.tree!;
+    const { start: starts, widths, end: ends } = tree;
+    const { thinnest } = this;
+    const { start: left, width } = this.view;
+    const scale = this.width / width;
+    let from = starts[node]!;
+    const until = (to: number) => {
+      const [begin, end] = [Math.max(from, left), Math.min(to, left + width)];
+      if (end - begin >= thinnest) visit((begin - left) * scale, (end - begin) * scale);
+    };
+    for (let child = node + 1; child < ends[node]!; child = ends[child]!) {
+      if (widths[child]! < thinnest) continue;
+      until(starts[child]!);
+      from = starts[child]! + widths[child]!;
+    }
+    until(starts[node]! + widths[node]! - tree.selfWidth(node));
   }
 
   /** Where the row of that depth begins, from the top of what is seen. */
@@ -356,35 +359,21 @@ export class FlameGraph {
     const { width, seen: height } = this;
     const { tree } = this;
     if (width === 0 || height === 0 || tree === null) return;
-    const before = this.shown;
-    const shown = (this.shown = { width, height, ratio: window.devicePixelRatio, scrolled: this.scrolled, above: this.scrolled >= 1, below: this.height - height - this.scrolled >= 1 });
-    // The place may lie between two pixels.
-    const stays = before !== null && before.width === width && before.height === height && before.ratio === shown.ratio && before.scrolled === shown.scrolled;
-    const finer = stays ? this.finer : null;
-    const context = sharp(this.options.canvas, width, height, finer !== null);
+    const context = sharp(this.options.canvas, width, height);
     this.isStale = false;
-    this.finer = null;
-    // What fades out, or did, is drawn anew.
-    const [above, below] = [shown.above || before?.above === true, shown.below || before?.below === true];
-    const fades = (y: number) => (above && y < ROW) || (below && y > height - 2 * ROW);
-    if (finer !== null) for (let y = (this.top(0) % ROW) - ROW; y < height; y += ROW) if (fades(y)) context.clearRect(0, y, width, ROW);
     const ink = INK[this.theme];
     context.font = FONT;
     context.textBaseline = "middle";
     this.charWidth = context.measureText("0000000000").width / 10;
-    const hatch = this.hatch(context);
-    // What is thinner than a pixel is drawn where nothing is yet: over each other they would only cost.
-    const covered = new Float64Array(tree.depthMax + 1).fill(-1);
-    const { depth: depths, fn: functions } = tree;
+    const hatch = this.pattern(context, "hatch", 8, [-8, 8, 0, 0, 0, 8, 8, 0, 8, 8, 16, 0]);
+    const fringe = this.pattern(context, "fringe", 4, [1, 0, 1, 4]);
+    const below = this.options.flipped === true ? -ROW : ROW;
+    const { fn: functions } = tree;
     const { matched, highlighted, cursor } = this;
     const palette = tree.base === null ? (this.palette ??= new Palette(tree, this.color, this.theme)) : null;
     const isPlain = matched === null && highlighted === null;
     let filled = "";
     this.visit((node, x, y, w) => {
-      const depth = depths[node]!;
-      if (w < 1 && x + w < covered[depth]! + 0.5) return;
-      covered[depth] = x + Math.max(w, 1);
-      if (finer !== null && finer[node] === 1 && !fades(y)) return;
       const index = functions[node]!;
       const drawn = Math.max(w - 1, Math.min(w, 0.7));
       const color = node === 0 ? ink.root : palette !== null ? palette.of(index) : changeColor(tree.changeOf(node), this.theme);
@@ -395,6 +384,10 @@ export class FlameGraph {
         return;
       }
       filled = "";
+      if (w >= FRINGED_MIN && fringe !== null) {
+        context.fillStyle = fringe;
+        this.fringe(node, (from, width) => context.fillRect(from, y + below + 1, width, ROW - 2));
+      }
       const dimmed = matched !== null && matched[index] === 0;
       if (dimmed) context.globalAlpha = 0.28;
       context.fillStyle = color;
@@ -427,7 +420,7 @@ export class FlameGraph {
         context.stroke();
       }
     });
-    this.fade(context, shown);
+    this.fade(context);
     this.surround();
   }
 
@@ -446,7 +439,9 @@ export class FlameGraph {
   }
 
   /** Where rows go on above or below they fade out: the edge is not their end. */
-  private fade(context: CanvasRenderingContext2D, { width, height, above, below }: Shown): void {
+  private fade(context: CanvasRenderingContext2D): void {
+    const { width, seen: height } = this;
+    const [above, below] = [this.scrolled >= 1, this.height - height - this.scrolled >= 1];
     context.globalCompositeOperation = "destination-out";
     for (const [hides, from, to] of [[above, ROW, 0], [below, height - ROW, height]] as const) {
       if (!hides) continue;
@@ -471,21 +466,23 @@ export class FlameGraph {
     return out;
   }
 
-  private hatch(context: CanvasRenderingContext2D): CanvasPattern | null {
-    const known = this.hatches.get(this.theme);
+  /** Lines of a colour of the theme, `[x0, y0, x1, y1, …]` in each square of that size. */
+  private pattern(context: CanvasRenderingContext2D, ink: "hatch" | "fringe", size: number, lines: number[]): CanvasPattern | null {
+    const key = `${ink} ${this.theme}`;
+    const known = this.patterns.get(key);
     if (known !== undefined) return known;
     const tile = document.createElement("canvas");
-    tile.width = tile.height = 8;
+    tile.width = tile.height = size;
     const pen = tile.getContext("2d")!;
-    pen.strokeStyle = INK[this.theme].hatch;
+    pen.strokeStyle = INK[this.theme][ink];
     pen.lineWidth = 2;
-    for (const offset of [-8, 0, 8]) {
-      pen.moveTo(offset, 8);
-      pen.lineTo(offset + 8, 0);
+    for (let i = 0; i < lines.length; i += 4) {
+      pen.moveTo(lines[i]!, lines[i + 1]!);
+      pen.lineTo(lines[i + 2]!, lines[i + 3]!);
     }
     pen.stroke();
     const pattern = context.createPattern(tile, "repeat");
-    this.hatches.set(this.theme, pattern);
+    this.patterns.set(key, pattern);
     return pattern;
   }
 
@@ -504,7 +501,10 @@ export class FlameGraph {
     const [x, y] = [event.clientX - box.left, event.clientY - box.top];
     // Of thin frames the one under the pointer, or the nearest of its row within two pixels.
     let [best, distance] = [-1, 2];
+    const below = this.options.flipped === true ? -ROW : ROW;
     this.visit((node, left, top, w) => {
+      // A fringe leads to who made its calls.
+      if (w >= FRINGED_MIN && y >= top + below && y < top + below + ROW) this.fringe(node, (from, width) => x >= from && x < from + width && ([best, distance] = [node, -1]));
       if (y < top || y >= top + ROW) return;
       const away = x < left ? left - x : x > left + w ? x - left - w : -1;
       if (away < distance) [best, distance] = [node, away];

@@ -5,7 +5,7 @@ import type { FlameJson } from "./api.js";
 import { changeColor, groupOf, meet, swatch } from "./colors.js";
 import type { Context } from "./context.js";
 import { byId, el, fill, say } from "./dom.js";
-import { FlameGraph, WIDTH_MIN } from "./flame.js";
+import { FlameGraph, pixels } from "./flame.js";
 import { amount, basename, isCpu, nounOf, percent, unitOf } from "./format.js";
 import type { Item } from "./menu.js";
 import { PRESETS } from "./presets.js";
@@ -161,9 +161,9 @@ export class GraphView {
     this.showLegend();
   }
 
-  /** Parts of the width that can be drawn here: of large graphs nothing thinner is asked for. Before there is one it is as wide as the window, whose inner width would lay the page out. */
+  /** Parts of the width that can be drawn here. Before there is one it is as wide as the window, whose inner width would lay the page out. */
   get parts(): number {
-    return Math.ceil((this.flame.width || window.outerWidth || screen.width) / WIDTH_MIN);
+    return pixels(this.flame.width || window.outerWidth || screen.width);
   }
 
   /** The node that fills the graph. */

@@ -157,6 +157,12 @@ export class Tree {
     return Array.from(this.json.functions.name, (_, i) => this.functionAt(i));
   }
 
+  /** How wide the part of a node is that it weighs alone. */
+  selfWidth(node: number): number {
+    const { base, selfs, all } = this;
+    return base === null ? selfs[node]! : share(selfs[node]!, all) + share(base.selfs[node]!, base.all);
+  }
+
   /** How the share of a node changed; 0 where nothing is compared. */
   changeOf(node: number): number {
     return this.base === null ? 0 : change(this.totals[node]!, this.all, this.base.totals[node]!, this.base.all);
@@ -193,52 +199,28 @@ export class Tree {
   }
 
   /**
-   * Which nodes in and below `node` another tree of the same data has in and below `other` too, where it lacks only lighter
-   * ones: what was drawn of it stays as it is. `null` if more is different, or if it has nodes that are thinner than `thinnest`.
+   * The deepest row below `node` with something in it that is at least as wide as `thinnest`: a frame, or what is thinner of a
+   * frame that is at least as wide as `fringed`.
    */
-  finer(node: number, coarse: Tree, other: number, thinnest: number): Uint8Array | null {
-    if (this.base !== null || coarse.base !== null || this.widths[node] !== coarse.widths[other]) return null;
-    const known = new Uint8Array(this.count);
-    const [end, last] = [this.end[node]!, coarse.end[other]!];
-    const [away, deeper] = [this.start[node]! - coarse.start[other]!, this.depth[node]! - coarse.depth[other]!];
-    let at = other;
-    for (let i = node; i < end && at < last; ) {
-      const width = coarse.widths[at]!;
-      const same = this.widths[i] === width && this.depth[i] === coarse.depth[at]! + deeper && (i === node || this.names(this.fn[i]!, coarse, coarse.fn[at]!));
-      if (!same) {
-        // What is below it is new, too.
-        i = this.end[i]!;
-        continue;
-      }
-      if (width < thinnest || Math.abs(this.start[i]! - coarse.start[at]! - away) > thinnest / 1000) return null;
-      known[i++] = 1;
-      at++;
-    }
-    return at === last ? known : null;
-  }
-
-  /** Whether a function is called the same in another tree: then one object stands for both. */
-  private names(index: number, other: Tree, there: number): boolean {
-    const { texts, functions } = this.json;
-    const fn = other.functionAt(there);
-    if (this.made[index] === fn) return true;
-    if (texts.at(functions.name[index]!) !== fn.name || texts.at(functions.module[index]!) !== fn.module || texts.at(functions.file[index]!) !== fn.file) return false;
-    this.made[index] = fn;
-    return true;
-  }
-
-  /** The deepest row below `node` with something in it that is at least as wide as `thinnest`. */
-  deepest(node: number, thinnest = 0): number {
+  deepest(node: number, thinnest = 0, fringed = Infinity): number {
     let deepest = this.depth[node]!;
+    let isFringed = false;
     for (let i = node; i < this.end[node]!; ) {
-      if (this.widths[i]! < thinnest) {
+      const width = this.widths[i]!;
+      if (width < thinnest) {
         i = this.end[i]!;
         continue;
       }
-      if (this.depth[i]! > deepest) deepest = this.depth[i]!;
+      const depth = this.depth[i]!;
+      if (depth > deepest) {
+        deepest = depth;
+        isFringed = false;
+      }
+      // Had it callees that are wide enough they would be deeper.
+      if (depth === deepest && width >= fringed && width - this.selfWidth(i) >= thinnest) isFringed = true;
       i++;
     }
-    return deepest;
+    return isFringed ? deepest + 1 : deepest;
   }
 
   /** Which functions match, and what of the width of `within` is spent in or below them. */
@@ -270,7 +252,7 @@ export class Tree {
 
   /** What each group of functions weighs alone below `node`, heaviest first; `ofModules` if all of a module and kind are of one group. */
   groups(node: number, groupOf: (fn: Fn) => string, ofModules: boolean): { name: string; fn: Fn; value: number }[] {
-    const { rows, functions } = this.json;
+    const { rows, functions, below, groups } = this.json;
     const { module, shade } = functions;
     const sums = new Map<string, { name: string; fn: Fn; value: number }>();
     const sumOf = (index: number) => {
@@ -280,13 +262,16 @@ export class Tree {
       if (sum === undefined) sums.set(name, (sum = { name, fn, value: 0 }));
       return sum;
     };
-    // The table has what was too thin to be sent, but only of all stacks; the functions that it leaves out weigh least.
+    // The table has what was too thin to be sent, but only of all stacks; the functions that it leaves out weigh least. Of the place
+    // that more was asked of modules are told.
     const ofAll = node === 0 && this.total === this.all;
-    const [indices, selfs, scale] = ofAll ? [rows.function, rows.self, this.scale] : [this.fn, this.selfs, 1];
+    const isTold = !ofAll && ofModules && node === below && groups !== undefined;
+    const told = ofAll ? rows : isTold ? groups : null;
+    const [indices, selfs, scale] = told !== null ? [told.function, told.self, this.scale] : [this.fn, this.selfs, 1];
     // Of thousands of functions one of each module is looked at; what is missing has no module, and is of many groups.
     const known: number[] = [];
     const of: (ReturnType<typeof sumOf> | undefined)[] = [];
-    for (let i = ofAll ? 0 : node, end = ofAll ? indices.length : this.end[node]!; i < end; i++) {
+    for (let i = told !== null ? 0 : node, end = told !== null ? indices.length : this.end[node]!; i < end; i++) {
       const value = selfs[i]! * scale;
       if (value === 0) continue;
       const index = indices[i]!;

@@ -25,21 +25,17 @@ test("children lie inside their parents, side by side", () => {
   assert.equal(tree.find(tree.keys(tree.count - 1)), tree.count - 1);
 });
 
-test("a tree of what is below a node is finer than one of all, where only lighter nodes are new", () => {
-  const whole = treeOf({ "main;a;x": 30, "main;a;y": 20, "main;b": 40 });
-  const from = whole.find(whole.keys(1)) + 1;
-  const finer = (near: Record<string, number>, thinnest = 1) => {
-    const tree = treeOf(near);
-    const known = tree.finer(2, whole, from, thinnest);
-    return known === null ? null : [...known.keys()].filter((i) => known[i] === 1).map((i) => tree.functionOf(i).name).join();
-  };
-  assert.equal(whole.functionOf(from).name, "a");
-  assert.equal(finer({ "main;a;x;1": 4, "main;a;x": 26, "main;a;y;2": 20 }), "a,x,y");
-  assert.equal(finer({ "main;a;x;1": 4, "main;a;x": 26, "main;a;y": 15, "main;a;z": 5 }), null, "y weighs less");
-  assert.equal(finer({ "main;a;x": 30, "main;a;z": 20 }), null, "y is called z");
-  assert.equal(finer({ "main;a;z": 1, "main;a;x": 30, "main;a;y": 19 }), null, "x is not where it was");
-  assert.equal(finer({ "main;a;x": 30, "main;a;y": 20 }, 21), null, "y is too thin");
-  assert.equal(finer({ "main;a;x": 30, "main;a;y": 21 }), null, "a weighs more");
+test("the deepest row has a frame, or what is too thin of one that is wide enough", () => {
+  const tree = treeOf({ "main;a;b": 6, "main;a": 2, "main;x;y;z": 2 });
+  assert.equal(tree.deepest(0), 4);
+  assert.equal(tree.deepest(0, 3), 3, "x is thin");
+  assert.equal(tree.deepest(0, 7), 2, "a is the last that is drawn");
+  assert.equal(tree.deepest(0, 7, 8), 2, "what a called weighs six");
+  assert.equal(tree.deepest(0, 6.5, 8), 2);
+  const wide = treeOf({ "main;a": 4, "main;b": 4 });
+  assert.equal(wide.deepest(0, 5), 1);
+  assert.equal(wide.deepest(0, 5, 8), 2, "a and b together are wide enough");
+  assert.equal(wide.deepest(0, 5, 9), 1, "main is too narrow for that");
 });
 
 test("folded stacks keep every unit, also of what was too light to be sent", () => {

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 use super::columns::Columns;
@@ -33,6 +34,7 @@ struct FlameGraph<'a> {
     functions: Functions,
     nodes: Nodes,
     rows: Rows,
+    groups: Groups,
 }
 
 /// What there is once.
@@ -52,6 +54,9 @@ struct Head<'a> {
     profiles: u64,
     series: usize,
     hidden: Hidden,
+    /// The node below which more is sent, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    below: Option<u32>,
 }
 
 impl FlameGraph<'_> {
@@ -60,7 +65,7 @@ impl FlameGraph<'_> {
     }
 
     fn columns(self) -> Vec<u8> {
-        let Self { head, texts, functions, nodes, rows } = self;
+        let Self { head, texts, functions, nodes, rows, groups } = self;
         let shades: Vec<u32> = (functions.name.iter().zip(&functions.module))
             .map(|(&name, &module)| shade(texts[name as usize], texts[module as usize]))
             .collect();
@@ -74,6 +79,7 @@ impl FlameGraph<'_> {
         columns.numbers("nodes", "parent", &nodes.parent);
         columns.numbers("nodes", "function", &nodes.function);
         columns.numbers("rows", "function", &rows.function);
+        columns.numbers("groups", "function", &groups.function);
         let Nodes { parent: _, function: _, total, own, base_total, base_own } = nodes;
         let nodes = [("total", total), ("self", own), ("base_total", base_total), ("base_self", base_own)];
         let Rows { function: _, own, total, base_total, base_own } = rows;
@@ -86,6 +92,7 @@ impl FlameGraph<'_> {
                 }
             }
         }
+        columns.weights("groups", "self", &groups.own);
         columns.with_texts(&head, &texts)
     }
 }
@@ -133,6 +140,16 @@ struct Rows {
     base_total: Vec<u64>,
     #[serde(rename = "base_self", skip_serializing_if = "Vec::is_empty")]
     base_own: Vec<u64>,
+}
+
+/// What the functions of each file weigh alone in all that is below the node that more was asked of, sent or not; heaviest first.
+/// Of what has no file those that say what is missing are by themselves. Of a comparison there are none.
+#[derive(Debug, Default, Serialize)]
+struct Groups {
+    /// The heaviest of them.
+    function: Vec<u32>,
+    #[serde(rename = "self")]
+    own: Vec<u64>,
 }
 
 /// What is not sent.
@@ -212,6 +229,13 @@ pub(in crate::server) fn flamegraph(asked: &Resolved, store: &Store) -> (&'stati
             table.base_total.push(row.base.total);
         }
     }
+    let mut groups = Groups::default();
+    if let (Some(below), None) = (below, base) {
+        for (function, own) in by_module(functions, nodes, below as usize) {
+            groups.function.push(names.function(functions, function));
+            groups.own.push(own);
+        }
+    }
     let head = Head {
         from_ms: asked.from.0 / MS,
         until_ms: asked.until.0 / MS,
@@ -227,13 +251,48 @@ pub(in crate::server) fn flamegraph(asked: &Resolved, store: &Store) -> (&'stati
             value: nodes[0].total.saturating_sub(value),
             rows: rows.len().saturating_sub(ROWS_MAX),
         },
+        below: below.map(|below| place[below as usize]),
     };
     let Names { texts, functions, .. } = names;
-    let answer = FlameGraph { head, texts, functions, nodes: sent, rows: table };
+    let answer = FlameGraph { head, texts, functions, nodes: sent, rows: table, groups };
     match asked.question.form.unwrap_or_default() {
         Form::Json => ("application/json", answer.json()),
         Form::Columns => ("application/octet-stream", answer.columns()),
     }
+}
+
+/// Whether a node is `below` or called by it, of each.
+fn inside(nodes: &[TreeNode], below: usize) -> Vec<bool> {
+    let mut inside = vec![false; nodes.len()];
+    inside[below] = true;
+    for index in below + 1..nodes.len() {
+        inside[index] = inside[nodes[index].parent as usize];
+    }
+    inside
+}
+
+/// See [`Groups`].
+fn by_module(functions: &[TreeFunction], nodes: &[TreeNode], below: usize) -> Vec<(u32, u64)> {
+    let mut weights: FxHashMap<u32, u64> = FxHashMap::default();
+    for (node, _) in nodes.iter().zip(inside(nodes, below)).filter(|(node, inside)| *inside && node.own > 0) {
+        *weights.entry(node.function).or_default() += node.own;
+    }
+    let mut weights: Vec<_> = weights.into_iter().collect();
+    let heavier = |a: &(u32, u64), b: &(u32, u64)| b.1.cmp(&a.1).then(a.0.cmp(&b.0));
+    weights.sort_unstable_by(heavier);
+    let mut groups: Vec<(u32, u64)> = Vec::new();
+    let mut known: FxHashMap<(&str, &str), usize> = FxHashMap::default();
+    for (index, own) in weights {
+        let TreeFunction { name, module, .. } = &functions[index as usize];
+        let missing = if shade(name, module) == BRACKETED { &**name } else { "" };
+        let at = *known.entry((module, missing)).or_insert(groups.len());
+        match groups.get_mut(at) {
+            Some((_, sum)) => *sum += own,
+            None => groups.push((index, own)),
+        }
+    }
+    groups.sort_by(heavier);
+    groups
 }
 
 /// How much is sent.
@@ -262,11 +321,7 @@ impl Bounds {
                 shown[step] = true;
                 step = nodes[step].parent as usize;
             }
-            let mut inside = vec![false; nodes.len()];
-            inside[below] = true;
-            for index in below + 1..nodes.len() {
-                inside[index] = inside[nodes[index].parent as usize];
-            }
+            let inside = inside(nodes, below);
             let all = (below..nodes.len()).filter(|&index| inside[index]).collect();
             self.show_heaviest(widths, all, &mut shown);
         }
@@ -327,6 +382,38 @@ impl<'a> Names<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_below_a_node_weighs_by_file_and_by_what_is_missing() {
+        let function = |name: &str, module: &str| TreeFunction {
+            name: name.into(),
+            file: "".into(),
+            module: module.into(),
+            line: 0,
+        };
+        let functions = [
+            function("", ""),
+            function("main", "/opt/a"),
+            function("one", "/opt/a"),
+            function("two", "/opt/b"),
+            function("[no frame]", ""),
+            function("plain", ""),
+        ];
+        let node = |parent, function, own| TreeNode { parent, function, own, total: 0 };
+        let nodes = [
+            node(0, 0, 0),
+            node(0, 1, 7),
+            node(1, 2, 3),
+            node(1, 3, 20),
+            node(2, 3, 4),
+            node(4, 2, 5),
+            node(2, 4, 2),
+            node(2, 5, 1),
+        ];
+        assert_eq!(by_module(&functions, &nodes, 2), [(2, 8), (3, 4), (4, 2), (5, 1)]);
+        assert_eq!(by_module(&functions, &nodes, 1), [(3, 24), (2, 15), (4, 2), (5, 1)]);
+        assert_eq!(by_module(&functions, &nodes, 6), [(4, 2)]);
+    }
 
     #[test]
     fn a_shade_is_what_the_page_makes_of_a_name() {
