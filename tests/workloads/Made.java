@@ -1,6 +1,8 @@
 // Code that HotSpot makes while it runs. Usage: Made CPU_SECONDS [named], where `named` has it written down in a perf map as soon
 // as it is made.
 import java.lang.management.ManagementFactory;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
@@ -41,7 +43,12 @@ public final class Made {
         if (arguments.length > 1) {
             sum += until(1);
             String pid = Long.toString(ProcessHandle.current().pid());
-            new ProcessBuilder("jcmd", pid, "Compiler.perfmap").inheritIO().start().waitFor();
+            int left = new ProcessBuilder("jcmd", pid, "Compiler.perfmap").inheritIO().start().waitFor();
+            long bytes = Files.size(Path.of("/tmp/perf-" + pid + ".map"));
+            if (left != 0 || bytes == 0) {
+                System.out.println("jcmd ended with " + left + ", and the map has " + bytes + " bytes");
+                System.exit(1);
+            }
             // It may take two seconds to be noticed.
             end += 3;
         }
