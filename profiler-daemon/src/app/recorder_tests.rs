@@ -93,7 +93,10 @@ fn all_that_is_taken_is_in_the_recording() {
         events: samples.iter().copied().map(event).collect(),
         lost,
     };
-    assert_eq!(recording::read(&path).unwrap(), [batch(&[1], lost), batch(&[2, 3, 4], Lost::default())]);
+    assert_eq!(
+        recording::read(&path).unwrap().batches,
+        [batch(&[1], lost), batch(&[2, 3, 4], Lost::default())]
+    );
 }
 
 #[test]
@@ -114,7 +117,8 @@ fn what_is_written_too_slowly_costs_stacks_and_then_the_rest() {
     reading.join().unwrap();
     assert!(said.contains("x.jsonl ends early") && said.contains(&format!("{left_out} of them")), "{said}");
     // Whole until there.
-    let samples: Vec<_> = recording::read(&copy).unwrap().into_iter().flat_map(|b| b.samples).collect();
+    let samples: Vec<_> =
+        recording::read(&copy).unwrap().batches.into_iter().flat_map(|b| b.samples).collect();
     let times: Vec<u64> = samples.iter().map(|sample| sample.time.0).collect();
     assert_eq!(times, (1..=2000 - left_out).collect::<Vec<_>>());
     let bare = samples.iter().filter(|sample| sample.stack.is_none()).count() as u64;

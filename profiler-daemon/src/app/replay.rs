@@ -13,14 +13,15 @@ use crate::attribute::Relabel;
 use crate::capture::{Tables, recording};
 use crate::encode;
 use crate::meters::Meters;
-use crate::model::{Lost, NamedBatch, SampleKind};
+use crate::model::{Lost, NamedBatch, RawBatch, SampleKind};
 use crate::symbolize::Symbolizer;
 use crate::time::MonoNs;
 
 /// Samples that are taken before those of them that bring a stack are walked: all of these have room to wait.
 const SAMPLES_AT_ONCE: usize = 64;
 
-/// Replays the recording at `path` and writes `outputs`, or folded text to standard output.
+/// Replays the recording at `path` and writes `outputs`, or folded text to standard output. One that is cut off is replayed up to
+/// there, and fails at the end.
 pub fn replay(path: &Path, outputs: &[PathBuf]) -> Result<(), Failure> {
     let mut files = Vec::new();
     for output in outputs {
@@ -36,24 +37,27 @@ pub fn replay(path: &Path, outputs: &[PathBuf]) -> Result<(), Failure> {
     let mut symbolizer =
         build::symbolizer(true, Patience::Recording, &Budget::default(), &Roll::default(), &meters);
     let mut collected = Collected::default();
-    let kind = named_each(path, &mut symbolizer, &meters, |batch| {
+    let recorded = recording::read(path)?;
+    let cut_off = recorded.cut_off;
+    let kind = named_each(path, recorded.batches, &mut symbolizer, &meters, |batch| {
         collected.add(batch);
     })?;
     let profiles = collected.profiles(kind);
     if files.is_empty() {
         print!("{}", encode::folded::encode(&profiles));
     }
-    collected.write(&profiles, kind, files)
+    collected.write(&profiles, kind, files)?;
+    cut_off.map_or(Ok(()), |cut_off| Err(cut_off.into()))
 }
 
-/// Hands each batch of the recording at `path` to `each`, named.
+/// Hands each of `batches`, of the recording at `path`, to `each`, named.
 fn named_each(
     path: &Path,
+    batches: Vec<RawBatch>,
     symbolizer: &mut Symbolizer,
     meters: &Meters,
     mut each: impl FnMut(NamedBatch),
 ) -> Result<SampleKind, Failure> {
-    let batches = recording::read(path)?;
     let kind = batches
         .first()
         .map(|batch| batch.kind)
@@ -91,6 +95,10 @@ pub fn named(path: &Path) -> Result<Vec<NamedBatch>, Failure> {
     let mut symbolizer =
         build::symbolizer(true, Patience::Recording, &Budget::default(), &Roll::default(), &meters);
     let mut batches = Vec::new();
-    named_each(path, &mut symbolizer, &meters, |batch| batches.push(batch))?;
+    let recorded = recording::read(path)?;
+    if let Some(cut_off) = recorded.cut_off {
+        return Err(cut_off.into());
+    }
+    named_each(path, recorded.batches, &mut symbolizer, &meters, |batch| batches.push(batch))?;
     Ok(batches)
 }

@@ -39,13 +39,23 @@ pub enum RecordingError {
         error: io::Error,
     },
     /// A line that is not one of a recording.
-    #[error("{path}, line {line}: {what}: not a recording of this daemon, or cut off")]
+    #[error("{path}, line {line}: {what}: not a recording of this daemon")]
     Line {
         /// Which file.
         path: PathBuf,
         /// Which line, from one.
         line: usize,
         /// What is wrong.
+        what: String,
+    },
+    /// It ends in the middle of a line, as one does whose writer was killed.
+    #[error("{path} is cut off in line {line} ({what}): it was replayed up to there")]
+    CutOff {
+        /// Which file.
+        path: PathBuf,
+        /// Which line, from one.
+        line: usize,
+        /// How that is known.
         what: String,
     },
     /// A recording of another version.
@@ -182,8 +192,17 @@ impl Writer {
     }
 }
 
-/// Reads all batches of the recording at `path`.
-pub fn read(path: &Path) -> Result<Vec<RawBatch>, RecordingError> {
+/// What a recording holds.
+#[derive(Debug)]
+pub struct Recorded {
+    /// All batches that are whole.
+    pub batches: Vec<RawBatch>,
+    /// A [`RecordingError::CutOff`] if there should be another one.
+    pub cut_off: Option<RecordingError>,
+}
+
+/// Reads the recording at `path`, up to where it is cut off if it is.
+pub fn read(path: &Path) -> Result<Recorded, RecordingError> {
     let file = |error| RecordingError::File { path: path.to_owned(), error };
     let mut input = BufReader::new(File::open(path).map_err(file)?);
     let gzip = input.fill_buf().map_err(file)?.starts_with(&[0x1f, 0x8b]);
@@ -191,7 +210,7 @@ pub fn read(path: &Path) -> Result<Vec<RawBatch>, RecordingError> {
     parse(path, BufReader::new(input))
 }
 
-fn parse(path: &Path, mut input: impl BufRead) -> Result<Vec<RawBatch>, RecordingError> {
+fn parse(path: &Path, mut input: impl BufRead) -> Result<Recorded, RecordingError> {
     let mut batches = Vec::new();
     let mut modules = Modules::new();
     let mut text = Vec::new();
@@ -199,12 +218,19 @@ fn parse(path: &Path, mut input: impl BufRead) -> Result<Vec<RawBatch>, Recordin
         let wrong = |what: String| RecordingError::Line { path: path.to_owned(), line, what };
         text.clear();
         let read = input.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut text);
-        match read.map_err(|error| wrong(error.to_string()))? {
-            0 if line == 1 => return Err(wrong("empty".to_owned())),
-            0 => break,
-            _ if line == 1 => {
-                let header: HeaderLine =
-                    serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        let ended = match &read {
+            Ok(0) => None,
+            Ok(_) if text.ends_with(b"\n") || text.len() as u64 == LINE_BYTES_MAX => None,
+            Ok(_) => Some("it has no end".to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Some(error.to_string()),
+            Err(error) => return Err(wrong(error.to_string())),
+        };
+        match (read.unwrap_or(text.len()), ended) {
+            (0, None) if line == 1 => return Err(wrong("empty".to_owned())),
+            (0, None) => break,
+            (_, ended) if line == 1 => {
+                let header: HeaderLine = serde_json::from_slice(&text)
+                    .map_err(|error| wrong(ended.unwrap_or_else(|| error.to_string())))?;
                 if !(OLDEST..=VERSION).contains(&header.profiler_recording) {
                     return Err(RecordingError::Version {
                         path: path.to_owned(),
@@ -212,14 +238,17 @@ fn parse(path: &Path, mut input: impl BufRead) -> Result<Vec<RawBatch>, Recordin
                     });
                 }
             }
-            _ => {
-                let batch: BatchLine =
-                    serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
-                batches.push(batch.into_batch(&mut modules).map_err(wrong)?);
-            }
+            (_, ended) => match (serde_json::from_slice::<BatchLine>(&text), ended) {
+                (Ok(batch), _) => batches.push(batch.into_batch(&mut modules).map_err(wrong)?),
+                (Err(error), None) => return Err(wrong(error.to_string())),
+                (Err(_), Some(what)) => {
+                    let cut_off = RecordingError::CutOff { path: path.to_owned(), line, what };
+                    return Ok(Recorded { batches, cut_off: Some(cut_off) });
+                }
+            },
         }
     }
-    Ok(batches)
+    Ok(Recorded { batches, cut_off: None })
 }
 
 #[cfg(test)]

@@ -87,8 +87,35 @@ fn what_was_recorded_is_read_again() {
         writer.write(&batch()).unwrap();
         writer.finish().unwrap();
         let read = read(&path).unwrap();
-        assert_eq!(read, [batch(), batch()]);
+        assert_eq!(read.batches, [batch(), batch()]);
+        assert!(read.cut_off.is_none());
     }
+}
+
+#[test]
+fn what_is_cut_off_is_read_up_to_there_and_said() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, left) in [("a.jsonl", 1), ("a.jsonl.gz", 0)] {
+        let path = folder.path().join(name);
+        let mut writer = Writer::create(&path).unwrap();
+        writer.write(&batch()).unwrap();
+        writer.write(&batch()).unwrap();
+        writer.finish().unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - 20]).unwrap();
+        let read = read(&path).unwrap();
+        // What was packed together is there or not as one.
+        assert!(read.batches.len() >= left && read.batches.iter().all(|read| *read == batch()), "{name}");
+        assert!(read.batches.len() < 2);
+        let said = read.cut_off.expect(name).to_string();
+        assert!(said.contains(name) && said.contains("is cut off in line"), "{said}");
+    }
+    // A last line that only lacks its end is whole.
+    let mut text = b"{\"profiler_recording\":3}\n".to_vec();
+    serde_json::to_writer(&mut text, &BatchLine::from(&batch())).unwrap();
+    let read = parse(Path::new("x.jsonl"), &text[..]).unwrap();
+    assert_eq!(read.batches, [batch()]);
+    assert!(read.cut_off.is_none());
 }
 
 #[track_caller]
@@ -102,7 +129,8 @@ fn what_is_no_recording_is_said_to_be_none() {
     check_refused("", "line 1: empty");
     check_refused("hello\n", "line 1");
     check_refused("{\"profiler_recording\":9}\n", "version 9");
-    check_refused("{\"profiler_recording\":2}\n{\"start\":1,\"dur", "line 2");
+    check_refused("{\"profiler_recording\":2", "line 1");
+    check_refused("{\"profiler_recording\":2}\n{\"start\":1,\"dur\n", "line 2");
     let backwards = r#"{"start":1,"duration":1,"period":1,"events":[{"time":1,"pid":1,"mapped":{"start":9,"end":3,"offset":0,"path":"x"}}]}"#;
     check_refused(&format!("{{\"profiler_recording\":2}}\n{backwards}\n"), "before it starts");
 }
