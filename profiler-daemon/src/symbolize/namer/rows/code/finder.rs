@@ -8,12 +8,17 @@ use std::fs::File;
 
 use rustc_hash::FxHashSet;
 
+use super::super::super::super::bounds::{Bound, Reached};
 use super::super::super::stubs::Stubs;
 use super::flow::{ALIGNED_BYTES, Flow, is_padding};
 use super::space::Space;
 
-/// How often all is gone through because of what was learned, at most.
+/// How often all is gone through because of what was learned, at most. What another pass could teach is which calls do not return, so that something
+/// behind them is not understood.
 const PASSES_MAX: usize = 6;
+/// How often it is guessed where functions begin in what was not reached, at most: each time between what was found before. What would be found later
+/// has no rules.
+const GUESSES_MAX: usize = 64;
 
 /// Functions of libraries that do not return.
 const ENDLESS: [&str; 12] = [
@@ -41,6 +46,7 @@ pub(super) struct Finder<'a> {
     pub(super) doubtful: BTreeSet<u64>,
     /// Of what followed code takes the address: hardly anything but functions.
     pub(super) taken: BTreeSet<u64>,
+    bounds: Reached,
     file: &'a File,
     stubs: Stubs,
     /// Stubs whose names are known.
@@ -56,6 +62,7 @@ impl<'a> Finder<'a> {
             signals,
             doubtful,
             taken,
+            bounds: Reached::default(),
             file,
             stubs: Stubs::default(),
             asked: FxHashSet::default(),
@@ -76,9 +83,16 @@ impl Finder<'_> {
         }
     }
 
+    /// Which bounds were reached.
+    pub(super) fn bounds(&self) -> Reached {
+        let mut bounds = self.flow.bounds();
+        bounds.append(&self.bounds);
+        bounds
+    }
+
     /// Goes through all functions that begin for sure, and those that they call.
     pub(super) fn find(&mut self) {
-        for _ in 0..PASSES_MAX {
+        for pass in 1..=PASSES_MAX {
             let known = self.learned();
             self.flow.forget();
             let mut next: BTreeSet<u64> = self.flow.starts.iter().copied().collect();
@@ -88,6 +102,7 @@ impl Finder<'_> {
             if known == self.learned() {
                 break;
             }
+            self.bounds.add(Bound::Passes, u64::from(pass == PASSES_MAX));
         }
     }
 
@@ -134,7 +149,7 @@ impl Finder<'_> {
     pub(super) fn guess(&mut self) {
         let before = self.flow.starts.len();
         let mut tried = BTreeSet::new();
-        loop {
+        for guess in 1..=GUESSES_MAX {
             let mut found = false;
             while let Some(start) = self.taken.pop_first() {
                 found |= tried.insert(start) && self.tries(start, start.is_multiple_of(ALIGNED_BYTES));
@@ -154,6 +169,7 @@ impl Finder<'_> {
             if !found || self.flow.is_spent() {
                 break;
             }
+            self.bounds.add(Bound::Guesses, u64::from(guess == GUESSES_MAX));
         }
         if self.flow.starts.len() > before {
             self.find();

@@ -10,17 +10,20 @@ use iced_x86::{
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::super::super::super::bounds::{Bound, Reached};
 use super::space::Space;
 use super::state::{Rbp, State, Step};
 use super::switch::{Switch, Trail};
 
-/// Calls of one function that turn out not to return, at most: each makes it begin anew.
-const RESTARTS_MAX: usize = 32;
-/// Instructions that are looked at for each byte of code, at most, however often functions begin anew.
+/// Calls of one function that turn out not to return, at most: each makes it begin anew. Beyond that it is gone through with less faith. A dozen is
+/// many.
+const FINAL_CALLS_MAX: usize = 32;
+/// Instructions that are looked at for each byte of code, at most, however often functions begin anew: once is a quarter. What was not understood by
+/// then is not.
 const LOOKS_PER_BYTE_MAX: u64 = 8;
 /// Bytes to whose multiples functions are aligned.
 pub(super) const ALIGNED_BYTES: u64 = 16;
-/// Different states at most.
+/// Different states at most, which are numbered; the C library has a thousand. Beyond that nothing is known where there would be another one.
 const STATES_MAX: usize = u16::MAX as usize;
 
 /// How much is believed of a function.
@@ -86,6 +89,7 @@ pub(super) struct Flow<'a> {
     pub(super) taken: Vec<u64>,
     /// Instructions that may still be looked at.
     looks: u64,
+    bounds: Reached,
     factory: InstructionInfoFactory,
     /// What was there before the function that is being gone through.
     journal: Vec<(usize, u16)>,
@@ -115,6 +119,7 @@ impl<'a> Flow<'a> {
             called: Vec::new(),
             taken: Vec::new(),
             looks: bytes as u64 * LOOKS_PER_BYTE_MAX,
+            bounds: Reached::default(),
             factory: InstructionInfoFactory::new(),
             journal: Vec::new(),
             own: FxHashSet::default(),
@@ -131,9 +136,17 @@ impl<'a> Flow<'a> {
         self.returned_to.clear();
     }
 
-    /// Whether more may be looked at.
+    /// Whether no more may be looked at.
     pub(super) fn is_spent(&self) -> bool {
         self.looks == 0
+    }
+
+    /// Which bounds were reached so far.
+    pub(super) fn bounds(&self) -> Reached {
+        let mut bounds = self.bounds.clone();
+        bounds.add(Bound::Instructions, u64::from(self.is_spent()));
+        bounds.add(Bound::JumpTables, self.switches.left_out());
+        bounds
     }
 
     /// What is known at the byte with that index, if an instruction begins there.
@@ -150,13 +163,15 @@ impl<'a> Flow<'a> {
     /// Goes through the function that begins at `start`; all of it that is reached, or nothing.
     pub(super) fn explore(&mut self, start: u64) -> Explored {
         for faith in [Faith::Full, Faith::Less, Faith::Least] {
-            for _ in 0..RESTARTS_MAX {
+            for restarts in 1..=FINAL_CALLS_MAX {
                 match self.attempt(start, faith) {
                     Ok(explored) => return explored,
                     Err(wrong) => {
                         self.take_back();
                         match wrong {
-                            Wrong::Call(at) if self.final_calls.insert(at) => {}
+                            Wrong::Call(at) if self.final_calls.insert(at) => {
+                                self.bounds.add(Bound::FinalCalls, u64::from(restarts == FINAL_CALLS_MAX));
+                            }
                             Wrong::Call(_) | Wrong::Something => break,
                         }
                     }
@@ -280,7 +295,9 @@ impl<'a> Flow<'a> {
         if let Some(&number) = self.numbers.get(&state) {
             return number;
         }
-        let state = if self.states.len() >= STATES_MAX { State::UNKNOWN } else { state };
+        let is_over = self.states.len() >= STATES_MAX;
+        self.bounds.add(Bound::States, u64::from(is_over));
+        let state = if is_over { State::UNKNOWN } else { state };
         let next = u16::try_from(self.states.len()).unwrap_or(0);
         let number = *self.numbers.entry(state).or_insert(next);
         if number == next {
@@ -355,7 +372,9 @@ impl<'a> Flow<'a> {
                         .flatten();
                     match targets {
                         Some(targets) => {
-                            for target in targets {
+                            // Each is looked at, if it leads anywhere or not.
+                            self.looks = self.looks.saturating_sub(targets.len() as u64);
+                            for &target in &*targets {
                                 self.jump(start, target, state, explored)?;
                             }
                         }

@@ -6,26 +6,23 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use super::super::super::super::bounds::{Bound, Reached};
 use super::super::super::elf::{Reader, Section, Segment, malformed, number};
-use super::super::{Function, PADDING_BYTES_MAX};
+use super::super::{Function, PADDING_BYTES_MAX, SYMBOL_BYTES_MAX};
 use super::Known;
 use super::space::Space;
 
-/// Stretches of it at most; those behind are left out.
-const GAPS_MAX: usize = 1 << 13;
-/// Bytes of one table of symbols, or of names, at most.
-const SYMBOL_BYTES_MAX: u64 = 32 << 20;
-/// Functions that something points to, at most.
-pub(super) const STARTS_MAX: usize = 1 << 17;
-/// Bytes of described code that are looked through for calls.
+/// Bytes of described code that are looked through for calls, as many as take a hundredth of a second. What is called from behind them has to be
+/// found in another way.
 const CALLERS_BYTES_MAX: u64 = 32 << 20;
-/// Bytes of data that are looked through for pointers.
+/// Bytes of data that are looked through for pointers, in programs whose addresses are fixed, which are small. The same holds of what only those
+/// behind point to.
 const DATA_BYTES_MAX: u64 = 8 << 20;
 /// Bytes that are read at once.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// The code between the functions that are known; and how many stretches of it were left out.
-pub(super) fn gaps(file: &File, known: Known<'_>) -> (Space, u64) {
+/// The code between the functions that are known.
+pub(super) fn gaps(file: &File, known: Known<'_>, bounds: &mut Reached) -> Space {
     // A file that has lost its sections does not say what of it is code.
     let mut regions: Vec<(u64, u64, u64)> =
         known.sections.iter().map(|section| (section.offset(), section.bytes(), section.address())).collect();
@@ -53,23 +50,27 @@ pub(super) fn gaps(file: &File, known: Known<'_>) -> (Space, u64) {
     }
     let mut space = Space::default();
     if total > known.bytes_max {
-        return (space, found.len() as u64);
+        bounds.add(Bound::Code, found.len() as u64);
+        return space;
     }
     found.sort_unstable();
-    let left_out = found.len().saturating_sub(GAPS_MAX) as u64;
     let mut code = Vec::new();
-    for (address, offset, bytes) in found.into_iter().take(GAPS_MAX) {
+    for (address, offset, bytes) in found {
         code.resize(usize::try_from(bytes).unwrap_or(0), 0);
         // Sections without bytes in this file, and such as lie behind its end, have no code.
         if file.read_exact_at(&mut code, offset).is_ok() {
             space.push(address, offset, &code);
         }
     }
-    (space, left_out)
+    space
 }
 
 /// Hands `found` where functions begin that have a name.
-pub(super) fn symbols(reader: &Reader<'_>, mut found: impl FnMut(u64)) -> io::Result<()> {
+pub(super) fn symbols(
+    reader: &Reader<'_>,
+    bounds: &mut Reached,
+    mut found: impl FnMut(u64),
+) -> io::Result<()> {
     const ENTRY_BYTES: usize = 24;
     const FUNCTION: u64 = 2;
     const CHOSEN_FUNCTION: u64 = 10;
@@ -84,8 +85,9 @@ pub(super) fn symbols(reader: &Reader<'_>, mut found: impl FnMut(u64)) -> io::Re
         }
         Ok(())
     })?;
-    let read = |section: Option<Section>| {
+    let mut read = |section: Option<Section>| {
         let section = section.filter(|section| !section.is_elsewhere()).ok_or_else(malformed)?;
+        bounds.add(Bound::Symbols, u64::from(section.bytes() > SYMBOL_BYTES_MAX));
         reader.read(section.offset(), section.bytes(), SYMBOL_BYTES_MAX)
     };
     for (table, texts) in tables.into_iter().zip(texts) {
@@ -108,7 +110,7 @@ pub(super) fn symbols(reader: &Reader<'_>, mut found: impl FnMut(u64)) -> io::Re
 }
 
 /// Hands `found` whom described code may call; and what only looks like it.
-pub(super) fn calls(file: &File, functions: &[Function], mut found: impl FnMut(u64)) {
+pub(super) fn calls(file: &File, functions: &[Function], bounds: &mut Reached, mut found: impl FnMut(u64)) {
     const CALL: u8 = 0xe8;
     const JUMP: u8 = 0xe9;
     let mut left = CALLERS_BYTES_MAX;
@@ -127,7 +129,11 @@ pub(super) fn calls(file: &File, functions: &[Function], mut found: impl FnMut(u
             end = end.max(function_end);
             at += 1;
         }
-        let bytes = (end - first.offset).min(left);
+        if end - first.offset > left {
+            bounds.note(Bound::Callers);
+            return;
+        }
+        let bytes = end - first.offset;
         left -= bytes;
         piece.resize(usize::try_from(bytes).unwrap_or(0), 0);
         if bytes == 0 || file.read_exact_at(&mut piece, first.offset).is_err() {
@@ -143,11 +149,14 @@ pub(super) fn calls(file: &File, functions: &[Function], mut found: impl FnMut(u
 }
 
 /// Hands `found` every word of the data of a file.
-pub(super) fn words(reader: &Reader<'_>, mut found: impl FnMut(u64)) -> io::Result<()> {
+pub(super) fn words(reader: &Reader<'_>, bounds: &mut Reached, mut found: impl FnMut(u64)) -> io::Result<()> {
     let mut left = DATA_BYTES_MAX;
     for segment in
         reader.segments()?.iter().filter(|segment| segment.kind == Segment::LOADED && !segment.is_code())
     {
+        if segment.bytes > left {
+            bounds.note(Bound::Data);
+        }
         let bytes = segment.bytes.min(left);
         left -= bytes;
         let data = reader.read(segment.offset, bytes, DATA_BYTES_MAX)?;

@@ -5,15 +5,16 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::rc::Rc;
 
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use rustc_hash::FxHashMap;
 
 use super::super::super::elf::Segment;
 
-/// Entries of one table at most.
-const ENTRIES_MAX: u64 = 1024;
-/// Instructions that are remembered.
+/// Entries of all tables of a file at most, which are kept. The C library has a few thousand. A table for which there is no room is not read.
+const ENTRIES_MAX: u64 = 1 << 17;
+/// Instructions that are remembered: a compiler has less than ten between what an index is compared with and its jump.
 const TRAIL_MAX: usize = 16;
 
 /// The last instructions of a way.
@@ -37,7 +38,21 @@ pub(super) struct Switch {
     segments: Vec<Segment>,
     /// What a function has put in which register; none where that differs.
     bases: FxHashMap<Register, Option<u64>>,
-    known: FxHashMap<u64, Option<Vec<u64>>>,
+    known: FxHashMap<Table, Option<Rc<[u64]>>>,
+    entries_left: u64,
+    left_out: u64,
+}
+
+/// A table of jumps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Table {
+    /// Where it lies.
+    address: u64,
+    /// What is added to its entries.
+    base: u64,
+    /// Bytes of each.
+    bytes: u64,
+    entries: u64,
 }
 
 impl Switch {
@@ -48,7 +63,14 @@ impl Switch {
             segments,
             bases: FxHashMap::default(),
             known: FxHashMap::default(),
+            entries_left: ENTRIES_MAX,
+            left_out: 0,
         }
+    }
+
+    /// Tables for which there was no room.
+    pub(super) fn left_out(&self) -> u64 {
+        self.left_out
     }
 
     /// Another function begins.
@@ -72,17 +94,25 @@ impl Switch {
         jump: &Instruction,
         trail: &Trail,
         inside: impl Fn(u64) -> bool,
-    ) -> Option<Vec<u64>> {
+    ) -> Option<Rc<[u64]>> {
         let before = trail.last.split_last()?.1;
-        let (table, base, bytes) = self.table(jump, before)?;
-        if let Some(known) = self.known.get(&table) {
-            return known.clone().filter(|known| known.iter().all(|&target| inside(target)));
-        }
-        let targets = self.read(table, base, bytes, entries(before)?, &inside);
-        if self.known.len() < 1 << 16 {
-            self.known.insert(table, targets.clone());
-        }
-        targets
+        let (address, base, bytes) = self.table(jump, before)?;
+        // Two jumps by one table may use different parts of it.
+        let table = Table { address, base, bytes, entries: entries(before)? };
+        let targets = match self.known.get(&table) {
+            Some(known) => known.clone(),
+            None => {
+                let left = self.entries_left.checked_sub(table.entries);
+                self.left_out += u64::from(left.is_none());
+                let targets = left.and_then(|left| {
+                    self.entries_left = left;
+                    self.read(table).map(Rc::from)
+                });
+                self.known.insert(table, targets.clone());
+                targets
+            }
+        };
+        targets.filter(|targets| targets.iter().all(|&target| inside(target)))
     }
 
     /// Where the table lies, what is added to its entries, and how many bytes each has.
@@ -131,17 +161,12 @@ impl Switch {
         None
     }
 
-    fn read(
-        &self,
-        table: u64,
-        base: u64,
-        bytes: u64,
-        entries: u64,
-        inside: &impl Fn(u64) -> bool,
-    ) -> Option<Vec<u64>> {
-        let segment = self.segments.iter().find(|segment| segment.offset_of(table).is_some())?;
+    /// Where the entries of a table lead, each place once.
+    fn read(&self, table: Table) -> Option<Vec<u64>> {
+        let Table { address, base, bytes, entries } = table;
+        let offset = self.segments.iter().find_map(|segment| segment.offset_of(address))?;
         let mut words = vec![0; usize::try_from(entries * bytes).ok()?];
-        self.file.as_ref()?.read_exact_at(&mut words, segment.offset_of(table)?).ok()?;
+        self.file.as_ref()?.read_exact_at(&mut words, offset).ok()?;
         let mut targets: Vec<u64> = words
             .chunks_exact(usize::try_from(bytes).ok()?)
             .map(|entry| match *entry {
@@ -151,7 +176,7 @@ impl Switch {
             .collect();
         targets.sort_unstable();
         targets.dedup();
-        targets.iter().all(|&target| inside(target)).then_some(targets)
+        Some(targets)
     }
 }
 
@@ -174,11 +199,11 @@ fn entries(before: &[Instruction]) -> Option<u64> {
                 Mnemonic::Jae => last,
                 _ => return None,
             };
-            return (1..=ENTRIES_MAX).contains(&entries).then_some(entries);
+            return (entries > 0).then_some(entries);
         }
         if instruction.mnemonic() == Mnemonic::And && instruction.op0_kind() == OpKind::Register {
             let mask = immediate()?;
-            return ((mask + 1).is_power_of_two() && mask < ENTRIES_MAX).then_some(mask + 1);
+            return (mask + 1).is_power_of_two().then_some(mask + 1);
         }
     }
     None
