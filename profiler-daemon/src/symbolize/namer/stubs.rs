@@ -17,6 +17,8 @@ const LIST_BYTES_MAX: u64 = 32 << 20;
 /// Bytes that the names of a file's stubs take at most, with their places in the map: large libraries have ten thousand of them. Those behind
 /// have none.
 const NAMES_BYTES_MAX: usize = 8 << 20;
+/// Sections of stubs at most: as many as there are names for them.
+pub(super) const SECTIONS_MAX: usize = 5;
 /// All stubs lie in pieces of that many bytes, one or two of them in each.
 const PIECE_BYTES: usize = 16;
 
@@ -104,7 +106,13 @@ impl Known {
                 b".rela.dyn" => lists[1] = Some(*section),
                 b".dynsym" => symbols = Some(*section),
                 b".dynstr" => texts = Some(*section),
-                name if is_stubs(name) && section.is_code() => self.sections.push(*section),
+                name if is_stubs(name) && section.is_code() => {
+                    if self.sections.len() < SECTIONS_MAX {
+                        self.sections.push(*section);
+                    } else {
+                        self.left_out += 1;
+                    }
+                }
                 _ => {}
             }
             Ok(())

@@ -43,7 +43,7 @@ use super::super::bounds::{Bound, Reached};
 use super::super::protocol::{BLOCK_WORDS_MAX, Refusal, Rows};
 use super::elf::{Reader, Section, Segment, malformed, number};
 use super::pclntab::Pclntab;
-use super::stubs::is_stubs;
+use super::stubs::{SECTIONS_MAX, is_stubs};
 
 /// Counts up whenever another table is made of the same file, so that what was kept of the old ones is not used.
 pub(in super::super) const TABLES_VERSION: u32 = 5;
@@ -414,7 +414,11 @@ impl Found {
                 b".strtab" => texts[1] = Some(*section),
                 name if is_stubs(name) && section.is_code() && machine == Machine::X86_64 => {
                     found.over(Bound::Stubs, section, stubs::STUBS_BYTES_MAX);
-                    found.stubs.push(*section);
+                    if found.stubs.len() < SECTIONS_MAX {
+                        found.stubs.push(*section);
+                    } else {
+                        found.bounds.note(Bound::Stubs);
+                    }
                 }
                 name if Pclntab::is_section(name) => found.go = Some(*section),
                 _ => {}

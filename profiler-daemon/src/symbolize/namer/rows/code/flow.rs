@@ -93,8 +93,8 @@ pub(super) struct Flow<'a> {
     factory: InstructionInfoFactory,
     /// What was there before the function that is being gone through.
     journal: Vec<(usize, u16)>,
-    /// What that one reached.
-    own: FxHashSet<usize>,
+    /// Of each byte of code whether that one reached it.
+    own: Vec<bool>,
     /// Instructions to which only the return of a call leads, and which.
     returned_to: FxHashMap<u64, u64>,
     switches: Switch,
@@ -122,7 +122,7 @@ impl<'a> Flow<'a> {
             bounds: Reached::default(),
             factory: InstructionInfoFactory::new(),
             journal: Vec::new(),
-            own: FxHashSet::default(),
+            own: vec![false; bytes],
             returned_to: FxHashMap::default(),
             switches,
             pending: Vec::new(),
@@ -139,6 +139,11 @@ impl<'a> Flow<'a> {
     /// Whether no more may be looked at.
     pub(super) fn is_spent(&self) -> bool {
         self.looks == 0
+    }
+
+    /// Instructions that may still be looked at.
+    pub(super) fn looks(&self) -> u64 {
+        self.looks
     }
 
     /// Which bounds were reached so far.
@@ -178,21 +183,30 @@ impl<'a> Flow<'a> {
                 }
             }
         }
-        self.called.clear();
-        self.taken.clear();
+        self.disbelieve();
         Explored { returns: true, ..Explored::default() }
     }
 
-    /// Takes back what the function that was gone through last made known.
-    pub(super) fn take_back(&mut self) {
+    /// Takes back what the function that was gone through last made known: it is none. Which calls do not return it may be right about, and
+    /// where that was forgotten more was understood, more of it wrongly.
+    pub(super) fn disbelieve(&mut self) {
+        self.take_back();
+        self.called.clear();
+        self.taken.clear();
+    }
+
+    /// Takes back what that one reached.
+    fn take_back(&mut self) {
         while let Some((index, before)) = self.journal.pop() {
             self.reached[index] = before;
+            self.own[index] = false;
         }
     }
 
     fn attempt(&mut self, start: u64, faith: Faith) -> Result<Explored, Wrong> {
-        self.journal.clear();
-        self.own.clear();
+        for (index, _) in self.journal.drain(..) {
+            self.own[index] = false;
+        }
         self.called.clear();
         self.taken.clear();
         self.pending.clear();
@@ -230,10 +244,19 @@ impl<'a> Flow<'a> {
     ) -> Result<bool, Wrong> {
         let is_entry = state.depth == State::ENTRY.depth && state.rbp == Rbp::Callers;
         let Some(index) = self.space.index(at) else {
-            // Whoever has a table goes on.
-            explored.returns = true;
-            explored.is_proven |= is_entry;
-            return Ok(false);
+            return match (self.switches.is_code(at), way) {
+                // Whoever has a table goes on.
+                (true, _) => {
+                    explored.returns = true;
+                    explored.is_proven |= is_entry;
+                    Ok(false)
+                }
+                (false, Way::Return(call)) => {
+                    self.final_calls.insert(call);
+                    Ok(false)
+                }
+                (false, Way::Sure) => Err(Wrong::Something),
+            };
         };
         if at != start && self.starts.contains(&at) {
             explored.is_proven |= is_entry;
@@ -257,7 +280,7 @@ impl<'a> Flow<'a> {
                 state
             }
             Some(known) if known == state => {
-                if !self.own.contains(&index) {
+                if !self.own[index] {
                     // Another function goes on here, and it is consistent.
                     explored.returns = true;
                 }
@@ -285,7 +308,7 @@ impl<'a> Flow<'a> {
             }
         };
         let number = self.number(next);
-        self.own.insert(index);
+        self.own[index] = true;
         self.journal.push((index, self.reached[index]));
         self.reached[index] = number;
         Ok(true)

@@ -85,7 +85,9 @@ impl Code {
         finder.take(known.entry.into_iter());
         finder.take(known.nameless.iter().copied());
         // What cannot be read of these leads nowhere.
-        let _ = places::symbols(reader, &mut code.bounds, |address| finder.take(std::iter::once(address)));
+        let _ = places::symbols(reader, &space, &mut code.bounds, |address| {
+            finder.take(std::iter::once(address))
+        });
         finder.find();
         if finder.has_more() {
             let mut pointers = BTreeSet::new();

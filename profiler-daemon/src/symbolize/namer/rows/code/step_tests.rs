@@ -11,6 +11,9 @@ use super::*;
 
 const BASE: u64 = 0x40_1000;
 
+/// There is code around.
+const CODE: Segment = Segment { kind: Segment::LOADED, flags: 5, offset: 0, bytes: 1 << 16, address: BASE };
+
 const PUSH_RBP: &[u8] = &[0x55];
 const POP_RBP: &[u8] = &[0x5d];
 const PUSH_RBX: &[u8] = &[0x53];
@@ -40,7 +43,7 @@ fn check(pieces: &[(&[u8], Rule)]) {
     space.push(BASE, 0, &bytes);
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&bytes).unwrap();
-    let mut finder = Finder::new(&space, Flow::new(&space, None, Switch::new(&file, &[])), &file);
+    let mut finder = Finder::new(&space, Flow::new(&space, None, Switch::new(&file, &[CODE])), &file);
     finder.take(std::iter::once(BASE));
     finder.find();
     let mut at = 0;
@@ -108,6 +111,12 @@ fn a_thread_begins_where_rbp_is_cleared_first_or_before_a_call() {
 fn two_ways_of_different_depth_are_not_believed() {
     // je over a push; both lead to the same return.
     check(&[(&[0x74, 0x01], Rule::Pointer), (PUSH_RBX, Rule::Pointer), (RET, Rule::Pointer)]);
+}
+
+#[test]
+fn what_jumps_to_where_no_code_is_is_not_believed() {
+    check(&[(&[0xe9, 0, 0x10, 0, 0], LEAF)]);
+    check(&[(&[0xe9, 0, 0, 0, 0x70], Rule::Pointer)]);
 }
 
 #[test]
