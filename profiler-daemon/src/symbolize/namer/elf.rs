@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::super::protocol::Refusal;
-use super::packed::check_packed;
+use super::packed::{PACKED_BYTES_MAX, check_packed};
 
 /// The outline of an ELF file.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -108,7 +108,10 @@ impl Outline {
             return Err(Refusal::TooLarge);
         }
         if let Some((offset, bytes)) = outline.packed_symbols {
-            check_packed(&reader, offset, bytes)?;
+            if bytes > PACKED_BYTES_MAX {
+                return Err(Refusal::TooLarge);
+            }
+            check_packed(&reader.read(offset, bytes, PACKED_BYTES_MAX).map_err(|_| Refusal::NotElf)?)?;
         }
         Ok(outline)
     }
