@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use object::{Object, ObjectSymbol};
 use profiler_tests::harness::daemon::{Recording, record_command};
 use profiler_tests::harness::gate;
 use profiler_tests::harness::profile::{Profile, Stack};
@@ -159,6 +160,8 @@ fn stacks_without_unwind_tables_are_whole() {
             programs.extend([
                 ("wl-one-musl", workloads::musl_static()),
                 ("wl-so-musl", workloads::musl_shared()),
+                (STRIPPED, workloads::musl_stripped()),
+                (SIGNALS, workloads::musl_signals()),
             ]);
         }
         Err(missing) => gate::skip("the programs in C with musl", &missing),
@@ -170,16 +173,73 @@ fn stacks_without_unwind_tables_are_whole() {
     let recording = Recording::start(TABLELESS_FREQUENCY_HZ);
     programs.iter().for_each(|(_, program)| make_known(program, "0.6"));
     let spent = run_each(&programs, TABLELESS_CPU_SECONDS);
-    let recorded = recording.stop();
+    let mut recorded = recording.stop();
 
     println!("{}", recorded.ended.said);
     let mut faults = Vec::new();
     for (comm, spent) in &spent {
+        if *comm == STRIPPED {
+            let names = names_of(&workloads::musl_static());
+            recorded.pprof.name_addresses(STRIPPED, |address| {
+                let (_, (end, name)) = names.range(..=address).next_back()?;
+                (address < *end).then(|| name.clone())
+            });
+        }
         let report = Report::new(&recorded.pprof, recorded.pprof.period_ns, comm, spent);
         println!("{report}");
         faults.extend(report.faults(limits));
+        if *comm == SIGNALS {
+            faults.extend(interrupted_faults(&recorded.pprof));
+        }
     }
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+/// The program without names, and the one whose handlers interrupt it.
+const STRIPPED: &str = "wl-mu-stripped";
+const SIGNALS: &str = "wl-mu-signals";
+
+/// The functions of `program`, by address, with where they end.
+fn names_of(program: &Path) -> BTreeMap<u64, (u64, String)> {
+    let bytes = std::fs::read(program).expect("it was built");
+    let file = object::File::parse(&*bytes).expect("an ELF file");
+    let functions = file.symbols().filter(|symbol| symbol.kind() == object::SymbolKind::Text);
+    let named = functions.filter_map(|symbol| {
+        let name = symbol.name().ok()?.to_owned();
+        Some((symbol.address(), (symbol.address() + symbol.size(), name)))
+    });
+    named.collect()
+}
+
+/// What is wrong with the stacks of handlers: below each are its way back and what it interrupted, up to main().
+fn interrupted_faults(profile: &Profile) -> Vec<String> {
+    let (mut whole, mut all, mut others) = (0, 0, BTreeMap::new());
+    for stack in &profile.of(SIGNALS).stacks {
+        let user: Vec<_> = stack.user().map(|frame| frame.name.as_str()).collect();
+        let is_handler = |name: &&&str| name.starts_with("on_");
+        if !user.iter().any(|name| is_handler(&name)) {
+            continue;
+        }
+        // One may interrupt the other.
+        let mut from = user.iter();
+        let begins = ["main", "interrupted"].iter().all(|name| from.any(|found| found == name));
+        let pairs = || user.windows(2).filter(|pair| is_handler(&&pair[1]));
+        let leads =
+            begins && pairs().all(|pair| pair[0] == "__restore_rt") && from.any(|name| is_handler(&name));
+        all += stack.samples;
+        if leads {
+            whole += stack.samples;
+        } else {
+            *others.entry(user.join(";")).or_insert(0) += stack.samples;
+        }
+    }
+    let percent = whole as f64 * 100.0 / f64::max(all as f64, 1.0);
+    println!("{SIGNALS} {all} samples in handlers, {percent:.2} % lead to what was interrupted");
+    if percent >= TABLELESS_WHOLE_PERCENT_MIN && all > 500 {
+        Vec::new()
+    } else {
+        vec![format!("{SIGNALS}: {percent:.2} % of {all} samples lead to what was interrupted: {others:#?}")]
+    }
 }
 
 #[test]
@@ -195,14 +255,26 @@ fn stacks_without_frame_pointers_are_whole_on_a_kernel_without_bpf_loop() {
 /// Nothing called what a signal interrupted, nor the place that its handler returns to: one byte before, other functions end.
 #[test]
 fn what_a_signal_interrupts_and_its_way_back_have_their_names() {
-    const STACK: &str = "main;faults;__restore_rt;on_fault;work";
     need!(gate::bpf());
     let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut programs = vec![("wl-fault", workloads::frameless_fault())];
+    match gate::musl() {
+        Ok(()) => programs.push(("wl-mu-fault", workloads::musl_fault())),
+        Err(missing) => gate::skip("the program without tables, with musl", &missing),
+    }
     let recording = Recording::start(FREQUENCY_HZ);
-    make_known(&workloads::frameless_fault(), "0.5");
-    workloads::succeed(Command::new(workloads::frameless_fault()).arg("2"));
+    for (_, program) in &programs {
+        make_known(program, "0.5");
+        workloads::succeed(Command::new(program).arg("2"));
+    }
     let recorded = recording.stop();
-    let own = recorded.folded.of("wl-fault");
+    programs.iter().for_each(|(comm, _)| check_fault(&recorded.folded.of(comm), comm));
+}
+
+/// Of a program that works in handlers of a fault all stacks are that of its work.
+#[track_caller]
+fn check_fault(own: &Profile, comm: &str) {
+    const STACK: &str = "main;faults;__restore_rt;on_fault;work";
     let line = |stack: &Stack| stack.user().map(|frame| frame.name.as_str()).collect::<Vec<_>>().join(";");
     let (mut right, mut all) = (0, 0);
     for stack in own.stacks.iter().filter(|stack| stack.user().any(|frame| frame.name == "work")) {
@@ -213,8 +285,8 @@ fn what_a_signal_interrupts_and_its_way_back_have_their_names() {
         all += stack.samples;
         right += if is_right { stack.samples } else { 0 };
     }
-    println!("{right} of {all} samples are {STACK}");
-    assert!(all > 100 && right * 100 >= all * 90, "{right} of {all}");
+    println!("{comm}: {right} of {all} samples are {STACK}");
+    assert!(all > 100 && right * 100 >= all * 90, "{comm}: {right} of {all}");
 }
 
 /// While `vfork` is in the kernel its return address is in a register: the child will run on the same stack.

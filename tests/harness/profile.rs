@@ -78,6 +78,24 @@ impl Profile {
     }
 }
 
+impl Profile {
+    /// Gives names to frames that have none but `file+0xaddress`, where `name` knows one.
+    ///
+    /// # Panics
+    ///
+    /// When an address is none.
+    pub fn name_addresses(&mut self, file: &str, name: impl Fn(u64) -> Option<String>) {
+        for frame in self.stacks.iter_mut().flat_map(|stack| &mut stack.frames) {
+            let Some((path, digits)) = frame.name.rsplit_once("+0x") else { continue };
+            if path.rsplit('/').next() == Some(file)
+                && let Some(name) = name(u64::from_str_radix(digits, 16).expect("an address"))
+            {
+                frame.name = name;
+            }
+        }
+    }
+}
+
 /// Reads folded text: `comm;root;…;leaf count` a line.
 ///
 /// # Panics
@@ -168,6 +186,14 @@ pub fn from_pprof(bytes: &[u8]) -> Profile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_an_address_alone_gets_its_name() {
+        let mut profile = from_folded("a;/bin/a+0x10;b+0x10;a+0x20 1");
+        profile.name_addresses("a", |address| (address < 0x20).then(|| format!("at {address}")));
+        let user: Vec<_> = profile.stacks[0].user().map(|frame| frame.name.as_str()).collect();
+        assert_eq!(user, ["at 16", "b+0x10", "a+0x20"]);
+    }
 
     #[test]
     fn folded_text_tells_kernel_from_user() {

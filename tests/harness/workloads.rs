@@ -145,6 +145,21 @@ pub fn musl_static() -> PathBuf {
     build("wl-one-musl", "musl-gcc", &[&TABLELESS[..], &["-static"]].concat(), &["library.c"])
 }
 
+/// The same file without any name.
+pub fn musl_stripped() -> PathBuf {
+    build("wl-mu-stripped", "musl-gcc", &[&TABLELESS[..], &["-static", "-s"]].concat(), &["library.c"])
+}
+
+/// Signal handlers at work, some on a stack of their own, in a program all of which is without tables.
+pub fn musl_signals() -> PathBuf {
+    build("wl-mu-signals", "musl-gcc", &[&TABLELESS[..], &["-static"]].concat(), &["signals.c"])
+}
+
+/// Handlers of a fault in such a program.
+pub fn musl_fault() -> PathBuf {
+    build("wl-mu-fault", "musl-gcc", &[&TABLELESS[..], &["-static"]].concat(), &["fault.c"])
+}
+
 /// The same with the library in a file of its own.
 pub fn musl_shared() -> PathBuf {
     build("wl-so-musl", "musl-gcc", &TABLELESS, &["library.c"])

@@ -8,19 +8,22 @@
 
 /* Right behind another function, as its handler's way back is in the C library: one byte before each is a neighbour. */
 void faults(void);
+#ifdef __GCC_HAVE_DWARF2_CFI_ASM
+#define BEGIN "	.cfi_startproc\n"
+#define END "	.cfi_endproc\n"
+#else /* built without tables */
+#define BEGIN
+#define END
+#endif
 __asm__(".globl faults\n"
         ".type neighbour, @function\n"
         ".type faults, @function\n"
-        "neighbour:\n"
-        "	.cfi_startproc\n"
-        "	ret\n"
-        "	.cfi_endproc\n"
+        "neighbour:\n" BEGIN
+        "	ret\n" END
         "	.size neighbour, .-neighbour\n"
-        "faults:\n"
-        "	.cfi_startproc\n"
+        "faults:\n" BEGIN
         "	ud2\n"
-        "	ret\n"
-        "	.cfi_endproc\n"
+        "	ret\n" END
         "	.size faults, .-faults\n");
 
 static volatile uint64_t sink;

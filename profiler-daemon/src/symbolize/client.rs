@@ -401,6 +401,7 @@ impl Client {
         match answer {
             Ok((answer, _)) if answer.id == id && makes_sense(subject, &answer.outcome, addresses.len()) => {
                 namer.note(&answer);
+                self.meters.count(&answer.outcome);
                 Ok(answer.outcome)
             }
             Ok(_) => Err(failed(TalkError::Rubbish)),
@@ -509,6 +510,7 @@ struct ClientMeters {
     refused: Counters,
     debug_skipped: Counters,
     debug_files: Counters,
+    bounds: Counters,
 }
 
 impl ClientMeters {
@@ -534,6 +536,20 @@ impl ClientMeters {
                 "profiler_namer_debug_files",
                 "Files whose debug information was looked for in another file, by result",
             ),
+            bounds: meters.counters(
+                "profiler_namer_bounds_reached",
+                "What the namer left out of files because there was too much of it, by bound",
+            ),
+        }
+    }
+
+    /// Counts which bounds were reached for an answer.
+    fn count(&self, outcome: &Outcome) {
+        let (Outcome::Rows(Rows { reached, .. }) | Outcome::Names(Names { reached, .. })) = outcome else {
+            return;
+        };
+        for (bound, times) in reached.iter() {
+            self.bounds.get_or_create(&label("bound", bound.as_str())).inc_by(times);
         }
     }
 }

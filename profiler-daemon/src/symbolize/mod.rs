@@ -5,6 +5,7 @@
 //! once. A frame without a name shows its module and address and never vanishes. Not here: ELF, DWARF or any
 //! other stranger's bytes; those are read in the namer, a process that may die.
 
+mod bounds;
 mod cache;
 mod client;
 mod ending;

@@ -18,6 +18,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::bounds::Reached;
 use crate::time::MonoNs;
 
 /// Addresses in one question: hundreds at once make the cost of asking small beside that of answering, and an
@@ -132,8 +133,8 @@ pub(super) struct Rows {
     pub(super) frameless: u64,
     /// Rules that say something we cannot express.
     pub(super) invalid: u64,
-    /// Pages and functions, or their ends, left out because a bound was reached.
-    pub(super) left_out: u64,
+    /// What was left out because there was too much of it, since the part before.
+    pub(super) reached: Reached,
 }
 
 /// Names of the addresses asked for, in their order.
@@ -147,6 +148,8 @@ pub(super) struct Names {
     pub(super) debug: Option<DebugInfo>,
     /// Beside it, if there may be debug information in another file: which.
     pub(super) sought: Option<Sought>,
+    /// What was left out because there was too much of it.
+    pub(super) reached: Reached,
 }
 
 impl Names {

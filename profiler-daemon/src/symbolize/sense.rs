@@ -34,7 +34,7 @@ pub(super) fn makes_sense(subject: Subject, outcome: &Outcome, addresses: usize)
 
 /// True if blocks ascend from page `from`, and the next part begins after them.
 fn rows_make_sense(from: u32, rows: &Rows) -> bool {
-    let Rows { blocks, next, functions: _, frameless: _, invalid: _, left_out: _ } = rows;
+    let Rows { blocks, next, functions: _, frameless: _, invalid: _, reached: _ } = rows;
     let mut least = u64::from(from);
     for (page, words) in blocks {
         let page = u64::from(*page);

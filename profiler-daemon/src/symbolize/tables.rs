@@ -95,7 +95,6 @@ fn gather<R>(
         functions = functions.saturating_add(part.functions);
         frameless = frameless.saturating_add(part.frameless);
         meters.lost.get_or_create(&label("reason", "invalid")).inc_by(part.invalid);
-        meters.lost.get_or_create(&label("reason", "left out")).inc_by(part.left_out);
         for (page, words) in part.blocks {
             if made.is_empty() {
                 first_page = page;
@@ -125,10 +124,8 @@ impl RowsMeters {
                 "profiler_unwind_tables_asked",
                 "Unwind tables of files: made, none in the file, or unavailable for now",
             ),
-            lost: meters.counters(
-                "profiler_unwind_rules_lost",
-                "Rules of unwind tables that cannot be expressed, and pages and functions left out at a bound",
-            ),
+            lost: meters
+                .counters("profiler_unwind_rules_lost", "Rules of unwind tables that cannot be expressed"),
         }
     }
 }

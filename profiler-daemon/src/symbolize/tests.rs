@@ -6,6 +6,7 @@
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::bounds::{Bound, Reached};
 use super::protocol::{
     Answer, Names as Named, Outcome, REQUEST_BYTES_MAX, Refusal, Request, Rows, Subject, receive, send,
 };
@@ -385,10 +386,17 @@ fn a_kernel_place_without_a_name_shows_no_address() {
     );
 }
 
+/// What was too much of each part.
+fn over() -> Reached {
+    let mut reached = Reached::default();
+    reached.add(Bound::Functions, 3);
+    reached
+}
+
 /// A part of a table: blocks of these pages.
 fn rows(pages: &[u32], next: Option<u32>) -> Outcome {
     let blocks = pages.iter().map(|&page| (page, vec![page; 200])).collect();
-    Outcome::Rows(Rows { blocks, next, functions: 1000, frameless: 1, invalid: 2, left_out: 0 })
+    Outcome::Rows(Rows { blocks, next, functions: 1000, frameless: 1, invalid: 2, reached: over() })
 }
 
 /// Where a question about a table begins; none if it is about something else.
@@ -420,6 +428,7 @@ fn a_table_is_put_together_from_its_parts() {
     assert_eq!(table.words(), 606);
     assert_eq!(started.load(Ordering::SeqCst), 1);
     check(&meters, r#"profiler_unwind_rules_lost_total{reason="invalid"} 4"#);
+    check(&meters, r#"profiler_namer_bounds_reached_total{bound="functions"} 6"#);
     check(&meters, r#"profiler_unwind_tables_asked_total{tables="made"} 1"#);
 }
 

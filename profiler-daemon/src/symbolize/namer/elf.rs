@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::super::protocol::Refusal;
-use super::packed::check_packed;
+use super::packed::{PACKED_BYTES_MAX, check_packed};
 
 /// The outline of an ELF file.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -80,8 +80,6 @@ impl Segment {
 const SEGMENTS_MAX: usize = 256;
 /// Thousands, in files built with a section for every function.
 const SECTIONS_MAX: usize = 65_536;
-/// Sections with code that are told apart. A program has ten.
-const CODE_SECTIONS_MAX: usize = 1024;
 /// What every program gets from its compiler without a size, and right before its own code, of which not all may have names: a jump.
 const RUNTIME: &str = "frame_dummy";
 const RUNTIME_BYTES_MAX: u64 = 16;
@@ -110,7 +108,10 @@ impl Outline {
             return Err(Refusal::TooLarge);
         }
         if let Some((offset, bytes)) = outline.packed_symbols {
-            check_packed(&reader, offset, bytes)?;
+            if bytes > PACKED_BYTES_MAX {
+                return Err(Refusal::TooLarge);
+            }
+            check_packed(&reader.read(offset, bytes, PACKED_BYTES_MAX).map_err(|_| Refusal::NotElf)?)?;
         }
         Ok(outline)
     }
@@ -153,7 +154,7 @@ impl Outline {
                 self.packed_debug_bytes = self.packed_debug_bytes.saturating_add(bytes);
             }
         }
-        if section.is_code() && self.code.len() < CODE_SECTIONS_MAX {
+        if section.is_code() {
             self.code.push((section.address, section.address.saturating_add(section.bytes)));
         }
         match name {
@@ -316,8 +317,8 @@ impl<'a> Reader<'a> {
     }
 
     /// Hands `note` every place where a loader will write an address, and that address as the file counts it. Of 64-bit files, such
-    /// as say so in the usual way.
-    pub(super) fn relocations(&self, mut note: impl FnMut(u64, u64)) -> io::Result<()> {
+    /// as say so in the usual way. False if there are more than are read.
+    pub(super) fn relocations(&self, mut note: impl FnMut(u64, u64)) -> io::Result<bool> {
         const RELATIVE: u64 = 8;
         const ENTRY_BYTES: usize = 24;
         const PIECE_BYTES: usize = ENTRY_BYTES << 10;
@@ -328,8 +329,9 @@ impl<'a> Reader<'a> {
             }
             Ok(())
         })?;
-        let mut left = RELOCATION_BYTES_MAX;
+        let (mut left, mut all) = (RELOCATION_BYTES_MAX, true);
         for Section { offset, bytes, .. } in tables {
+            all &= bytes <= left;
             let bytes = bytes.min(left);
             left -= bytes;
             for from in (0..bytes).step_by(PIECE_BYTES) {
@@ -342,7 +344,7 @@ impl<'a> Reader<'a> {
                 }
             }
         }
-        Ok(())
+        Ok(all)
     }
 
     /// Bytes of a section when it is not compressed any more.

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{Input, Sym, Symbolizer};
 
+use super::super::bounds::Bound;
 use super::super::protocol::{DebugBounds, DebugInfo, Found, Names, Refusal, Sought};
 use super::elf::Outline;
 use super::go::GoNames;
@@ -164,6 +165,7 @@ impl Open {
             };
             writer.names.found.push(found);
         }
+        writer.names.reached.add(Bound::Stubs, self.stubs.take_left_out());
         writer.names
     }
 

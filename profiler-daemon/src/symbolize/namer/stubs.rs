@@ -9,12 +9,16 @@ use std::os::unix::fs::FileExt;
 
 use rustc_hash::FxHashMap;
 
+use super::super::protocol::NAME_BYTES_MAX;
 use super::elf::{Reader, Section, malformed, number};
 
-/// Bytes of one of the loader's lists at most. Of the largest libraries known it is a tenth of that.
+/// Bytes of one of the loader's lists at most, and of the symbols and texts that it refers to. Of the largest libraries known it is a tenth of that.
 const LIST_BYTES_MAX: u64 = 32 << 20;
-/// Stubs of a file that have names, at most; large libraries have ten thousand.
-const STUBS_MAX: usize = 1 << 18;
+/// Bytes that the names of a file's stubs take at most, with their places in the map: large libraries have ten thousand of them. Those behind
+/// have none.
+const NAMES_BYTES_MAX: usize = 8 << 20;
+/// Sections of stubs at most: as many as there are names for them.
+pub(super) const SECTIONS_MAX: usize = 5;
 /// All stubs lie in pieces of that many bytes, one or two of them in each.
 const PIECE_BYTES: usize = 16;
 
@@ -28,6 +32,8 @@ struct Known {
     sections: Vec<Section>,
     /// What the loader writes, by where.
     names: FxHashMap<u64, String>,
+    /// What was not read because there is too much of it: lists, and names.
+    left_out: u64,
 }
 
 /// Whether a section with the name `name` has such stubs, and nothing else.
@@ -38,7 +44,12 @@ pub(super) fn is_stubs(name: &[u8]) -> bool {
 impl Stubs {
     /// What the stub at `address` of `file`, which is the same each time, leads to.
     pub(super) fn name(&mut self, file: &File, address: u64) -> Option<String> {
-        let known = self.0.get_or_insert_with(|| Known::read(file).unwrap_or_default());
+        let known = self.0.get_or_insert_with(|| {
+            let mut known = Known::default();
+            // What is read until something makes no sense is right.
+            let _ = known.read(file);
+            known
+        });
         let inside = |section: &&Section| {
             address.checked_sub(section.address()).is_some_and(|inside| inside < section.bytes())
         };
@@ -53,6 +64,11 @@ impl Stubs {
             .filter(|(at, _)| *at < PIECE_BYTES as u64 / 2 || address - begins >= PIECE_BYTES as u64 / 2);
         let name = reached.find_map(|(_, word)| known.names.get(&word))?;
         Some(format!("{}@plt", demangled(name)))
+    }
+
+    /// Lists that were too large to be read, and names for which there was no room, since this was asked last.
+    pub(super) fn take_left_out(&mut self) -> u64 {
+        self.0.as_mut().map_or(0, |known| std::mem::take(&mut known.left_out))
     }
 }
 
@@ -76,52 +92,67 @@ fn demangled(name: &str) -> String {
 }
 
 impl Known {
-    fn read(file: &File) -> io::Result<Self> {
+    fn read(&mut self, file: &File) -> io::Result<()> {
         const ENTRY_BYTES: usize = 24;
         const FILLED_IN: [u64; 2] = [6, 7]; // with the address of a symbol: at the start, when it is called first
         let reader = Reader::new(file)?;
         if !reader.is_wide() {
             return Err(malformed());
         }
-        let mut known = Self::default();
-        let (mut lists, mut symbols, mut texts) = (Vec::new(), None, None);
+        let (mut lists, mut symbols, mut texts) = ([None; 2], None, None);
         reader.sections(|name, section| {
             match name {
-                b".rela.plt" | b".rela.dyn" => lists.push(*section),
+                b".rela.plt" => lists[0] = Some(*section),
+                b".rela.dyn" => lists[1] = Some(*section),
                 b".dynsym" => symbols = Some(*section),
                 b".dynstr" => texts = Some(*section),
-                name if is_stubs(name) && section.is_code() => known.sections.push(*section),
+                name if is_stubs(name) && section.is_code() => {
+                    if self.sections.len() < SECTIONS_MAX {
+                        self.sections.push(*section);
+                    } else {
+                        self.left_out += 1;
+                    }
+                }
                 _ => {}
             }
             Ok(())
         })?;
-        let read = |section: Option<Section>| {
+        let left_out = &mut self.left_out;
+        let mut read = |section: Option<Section>| {
             let section = section.filter(|section| !section.is_elsewhere()).ok_or_else(malformed)?;
+            *left_out += u64::from(section.bytes() > LIST_BYTES_MAX);
             reader.read(section.offset(), section.bytes(), LIST_BYTES_MAX)
         };
         let (symbols, texts) = (read(symbols)?, read(texts)?);
-        for list in lists {
-            for entry in read(Some(list))?.chunks_exact(ENTRY_BYTES) {
+        let lists = lists.map(|list| list.map(|list| read(Some(list))));
+        let mut room = NAMES_BYTES_MAX;
+        for list in lists.into_iter().flatten() {
+            for entry in list?.chunks_exact(ENTRY_BYTES) {
                 let info = number(entry, 8, 8)?;
-                if !FILLED_IN.contains(&(info & 0xffff_ffff)) || known.names.len() == STUBS_MAX {
+                if !FILLED_IN.contains(&(info & 0xffff_ffff)) {
                     continue;
                 }
                 let name =
                     usize::try_from(info >> 32).ok().and_then(|index| name_of(&symbols, &texts, index));
-                if let Some(name) = name {
-                    known.names.insert(number(entry, 0, 8)?, name);
-                }
+                let Some(name) = name else { continue };
+                let Some(left) = room.checked_sub(name.len() + size_of::<(u64, String)>()) else {
+                    self.left_out += 1;
+                    continue;
+                };
+                room = left;
+                self.names.insert(number(entry, 0, 8)?, name);
             }
         }
-        Ok(known)
+        Ok(())
     }
 }
 
-/// The name of the symbol with that index.
+/// The name of the symbol with that index, as far as it is shown.
 fn name_of(symbols: &[u8], texts: &[u8], index: usize) -> Option<String> {
     const SYMBOL_BYTES: usize = 24;
     let begins = usize::try_from(number(symbols, index.checked_mul(SYMBOL_BYTES)?, 4).ok()?).ok()?;
-    let text = texts.get(begins..)?.split(|&byte| byte == 0).next()?;
+    let text = texts.get(begins..)?;
+    let text = text[..text.len().min(NAME_BYTES_MAX)].split(|&byte| byte == 0).next()?;
     (!text.is_empty()).then(|| String::from_utf8_lossy(text).into_owned())
 }
 

@@ -8,7 +8,7 @@ use profiler_common::unwind::table::{PAGE_BYTES, TABLE_PAGES_MAX};
 use profiler_common::unwind::{End, Regs};
 
 use super::tests::{BASE, STACK, lay, memory, step};
-use super::{Builder, FUNCTION_BYTES_MAX, FUNCTIONS_MAX, Refusal};
+use super::{Bound, Builder, FUNCTION_BYTES_MAX, FUNCTIONS_MAX, Refusal};
 
 /// Where the code begins, in the file and in memory.
 const CODE: u64 = 0x1000;
@@ -130,14 +130,14 @@ fn a_function_without_end_ends() {
     let laid = lay(&file(&eh_frame(&[(0, u32::MAX, 8)]), 1 << 40)).unwrap();
     let granules = usize::try_from(FUNCTION_BYTES_MAX / 256).unwrap();
     assert!(laid.words < granules * 2, "{} words", laid.words);
-    assert_eq!(laid.left_out, 1, "and is counted");
+    assert_eq!(laid.bounds.iter().collect::<Vec<_>>(), [(Bound::FunctionBytes, 1)], "and is counted");
 }
 
 #[test]
 fn code_beyond_what_a_directory_has_is_left_out_and_counted() {
     let table = eh_frame(&[(0, 0x100, 8), (0x1000, 0x100, 8)]);
     let laid = lay(&file_at(&table, TABLE_PAGES_MAX as u64 * PAGE_BYTES - 0x800, 1 << 30)).unwrap();
-    assert_eq!(laid.left_out, 1);
+    assert_eq!(laid.bounds.iter().collect::<Vec<_>>(), [(Bound::Pages, 1)]);
 }
 
 #[test]
@@ -145,7 +145,8 @@ fn functions_beyond_the_bound_are_left_out_and_counted() {
     let functions: Vec<Described> =
         (0..u32::try_from(FUNCTIONS_MAX).unwrap() + 7).map(|number| (number * 16, 16, 8)).collect();
     let builder = Builder::new(&file(&eh_frame(&functions), 1 << 30)).unwrap();
-    assert_eq!((builder.functions.len(), builder.left_out), (FUNCTIONS_MAX, 7));
+    assert_eq!(builder.functions.len(), FUNCTIONS_MAX);
+    assert_eq!(builder.bounds.iter().collect::<Vec<_>>(), [(Bound::Functions, 7)]);
 }
 
 #[test]

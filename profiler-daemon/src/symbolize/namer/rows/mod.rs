@@ -39,10 +39,11 @@ use self::code::{Code, Known};
 use self::frames::{Reading, TABLE_BYTES_MAX, Table};
 use self::go::Go;
 use self::machine::Machine;
+use super::super::bounds::{Bound, Reached};
 use super::super::protocol::{BLOCK_WORDS_MAX, Refusal, Rows};
 use super::elf::{Reader, Section, Segment, malformed, number};
 use super::pclntab::Pclntab;
-use super::stubs::is_stubs;
+use super::stubs::{SECTIONS_MAX, is_stubs};
 
 /// Counts up whenever another table is made of the same file, so that what was kept of the old ones is not used.
 pub(in super::super) const TABLES_VERSION: u32 = 5;
@@ -56,8 +57,8 @@ const FUNCTION_BYTES_MAX: u64 = 16 << 20;
 /// Words of a file's table at most, twice what the largest library known needs.
 pub(in crate::symbolize) const TABLE_WORDS_MAX: usize = 4 << 20;
 
-/// Bytes of the names of a file's symbols that are looked through. The C library has a tenth of that.
-const NAMES_BYTES_MAX: u64 = 1 << 20;
+/// Bytes of one table of symbols, or of their names, at most: five million symbols. A browser with all of its own has one or two.
+const SYMBOL_BYTES_MAX: u64 = 32 << 20;
 
 /// Bytes between functions, which only align the next: nothing runs there, so what held before may go on.
 const PADDING_BYTES_MAX: u64 = 15;
@@ -108,8 +109,8 @@ pub(in super::super) struct Builder {
     reached: u64,
     words: usize,
     over: bool,
-    /// Functions that some bound left out, in full or their end, since the last part.
-    left_out: u64,
+    /// What was left out because there was too much of it, since the last part.
+    bounds: Reached,
     first_page: Option<u32>,
     code: Vec<Segment>,
     /// Functions without a frame pointer that may call others, so far.
@@ -129,15 +130,10 @@ impl Builder {
             return Err(Refusal::OtherMachine);
         }
         let segments = reader.segments().map_err(|_| Refusal::NotElf)?;
-        let found = Found::read(&reader, &segments, machine).map_err(|_| Refusal::NotElf)?;
+        let mut found = Found::read(&reader, &segments, machine).map_err(|_| Refusal::NotElf)?;
         let code: Vec<Segment> = segments.iter().filter(|segment| segment.is_code()).copied().collect();
-        let (mut functions, mut left_out) = (Vec::new(), 0);
-        let mut note = |function: Function| {
-            left_out += u64::from(function.bytes > FUNCTION_BYTES_MAX || functions.len() == FUNCTIONS_MAX);
-            if functions.len() < FUNCTIONS_MAX {
-                functions.push(Function { bytes: function.bytes.min(FUNCTION_BYTES_MAX), ..function });
-            }
-        };
+        let (mut functions, mut bounds) = (Vec::new(), std::mem::take(&mut found.bounds));
+        let mut note = |function| keep(function, &mut functions, &mut bounds);
         for (source, table) in [(EH_FRAME, &found.eh_frame), (DEBUG_FRAME, &found.debug_frame)] {
             let Some(table) = table else { continue };
             table.functions(|address, bytes, number| {
@@ -157,10 +153,9 @@ impl Builder {
             });
         }
         for (number, section) in (0..).zip(&found.stubs) {
-            let (offset, bytes, address) = (section.offset(), section.bytes(), section.address());
-            if functions.len() < FUNCTIONS_MAX {
-                functions.push(Function { offset, bytes, address, source: STUBS, number });
-            }
+            let (offset, address) = (section.offset(), section.address());
+            let bytes = section.bytes().min(stubs::STUBS_BYTES_MAX);
+            note(Function { offset, bytes, address, source: STUBS, number });
         }
         // Linkers leave them sorted but for a few places, and this sort sees that.
         let sort = |functions: &mut Vec<Function>| {
@@ -179,12 +174,10 @@ impl Builder {
         } else {
             Code::default()
         };
-        left_out += by_code.left_out;
+        bounds.append(&by_code.bounds);
         let described = functions.len();
         by_code.functions(|address, offset, bytes, number| {
-            if functions.len() < FUNCTIONS_MAX {
-                functions.push(Function { offset, bytes, address, source: CODE, number });
-            }
+            keep(Function { offset, bytes, address, source: CODE, number }, &mut functions, &mut bounds);
         });
         if functions.len() > described {
             sort(&mut functions);
@@ -207,7 +200,7 @@ impl Builder {
             reached: 0,
             words: 0,
             over: false,
-            left_out,
+            bounds,
             first_page: None,
             code,
             frameless: 0,
@@ -230,7 +223,7 @@ impl Builder {
             self.next += 1;
             let end = function.offset.saturating_add(function.bytes);
             if end / PAGE_BYTES >= TABLE_PAGES_MAX as u64 {
-                self.left_out += 1;
+                self.bounds.note(Bound::Pages);
                 continue;
             }
             if end <= self.reached {
@@ -309,9 +302,10 @@ impl Builder {
             self.writer.end(self.reached);
             self.over = true;
         }
-        part.left_out = std::mem::take(&mut self.writer.dropped) + std::mem::take(&mut self.left_out);
+        part.reached = std::mem::take(&mut self.bounds);
+        part.reached.add(Bound::PageRows, std::mem::take(&mut self.writer.dropped));
         if self.over {
-            part.left_out += (self.functions.len() - self.next) as u64;
+            part.reached.add(Bound::Words, (self.functions.len() - self.next) as u64);
         }
         self.words += std::mem::take(&mut self.writer.done_words);
         part.blocks = std::mem::take(&mut self.writer.done);
@@ -319,6 +313,16 @@ impl Builder {
         part.next = self.next_page();
         part
     }
+}
+
+/// Adds `function` to `functions`, as far as there is room.
+fn keep(function: Function, functions: &mut Vec<Function>, bounds: &mut Reached) {
+    if functions.len() == FUNCTIONS_MAX {
+        bounds.note(Bound::Functions);
+        return;
+    }
+    bounds.add(Bound::FunctionBytes, u64::from(function.bytes > FUNCTION_BYTES_MAX));
+    functions.push(Function { bytes: function.bytes.min(FUNCTION_BYTES_MAX), ..function });
 }
 
 fn read(table: &mut Reading<'_>, function: &Function, rules: &mut Vec<(u64, Rule)>) {
@@ -375,11 +379,14 @@ struct Found {
     /// Where `.init` and `.fini` begin, functions without a name that is kept.
     nameless: Vec<u64>,
     makes_stacks: bool,
+    /// What was too large to be read.
+    bounds: Reached,
 }
 
 impl Found {
     fn read(reader: &Reader<'_>, segments: &[Segment], machine: Machine) -> io::Result<Self> {
         let mut found = Self::default();
+        let mut texts = [None; 2];
         // A table that cannot be read does not make the others unreadable.
         let sections = reader.sections(|name, section| {
             if section.is_elsewhere() {
@@ -392,23 +399,26 @@ impl Found {
                 }
             }
             match name {
-                b".eh_frame" if !section.is_compressed() => {
+                b".eh_frame" if !section.is_compressed() && found.eh_frame.is_none() => {
+                    found.over(Bound::TableBytes, section, TABLE_BYTES_MAX);
                     let bytes = reader.read(section.offset(), section.bytes(), TABLE_BYTES_MAX).ok();
                     found.eh_frame = bytes.map(|bytes| Table::eh_frame(bytes, section.address(), machine));
                 }
-                b".debug_frame" | b".zdebug_frame" => {
+                b".debug_frame" | b".zdebug_frame" if found.debug_frame.is_none() => {
                     let is_old = name.starts_with(b".z");
-                    found.debug_frame = inflated(reader, section, is_old)
-                        .ok()
-                        .map(|bytes| Table::debug_frame(bytes, machine));
+                    found.over(Bound::TableBytes, section, TABLE_BYTES_MAX);
+                    let inflated = inflated(reader, section, is_old, &mut found.bounds);
+                    found.debug_frame = inflated.ok().map(|bytes| Table::debug_frame(bytes, machine));
                 }
-                b".dynstr" | b".strtab" => {
-                    let names = reader.read(section.offset(), section.bytes(), NAMES_BYTES_MAX);
-                    found.makes_stacks |=
-                        names.is_ok_and(|names| memchr::memmem::find(&names, b"\0makecontext\0").is_some());
-                }
+                b".dynstr" => texts[0] = Some(*section),
+                b".strtab" => texts[1] = Some(*section),
                 name if is_stubs(name) && section.is_code() && machine == Machine::X86_64 => {
-                    found.stubs.push(*section);
+                    found.over(Bound::Stubs, section, stubs::STUBS_BYTES_MAX);
+                    if found.stubs.len() < SECTIONS_MAX {
+                        found.stubs.push(*section);
+                    } else {
+                        found.bounds.note(Bound::Stubs);
+                    }
                 }
                 name if Pclntab::is_section(name) => found.go = Some(*section),
                 _ => {}
@@ -420,12 +430,29 @@ impl Found {
             found.eh_frame = by_index(reader, segments, machine).ok();
         }
         sections.or_else(|error| if found.eh_frame.is_some() { Ok(()) } else { Err(error) })?;
+        for texts in texts.iter().flatten() {
+            found.over(Bound::Symbols, texts, SYMBOL_BYTES_MAX);
+            let names = reader.read(texts.offset(), texts.bytes(), SYMBOL_BYTES_MAX);
+            found.makes_stacks |=
+                names.is_ok_and(|names| memchr::memmem::find(&names, b"\0makecontext\0").is_some());
+        }
         Ok(found)
+    }
+
+    /// Counts a section that is larger than what is read of such.
+    fn over(&mut self, bound: Bound, section: &Section, bytes_max: u64) {
+        self.bounds.add(bound, u64::from(section.bytes() > bytes_max));
     }
 }
 
-/// The bytes of a section; `is_old` if it is compressed in the way that was before there was a flag for it.
-fn inflated(reader: &Reader<'_>, section: &Section, is_old: bool) -> io::Result<Vec<u8>> {
+/// The bytes of a section; `is_old` if it is compressed in the way that was before there was a flag for it. What it does not end within is
+/// counted among `bounds`.
+fn inflated(
+    reader: &Reader<'_>,
+    section: &Section,
+    is_old: bool,
+    bounds: &mut Reached,
+) -> io::Result<Vec<u8>> {
     const HEADER_BYTES: usize = 24;
     const OLD_HEADER_BYTES: usize = 12;
     const ZLIB: u64 = 1;
@@ -446,6 +473,7 @@ fn inflated(reader: &Reader<'_>, section: &Section, is_old: bool) -> io::Result<
     };
     let mut inflated = Vec::new();
     io::Read::read_to_end(&mut io::Read::take(&mut unpacked, TABLE_BYTES_MAX), &mut inflated)?;
+    bounds.add(Bound::TableBytes, u64::from(inflated.len() as u64 == TABLE_BYTES_MAX));
     Ok(inflated)
 }
 

@@ -10,8 +10,8 @@ use profiler_common::unwind::table::{Cfa, Rule, Saved};
 
 use super::super::elf::Section;
 
-/// Bytes of stubs at most: sixty thousand of them.
-const STUBS_BYTES_MAX: u64 = 1 << 20;
+/// Bytes of one section of stubs at most: sixty thousand of them. The largest libraries have ten thousand.
+pub(super) const STUBS_BYTES_MAX: u64 = 1 << 20;
 /// Bytes of a stub.
 const STUB_BYTES: usize = 16;
 /// Bytes of a word that is pushed.

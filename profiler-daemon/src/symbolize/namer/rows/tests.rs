@@ -25,7 +25,7 @@ pub(super) struct Laid {
     functions: u64,
     frameless: u64,
     /// What some bound left out.
-    pub(super) left_out: u64,
+    pub(super) bounds: Reached,
     pub(super) words: usize,
 }
 
@@ -48,7 +48,8 @@ pub(super) fn lay_for(file: &File, machine: Machine, base: u64) -> Result<Laid, 
     let mut builder = Builder::of(file, machine)?;
     let mut blocks = BTreeMap::new();
     let slabs = vec![slab(), slab()];
-    let mut laid = Laid { slabs, invalid: 0, functions: 0, frameless: 0, left_out: 0, words: 0 };
+    let mut laid =
+        Laid { slabs, invalid: 0, functions: 0, frameless: 0, bounds: Reached::default(), words: 0 };
     let mut from = Some(0);
     while let Some(page) = from {
         assert_eq!(builder.next_page(), Some(page));
@@ -56,7 +57,7 @@ pub(super) fn lay_for(file: &File, machine: Machine, base: u64) -> Result<Laid, 
         laid.invalid += part.invalid;
         laid.functions += part.functions;
         laid.frameless += part.frameless;
-        laid.left_out += part.left_out;
+        laid.bounds.append(&part.reached);
         for (page, words) in part.blocks {
             assert!(words.len() <= SLAB_WORDS);
             assert!(blocks.insert(page, words).is_none(), "page {page} twice");
@@ -443,7 +444,7 @@ fn compare_go(file: &File) -> Compared {
     reader
         .sections(|name, section| {
             if name == b".debug_frame" {
-                bytes = inflated(&reader, section, false)?;
+                bytes = inflated(&reader, section, false, &mut Reached::default())?;
             }
             symbols += u64::from(name == b".gopclntab");
             Ok(())

@@ -8,12 +8,17 @@ use std::fs::File;
 
 use rustc_hash::FxHashSet;
 
+use super::super::super::super::bounds::{Bound, Reached};
 use super::super::super::stubs::Stubs;
 use super::flow::{ALIGNED_BYTES, Flow, is_padding};
-use super::space::Space;
+use super::space::{Gap, Space};
 
-/// How often all is gone through because of what was learned, at most.
+/// How often all is gone through because of what was learned, at most. What another pass could teach is which calls do not return, so that something
+/// behind them is not understood.
 const PASSES_MAX: usize = 6;
+/// How often it is guessed where functions begin in what was not reached, at most: each time between what was found before. What would be found later
+/// has no rules.
+const GUESSES_MAX: usize = 64;
 
 /// Functions of libraries that do not return.
 const ENDLESS: [&str; 12] = [
@@ -41,6 +46,9 @@ pub(super) struct Finder<'a> {
     pub(super) doubtful: BTreeSet<u64>,
     /// Of what followed code takes the address: hardly anything but functions.
     pub(super) taken: BTreeSet<u64>,
+    bounds: Reached,
+    /// Instructions that were looked at in the last pass.
+    pass_looks: u64,
     file: &'a File,
     stubs: Stubs,
     /// Stubs whose names are known.
@@ -56,6 +64,8 @@ impl<'a> Finder<'a> {
             signals,
             doubtful,
             taken,
+            bounds: Reached::default(),
+            pass_looks: 0,
             file,
             stubs: Stubs::default(),
             asked: FxHashSet::default(),
@@ -76,18 +86,32 @@ impl Finder<'_> {
         }
     }
 
+    /// Which bounds were reached.
+    pub(super) fn bounds(&self) -> Reached {
+        let mut bounds = self.flow.bounds();
+        bounds.append(&self.bounds);
+        bounds
+    }
+
     /// Goes through all functions that begin for sure, and those that they call.
     pub(super) fn find(&mut self) {
-        for _ in 0..PASSES_MAX {
-            let known = self.learned();
+        for pass in 1..=PASSES_MAX {
+            // What cannot be gone through to its end, and that may be more than before, would only be forgotten.
+            if self.flow.looks() < self.pass_looks * 2 {
+                self.bounds.note(Bound::Passes);
+                break;
+            }
+            let (known, looks) = (self.learned(), self.flow.looks());
             self.flow.forget();
             let mut next: BTreeSet<u64> = self.flow.starts.iter().copied().collect();
             while let Some(start) = next.pop_first() {
                 self.explore(start, &mut next);
             }
+            self.pass_looks = looks - self.flow.looks();
             if known == self.learned() {
                 break;
             }
+            self.bounds.add(Bound::Passes, u64::from(pass == PASSES_MAX));
         }
     }
 
@@ -126,7 +150,13 @@ impl Finder<'_> {
     pub(super) fn has_more(&self) -> bool {
         const FEW_BYTES: usize = 32;
         let mut unknown = 0;
-        self.each_unknown(|_, bytes| unknown += bytes);
+        for gap in self.space.gaps() {
+            let mut at = gap.first;
+            while let Some(begins) = self.unknown(gap, at) {
+                at = self.known_from(gap, begins);
+                unknown += at - begins;
+            }
+        }
         unknown > FEW_BYTES
     }
 
@@ -134,7 +164,7 @@ impl Finder<'_> {
     pub(super) fn guess(&mut self) {
         let before = self.flow.starts.len();
         let mut tried = BTreeSet::new();
-        loop {
+        for guess in 1..=GUESSES_MAX {
             let mut found = false;
             while let Some(start) = self.taken.pop_first() {
                 found |= tried.insert(start) && self.tries(start, start.is_multiple_of(ALIGNED_BYTES));
@@ -143,21 +173,32 @@ impl Finder<'_> {
                 found |= tried.insert(start) && self.tries(start, false);
             }
             if !found {
-                let mut behind = Vec::new();
-                self.each_unknown(|address, _| behind.push(address));
-                for start in behind {
-                    found |= start.is_multiple_of(ALIGNED_BYTES)
-                        && tried.insert(start)
-                        && self.tries(start, false);
-                }
+                found = self.try_unknown(&mut tried);
             }
             if !found || self.flow.is_spent() {
                 break;
             }
+            self.bounds.add(Bound::Guesses, u64::from(guess == GUESSES_MAX));
         }
         if self.flow.starts.len() > before {
             self.find();
         }
+    }
+
+    /// Tries what comes first in each stretch that was not reached, and what comes first behind it if that is a function. Whether any is.
+    fn try_unknown(&mut self, tried: &mut BTreeSet<u64>) -> bool {
+        let mut found = false;
+        for gap in self.space.gaps() {
+            let mut at = gap.first;
+            while let Some(begins) = self.unknown(gap, at) {
+                let start = gap.address + (begins - gap.first) as u64;
+                let is_one =
+                    start.is_multiple_of(ALIGNED_BYTES) && tried.insert(start) && self.tries(start, false);
+                at = if is_one { begins } else { self.known_from(gap, begins) };
+                found |= is_one;
+            }
+        }
+        found
     }
 
     /// Whether a function begins at `start`, which is gone through if so, with those that it calls. One that `may_be_endless` needs
@@ -174,9 +215,7 @@ impl Finder<'_> {
         if !explored.is_known
             || !(explored.is_proven || (may_be_endless && (!explored.returns || explored.hands_on)))
         {
-            self.flow.take_back();
-            self.flow.called.clear();
-            self.flow.taken.clear();
+            self.flow.disbelieve();
             return false;
         }
         self.flow.starts.insert(start);
@@ -194,28 +233,30 @@ impl Finder<'_> {
         true
     }
 
-    /// Hands each stretch that was not reached, without the padding that it begins with, to `found`: its address, and how long it is.
-    fn each_unknown(&self, mut found: impl FnMut(u64, usize)) {
-        for gap in self.space.gaps() {
-            let end = gap.first + gap.bytes;
-            let mut at = gap.first;
-            while at < end {
-                if self.flow.at(at).is_some() {
-                    at += self.flow.length(at);
-                    continue;
-                }
-                let begins = at;
-                while at < end && self.flow.at(at).is_none() {
-                    at += 1;
-                }
-                let address = gap.address + (begins - gap.first) as u64;
-                let code = self.space.from(address).unwrap_or_default();
-                let padding = padding_bytes(&code[..code.len().min(at - begins)], address);
-                if padding < at - begins {
-                    found(address + padding as u64, at - begins - padding);
-                }
+    /// The first byte from `at` on that was not reached and is not padding, if there is one in `gap`.
+    fn unknown(&self, gap: &Gap, mut at: usize) -> Option<usize> {
+        let end = gap.first + gap.bytes;
+        while at < end {
+            if self.flow.at(at).is_some() {
+                at += self.flow.length(at);
+                continue;
             }
+            let address = gap.address + (at - gap.first) as u64;
+            let padding = padding_bytes(self.space.from(address).unwrap_or_default(), address);
+            if padding == 0 {
+                return Some(at);
+            }
+            // Some of it may be code that is reached.
+            let behind = end.min(at + padding);
+            at = (at..behind).find(|&at| self.flow.at(at).is_some()).unwrap_or(behind);
         }
+        None
+    }
+
+    /// The first byte from `at` on that was reached; the end of `gap` if there is none.
+    fn known_from(&self, gap: &Gap, at: usize) -> usize {
+        let end = gap.first + gap.bytes;
+        (at..end).find(|&at| self.flow.at(at).is_some()).unwrap_or(end)
     }
 }
 
@@ -245,5 +286,48 @@ pub(super) fn signal_bytes(code: &[u8]) -> Option<u64> {
         [0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05, ..] => Some(9),
         [0xb8, 15, 0, 0, 0, 0x0f, 0x05, ..] => Some(7),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::super::switch::Switch;
+    use super::*;
+
+    const BASE: u64 = 0x40_1000;
+
+    /// What is made of `code`, of which only the first function is known.
+    fn found(code: &[u8], each: impl FnOnce(&mut Finder<'_>)) {
+        let mut space = Space::default();
+        space.push(BASE, 0, code);
+        let file = tempfile::tempfile().unwrap();
+        let mut finder = Finder::new(&space, Flow::new(&space, None, Switch::new(&file, &[])), &file);
+        finder.take(std::iter::once(BASE));
+        finder.find();
+        each(&mut finder);
+    }
+
+    /// Ten thousand that nobody calls, one right behind the other: each is seen only when the one before is known.
+    #[test]
+    fn a_row_of_functions_is_found_at_once() {
+        const FUNCTIONS: usize = 10_000;
+        let code = [&[0xc3][..], &[0x90; 15]].concat().repeat(FUNCTIONS);
+        found(&code, |finder| {
+            finder.guess();
+            let known = (0..FUNCTIONS).filter(|number| finder.flow.at(number * 16).is_some()).count();
+            assert_eq!((known, finder.bounds()), (FUNCTIONS, Reached::default()));
+        });
+    }
+
+    #[test]
+    fn a_pass_that_may_not_be_finished_is_not_begun() {
+        found(&[0x53, 0x5b, 0xc3], |finder| {
+            finder.pass_looks = u64::MAX / 4;
+            finder.find();
+            assert!(finder.flow.at(1).is_some(), "what was known is not forgotten");
+            assert_eq!(finder.bounds().iter().collect::<Vec<_>>(), [(Bound::Passes, 1)]);
+        });
     }
 }

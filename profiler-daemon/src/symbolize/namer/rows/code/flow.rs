@@ -10,17 +10,20 @@ use iced_x86::{
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::super::super::super::bounds::{Bound, Reached};
 use super::space::Space;
 use super::state::{Rbp, State, Step};
 use super::switch::{Switch, Trail};
 
-/// Calls of one function that turn out not to return, at most: each makes it begin anew.
-const RESTARTS_MAX: usize = 32;
-/// Instructions that are looked at for each byte of code, at most, however often functions begin anew.
+/// Calls of one function that turn out not to return, at most: each makes it begin anew. Beyond that it is gone through with less faith. A dozen is
+/// many.
+const FINAL_CALLS_MAX: usize = 32;
+/// Instructions that are looked at for each byte of code, at most, however often functions begin anew: once is a quarter. What was not understood by
+/// then is not.
 const LOOKS_PER_BYTE_MAX: u64 = 8;
 /// Bytes to whose multiples functions are aligned.
 pub(super) const ALIGNED_BYTES: u64 = 16;
-/// Different states at most.
+/// Different states at most, which are numbered; the C library has a thousand. Beyond that nothing is known where there would be another one.
 const STATES_MAX: usize = u16::MAX as usize;
 
 /// How much is believed of a function.
@@ -86,11 +89,12 @@ pub(super) struct Flow<'a> {
     pub(super) taken: Vec<u64>,
     /// Instructions that may still be looked at.
     looks: u64,
+    bounds: Reached,
     factory: InstructionInfoFactory,
     /// What was there before the function that is being gone through.
     journal: Vec<(usize, u16)>,
-    /// What that one reached.
-    own: FxHashSet<usize>,
+    /// Of each byte of code whether that one reached it.
+    own: Vec<bool>,
     /// Instructions to which only the return of a call leads, and which.
     returned_to: FxHashMap<u64, u64>,
     switches: Switch,
@@ -115,9 +119,10 @@ impl<'a> Flow<'a> {
             called: Vec::new(),
             taken: Vec::new(),
             looks: bytes as u64 * LOOKS_PER_BYTE_MAX,
+            bounds: Reached::default(),
             factory: InstructionInfoFactory::new(),
             journal: Vec::new(),
-            own: FxHashSet::default(),
+            own: vec![false; bytes],
             returned_to: FxHashMap::default(),
             switches,
             pending: Vec::new(),
@@ -131,9 +136,22 @@ impl<'a> Flow<'a> {
         self.returned_to.clear();
     }
 
-    /// Whether more may be looked at.
+    /// Whether no more may be looked at.
     pub(super) fn is_spent(&self) -> bool {
         self.looks == 0
+    }
+
+    /// Instructions that may still be looked at.
+    pub(super) fn looks(&self) -> u64 {
+        self.looks
+    }
+
+    /// Which bounds were reached so far.
+    pub(super) fn bounds(&self) -> Reached {
+        let mut bounds = self.bounds.clone();
+        bounds.add(Bound::Instructions, u64::from(self.is_spent()));
+        bounds.add(Bound::JumpTables, self.switches.left_out());
+        bounds
     }
 
     /// What is known at the byte with that index, if an instruction begins there.
@@ -150,34 +168,45 @@ impl<'a> Flow<'a> {
     /// Goes through the function that begins at `start`; all of it that is reached, or nothing.
     pub(super) fn explore(&mut self, start: u64) -> Explored {
         for faith in [Faith::Full, Faith::Less, Faith::Least] {
-            for _ in 0..RESTARTS_MAX {
+            for restarts in 1..=FINAL_CALLS_MAX {
                 match self.attempt(start, faith) {
                     Ok(explored) => return explored,
                     Err(wrong) => {
                         self.take_back();
                         match wrong {
-                            Wrong::Call(at) if self.final_calls.insert(at) => {}
+                            Wrong::Call(at) if self.final_calls.insert(at) => {
+                                self.bounds.add(Bound::FinalCalls, u64::from(restarts == FINAL_CALLS_MAX));
+                            }
                             Wrong::Call(_) | Wrong::Something => break,
                         }
                     }
                 }
             }
         }
-        self.called.clear();
-        self.taken.clear();
+        self.disbelieve();
         Explored { returns: true, ..Explored::default() }
     }
 
-    /// Takes back what the function that was gone through last made known.
-    pub(super) fn take_back(&mut self) {
+    /// Takes back what the function that was gone through last made known: it is none. Which calls do not return it may be right about, and
+    /// where that was forgotten more was understood, more of it wrongly.
+    pub(super) fn disbelieve(&mut self) {
+        self.take_back();
+        self.called.clear();
+        self.taken.clear();
+    }
+
+    /// Takes back what that one reached.
+    fn take_back(&mut self) {
         while let Some((index, before)) = self.journal.pop() {
             self.reached[index] = before;
+            self.own[index] = false;
         }
     }
 
     fn attempt(&mut self, start: u64, faith: Faith) -> Result<Explored, Wrong> {
-        self.journal.clear();
-        self.own.clear();
+        for (index, _) in self.journal.drain(..) {
+            self.own[index] = false;
+        }
         self.called.clear();
         self.taken.clear();
         self.pending.clear();
@@ -215,10 +244,19 @@ impl<'a> Flow<'a> {
     ) -> Result<bool, Wrong> {
         let is_entry = state.depth == State::ENTRY.depth && state.rbp == Rbp::Callers;
         let Some(index) = self.space.index(at) else {
-            // Whoever has a table goes on.
-            explored.returns = true;
-            explored.is_proven |= is_entry;
-            return Ok(false);
+            return match (self.switches.is_code(at), way) {
+                // Whoever has a table goes on.
+                (true, _) => {
+                    explored.returns = true;
+                    explored.is_proven |= is_entry;
+                    Ok(false)
+                }
+                (false, Way::Return(call)) => {
+                    self.final_calls.insert(call);
+                    Ok(false)
+                }
+                (false, Way::Sure) => Err(Wrong::Something),
+            };
         };
         if at != start && self.starts.contains(&at) {
             explored.is_proven |= is_entry;
@@ -242,7 +280,7 @@ impl<'a> Flow<'a> {
                 state
             }
             Some(known) if known == state => {
-                if !self.own.contains(&index) {
+                if !self.own[index] {
                     // Another function goes on here, and it is consistent.
                     explored.returns = true;
                 }
@@ -270,7 +308,7 @@ impl<'a> Flow<'a> {
             }
         };
         let number = self.number(next);
-        self.own.insert(index);
+        self.own[index] = true;
         self.journal.push((index, self.reached[index]));
         self.reached[index] = number;
         Ok(true)
@@ -280,7 +318,9 @@ impl<'a> Flow<'a> {
         if let Some(&number) = self.numbers.get(&state) {
             return number;
         }
-        let state = if self.states.len() >= STATES_MAX { State::UNKNOWN } else { state };
+        let is_over = self.states.len() >= STATES_MAX;
+        self.bounds.add(Bound::States, u64::from(is_over));
+        let state = if is_over { State::UNKNOWN } else { state };
         let next = u16::try_from(self.states.len()).unwrap_or(0);
         let number = *self.numbers.entry(state).or_insert(next);
         if number == next {
@@ -355,7 +395,9 @@ impl<'a> Flow<'a> {
                         .flatten();
                     match targets {
                         Some(targets) => {
-                            for target in targets {
+                            // Each is looked at, if it leads anywhere or not.
+                            self.looks = self.looks.saturating_sub(targets.len() as u64);
+                            for &target in &*targets {
                                 self.jump(start, target, state, explored)?;
                             }
                         }

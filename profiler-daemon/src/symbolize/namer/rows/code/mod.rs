@@ -25,11 +25,13 @@ use profiler_common::unwind::table::Rule;
 use self::finder::{Finder, signal_bytes};
 use self::flow::{Flow, is_padding};
 use self::switch::Switch;
+use super::super::super::bounds::{Bound, Reached};
 use super::super::elf::{Reader, Section, Segment};
 use super::{Function, PADDING_BYTES_MAX};
 
 /// Bytes of such code of a file at most, which take a tenth of a second or two: a C library has four hundred thousand. A file with more has
-/// none of these rules: engines of JavaScript have some million, browsers a hundred, and both keep frame pointers.
+/// none of these rules: engines of JavaScript have some million, browsers a hundred, and both keep frame pointers. There can be no more stretches of
+/// it, nor places in it where something may begin.
 pub(super) const CODE_BYTES_MAX: u64 = 1 << 20;
 
 /// A function that was found.
@@ -47,8 +49,8 @@ struct Found {
 pub(super) struct Code {
     found: Vec<Found>,
     rules: Vec<(u64, Rule)>,
-    /// Stretches of code that some bound left out.
-    pub(super) left_out: u64,
+    /// What was left out because there was too much of it.
+    pub(super) bounds: Reached,
 }
 
 /// What is known of the file already.
@@ -73,8 +75,8 @@ pub(super) struct Known<'a> {
 impl Code {
     /// Follows the stack pointer through the code of `file` that is not known.
     pub(super) fn read(file: &File, reader: &Reader<'_>, known: Known<'_>) -> Self {
-        let (space, left_out) = places::gaps(file, known);
-        let mut code = Self { left_out, ..Self::default() };
+        let mut code = Self::default();
+        let space = places::gaps(file, known, &mut code.bounds);
         if space.bytes() == 0 {
             return code;
         }
@@ -83,26 +85,27 @@ impl Code {
         finder.take(known.entry.into_iter());
         finder.take(known.nameless.iter().copied());
         // What cannot be read of these leads nowhere.
-        let _ = places::symbols(reader, |address| finder.take(std::iter::once(address)));
+        let _ = places::symbols(reader, &space, &mut code.bounds, |address| {
+            finder.take(std::iter::once(address))
+        });
         finder.find();
         if finder.has_more() {
             let mut pointers = BTreeSet::new();
             let mut note = |address: u64| {
-                if space.index(address).is_some() && pointers.len() < places::STARTS_MAX {
+                if space.index(address).is_some() {
                     pointers.insert(address);
                 }
             };
-            places::calls(file, known.functions, &mut note);
-            let _ = reader.relocations(|_, target| note(target));
+            places::calls(file, known.functions, &mut code.bounds, &mut note);
+            let all = reader.relocations(|_, target| note(target));
+            code.bounds.add(Bound::Relocations, u64::from(matches!(all, Ok(false))));
             if known.is_fixed {
-                let _ = places::words(reader, &mut note);
+                let _ = places::words(reader, &mut code.bounds, &mut note);
             }
             finder.doubtful.extend(pointers);
             finder.guess();
         }
-        if finder.flow.is_spent() {
-            code.left_out += 1;
-        }
+        code.bounds.append(&finder.bounds());
         code.keep(&finder);
         code
     }

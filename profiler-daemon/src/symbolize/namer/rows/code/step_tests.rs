@@ -11,6 +11,9 @@ use super::*;
 
 const BASE: u64 = 0x40_1000;
 
+/// There is code around.
+const CODE: Segment = Segment { kind: Segment::LOADED, flags: 5, offset: 0, bytes: 1 << 16, address: BASE };
+
 const PUSH_RBP: &[u8] = &[0x55];
 const POP_RBP: &[u8] = &[0x5d];
 const PUSH_RBX: &[u8] = &[0x53];
@@ -40,7 +43,7 @@ fn check(pieces: &[(&[u8], Rule)]) {
     space.push(BASE, 0, &bytes);
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&bytes).unwrap();
-    let mut finder = Finder::new(&space, Flow::new(&space, None, Switch::new(&file, &[])), &file);
+    let mut finder = Finder::new(&space, Flow::new(&space, None, Switch::new(&file, &[CODE])), &file);
     finder.take(std::iter::once(BASE));
     finder.find();
     let mut at = 0;
@@ -111,6 +114,12 @@ fn two_ways_of_different_depth_are_not_believed() {
 }
 
 #[test]
+fn what_jumps_to_where_no_code_is_is_not_believed() {
+    check(&[(&[0xe9, 0, 0x10, 0, 0], LEAF)]);
+    check(&[(&[0xe9, 0, 0, 0, 0x70], Rule::Pointer)]);
+}
+
+#[test]
 fn what_follows_a_call_that_does_not_return_is_another_function() {
     // The call is of a stranger; what comes next returns as if nothing had been pushed.
     let pushed = from_rsp(16, Saved::Not);
@@ -132,7 +141,7 @@ fn a_program_without_tables_or_names_has_rules() {
     file.write_all(bytes).unwrap();
     let mut builder = super::super::Builder::new(&file).unwrap();
     let part = builder.part(&file);
-    assert!(part.functions >= 2 && part.left_out == 0, "{part:?}");
+    assert!(part.functions >= 2 && part.reached.is_empty(), "{part:?}");
     assert_eq!(part.blocks.len(), 1);
 }
 

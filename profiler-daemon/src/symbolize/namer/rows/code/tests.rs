@@ -122,7 +122,7 @@ fn by_code(file: &File) -> (Code, BTreeMap<u64, (u64, Rule)>) {
 }
 
 /// Compares all that `file` has.
-fn compare(path: &Path) -> Option<Compared> {
+fn compare(path: &Path) -> Option<(Compared, Reached)> {
     let file = File::open(path).ok()?;
     let reader = Reader::new(&file).ok()?;
     let mut table = None;
@@ -135,7 +135,7 @@ fn compare(path: &Path) -> Option<Compared> {
         })
         .ok()?;
     let (bytes, address) = table?;
-    let (_, rules) = by_code(&file);
+    let (code, rules) = by_code(&file);
     let bases = BaseAddresses::default().set_eh_frame(address);
     let section = EhFrame::new(&bytes, LittleEndian);
     let mut entries = section.entries(&bases);
@@ -180,7 +180,7 @@ fn compare(path: &Path) -> Option<Compared> {
             }
         }
     }
-    Some(all)
+    Some((all, code.bounds))
 }
 
 /// Of what is claimed one byte in so many may say something else than the compiler: assembly with rules of its own, and parts of functions
@@ -219,10 +219,10 @@ fn rules_of_code_are_what_its_compiler_wrote() {
     let mut files = 0;
     for path in paths {
         let began = Instant::now();
-        let Some(all) = compare(Path::new(path)) else { continue };
+        let Some((all, bounds)) = compare(Path::new(path)) else { continue };
         let wrong = all.frame + all.rbp + all.root;
         println!(
-            "{path}: {:.2} % claimed, {:.4} % wrong in {:?}: {all:?}",
+            "{path}: {:.2} % claimed, {:.4} % wrong in {:?}: {all:?}, {bounds:?}",
             all.claimed as f64 * 100.0 / all.described as f64,
             wrong as f64 * 100.0 / all.claimed.max(1) as f64,
             began.elapsed()
