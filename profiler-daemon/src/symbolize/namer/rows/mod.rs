@@ -46,7 +46,7 @@ use super::pclntab::Pclntab;
 use super::stubs::{SECTIONS_MAX, is_stubs};
 
 /// Counts up whenever another table is made of the same file, so that what was kept of the old ones is not used.
-pub(in super::super) const TABLES_VERSION: u32 = 5;
+pub(in super::super) const TABLES_VERSION: u32 = 6;
 
 /// Functions of a file at most. A browser with all of its own has six hundred thousand.
 const FUNCTIONS_MAX: usize = 1 << 20;
