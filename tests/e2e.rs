@@ -216,16 +216,16 @@ fn interrupted_faults(profile: &Profile) -> Vec<String> {
     let (mut whole, mut all, mut others) = (0, 0, BTreeMap::new());
     for stack in &profile.of(SIGNALS).stacks {
         let user: Vec<_> = stack.user().map(|frame| frame.name.as_str()).collect();
-        let is_handler = |name: &&&str| name.starts_with("on_");
-        if !user.iter().any(|name| is_handler(&name)) {
+        let is_handler = |name: &str| name.starts_with("on_");
+        if !user.iter().any(|name| is_handler(name)) {
             continue;
         }
         // One may interrupt the other.
         let mut from = user.iter();
         let begins = ["main", "interrupted"].iter().all(|name| from.any(|found| found == name));
-        let pairs = || user.windows(2).filter(|pair| is_handler(&&pair[1]));
+        let pairs = || user.windows(2).filter(|pair| is_handler(pair[1]));
         let leads =
-            begins && pairs().all(|pair| pair[0] == "__restore_rt") && from.any(|name| is_handler(&name));
+            begins && pairs().all(|pair| pair[0] == "__restore_rt") && from.any(|name| is_handler(name));
         all += stack.samples;
         if leads {
             whole += stack.samples;
