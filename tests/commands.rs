@@ -372,6 +372,29 @@ fn a_recording_that_is_none() {
     check(&["replay", "/nonexistent.jsonl"], 1, &["/nonexistent.jsonl", "No such file"]);
 }
 
+/// What a writer leaves that is killed: some whole lines, and a part of one.
+#[test]
+fn a_recording_that_is_cut_off_is_replayed_up_to_there() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let life = Path::new(env!("CARGO_MANIFEST_DIR")).join("recordings/life.jsonl");
+    let whole = fs::read_to_string(&life).expect("a recording");
+    let batch = whole.lines().nth(1).expect("a batch");
+    let path = folder.path().join("cut.jsonl");
+    fs::write(&path, format!("{whole}{}", &batch[..batch.len() / 2])).expect("a file");
+    let replayed = |of: &Path, code, words: &[&str]| {
+        let to = folder.path().join("out.folded");
+        let arguments = ["replay", &of.display().to_string(), "-o", &to.display().to_string()];
+        check(&arguments, code, words);
+        fs::read_to_string(to).expect("a profile")
+    };
+    let expected = replayed(&life, 0, &[]);
+    assert!(!expected.is_empty());
+    assert_eq!(
+        replayed(&path, 1, &["cut.jsonl is cut off in line", "what is whole before that is replayed"]),
+        expected
+    );
+}
+
 // A command that is recorded gives its code.
 
 #[test]

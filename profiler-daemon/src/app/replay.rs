@@ -10,6 +10,7 @@ use super::record::Collected;
 use super::usage::Roll;
 use super::{Budget, Failure, build};
 use crate::attribute::Relabel;
+use crate::capture::recording::Recorded;
 use crate::capture::{Tables, recording};
 use crate::encode;
 use crate::meters::Meters;
@@ -37,9 +38,13 @@ pub fn replay(path: &Path, outputs: &[PathBuf]) -> Result<(), Failure> {
     let mut symbolizer =
         build::symbolizer(true, Patience::Recording, &Budget::default(), &Roll::default(), &meters);
     let mut collected = Collected::default();
-    let recorded = recording::read(path)?;
-    let cut_off = recorded.cut_off;
-    let kind = named_each(path, recorded.batches, &mut symbolizer, &meters, |batch| {
+    let Recorded { batches, cut_off } = recording::read(path)?;
+    if batches.is_empty()
+        && let Some(cut_off) = cut_off
+    {
+        return Err(cut_off.into());
+    }
+    let kind = named_each(path, batches, &mut symbolizer, &meters, |batch| {
         collected.add(batch);
     })?;
     let profiles = collected.profiles(kind);

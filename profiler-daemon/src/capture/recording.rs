@@ -49,7 +49,7 @@ pub enum RecordingError {
         what: String,
     },
     /// It ends in the middle of a line, as one does whose writer was killed.
-    #[error("{path} is cut off in line {line} ({what}): it was replayed up to there")]
+    #[error("{path} is cut off in line {line} ({what}); what is whole before that is replayed")]
     CutOff {
         /// Which file.
         path: PathBuf,
