@@ -55,6 +55,10 @@ pub const PROCESS_LINES: u32 = 1 << 13;
 /// what a walk by tables costs, and where a stack ends earlier no page is.
 pub const STACK_PAGES_MAX: usize = 16;
 
+/// Pages of these that may be missing one after the other before the next that is there: a frame that is larger than that and was not touched yet
+/// ends the stack. Each costs a read that fails.
+pub const STACK_PAGES_MISSING_MAX: usize = 2;
+
 /// Words of those pages.
 pub const STACK_WORDS_MAX: usize = STACK_PAGES_MAX * 512;
 

@@ -10,7 +10,7 @@ use core::mem::size_of;
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
 use profiler_common::knobs::Counters;
-use profiler_common::limits::{STACK_AHEAD_NS, STACK_INTERVAL_NS, STACK_PAGES_MAX};
+use profiler_common::limits::{STACK_AHEAD_NS, STACK_INTERVAL_NS, STACK_PAGES_MAX, STACK_PAGES_MISSING_MAX};
 use profiler_common::sample::{HAS_STACK, STACK_REGS_WORDS, SampleHeader};
 
 use crate::config::SETTINGS;
@@ -20,7 +20,8 @@ const PAGE_BYTES: u64 = 4096;
 
 /// The record of `scratch` with its stack, and how many bytes it has, unless it is refused.
 ///
-/// The stack is read page by page: the one above may not be there.
+/// The stack is read page by page: the one above may not be there. A page that is not may be one that a large frame skips and nobody
+/// has touched yet, as in the C library's `printf`: then it is zero, as it is for whoever touches it, and the stack goes on behind it.
 #[inline(always)]
 pub fn bring(
     counters: &mut Counters,
@@ -62,22 +63,28 @@ pub fn bring(
     let place = unsafe { place.add(STACK_REGS_WORDS) }.cast::<u8>();
     let mut at = regs.sp & !7;
     let mut part = PAGE_BYTES - (at & (PAGE_BYTES - 1));
-    let mut read = 0;
-    let mut page = 0;
+    let (mut read, mut kept) = (0, 0);
+    let (mut page, mut missing) = (0, 0);
     while page < STACK_PAGES_MAX {
         // SAFETY: as above.
         let refused =
             unsafe { bpf_probe_read_user(place.add(read as usize).cast(), part as u32, at as *const c_void) };
-        if refused != 0 {
-            break;
-        }
         at += part;
         read += part;
+        if refused == 0 {
+            kept = read;
+            missing = 0;
+        } else if missing == STACK_PAGES_MISSING_MAX {
+            break;
+        } else {
+            // (The helper has written zeros.)
+            missing += 1;
+        }
         part = PAGE_BYTES;
         page += 1;
     }
     room.header.ended |= HAS_STACK;
-    Some((room, bytes + (STACK_REGS_WORDS * size_of::<u64>()) as u64 + read))
+    Some((room, bytes + (STACK_REGS_WORDS * size_of::<u64>()) as u64 + kept))
 }
 
 /// Whether process `tgid` may send one more at this moment; if so, it has.
