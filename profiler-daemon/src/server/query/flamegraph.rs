@@ -2,7 +2,7 @@
 //! form that the page reads fastest (`columns`).
 //!
 //! When there are more nodes than a screen can show the lightest stay out, and it is said how many and how heavy they
-//! are: the page draws a gap there, never a frame that does not exist.
+//! are: the page draws a fringe there, never a frame that does not exist.
 
 use std::collections::{HashMap, HashSet};
 
